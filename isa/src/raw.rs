@@ -1,0 +1,101 @@
+//! The 8-byte slot, and the index from opcode to table rows.
+
+use crate::rows::{self, Form, ROWS, Row, Rule};
+
+/// One undecoded slot, fields as in `struct bpf_insn`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct RawInsn {
+    /// Operation code.
+    pub code: u8,
+    /// Destination register, 0 to 15.
+    pub dst: u8,
+    /// Source register or pseudo source, 0 to 15.
+    pub src: u8,
+    /// Offset.
+    pub off: i16,
+    /// Immediate.
+    pub imm: i32,
+}
+
+impl RawInsn {
+    /// From 8 little-endian bytes.
+    pub const fn from_le_bytes(b: [u8; 8]) -> RawInsn {
+        RawInsn {
+            code: b[0],
+            dst: b[1] & 0xf,
+            src: b[1] >> 4,
+            off: i16::from_le_bytes([b[2], b[3]]),
+            imm: i32::from_le_bytes([b[4], b[5], b[6], b[7]]),
+        }
+    }
+
+    /// To 8 little-endian bytes.
+    pub const fn to_le_bytes(self) -> [u8; 8] {
+        let (off, imm) = (self.off.to_le_bytes(), self.imm.to_le_bytes());
+        [self.code, self.src << 4 | self.dst & 0xf, off[0], off[1], imm[0], imm[1], imm[2], imm[3]]
+    }
+
+    /// All slots of a little-endian byte string; `None` unless its length is a multiple of 8.
+    pub fn parse_all(bytes: &[u8]) -> Option<Vec<RawInsn>> {
+        let (slots, rest) = bytes.as_chunks::<8>();
+        rest.is_empty().then(|| slots.iter().map(|s| RawInsn::from_le_bytes(*s)).collect())
+    }
+}
+
+/// The most rows that share one opcode (the atomics on 8 bytes: 12).
+const MOST: usize = 12;
+
+/// For each opcode, the rows that use it. Two rows that claim one encoding fail to compile.
+static INDEX: [([u8; MOST], u8); 256] = build_index();
+
+const fn build_index() -> [([u8; MOST], u8); 256] {
+    let mut index = [([0u8; MOST], 0u8); 256];
+    let mut r = 0;
+    while r < ROWS.len() {
+        let (codes, n) = rows::opcodes(&ROWS[r]);
+        let mut c = 0;
+        while c < n {
+            let slot = &mut index[codes[c] as usize];
+            let mut i = 0;
+            while i < slot.1 as usize {
+                assert!(!collide(&ROWS[slot.0[i] as usize], &ROWS[r]), "two rows claim one encoding");
+                i += 1;
+            }
+            slot.0[slot.1 as usize] = r as u8;
+            slot.1 += 1;
+            c += 1;
+        }
+        r += 1;
+    }
+    index
+}
+
+const fn collide(a: &Row, b: &Row) -> bool {
+    match (a.rule, b.rule) {
+        (Rule::Off(a), Rule::Off(b)) => a == b,
+        (Rule::Imm(a), Rule::Imm(b)) => a == b,
+        (Rule::Src(a), Rule::Src(b)) => a == b,
+        _ => true,
+    }
+}
+
+/// The rows that share `code`; empty for an opcode that does not exist.
+pub fn rows_of(code: u8) -> impl Iterator<Item = &'static Row> {
+    let (rows, n) = &INDEX[code as usize];
+    rows[..*n as usize].iter().map(|r| &ROWS[*r as usize])
+}
+
+/// The row of one encoding: the one of its opcode whose selecting field has the right value.
+pub fn row_of(raw: RawInsn) -> Option<&'static Row> {
+    rows_of(raw.code).find(|row| match row.rule {
+        Rule::None => true,
+        Rule::Off(off) => raw.off == off,
+        Rule::Imm(imm) => raw.imm == imm,
+        Rule::Src(src) => raw.src == src,
+    })
+}
+
+/// Whether a slot with this opcode begins a two-slot wide load.
+pub fn is_wide(code: u8) -> bool {
+    rows_of(code).any(|row| matches!(row.form, Form::Imm(_)))
+}
