@@ -1,1 +1,5 @@
-//! Under construction.
+//! BPF maps: every kind behind one trait, over type-stable shared memory.
+
+mod map;
+
+pub use map::*;

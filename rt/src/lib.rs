@@ -1,1 +1,5 @@
-//! Under construction.
+//! Slots, execution levels and locks: the real-time runtime under maps and machine.
+
+pub mod level;
+
+pub use level::{Level, RunCx};

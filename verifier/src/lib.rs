@@ -1,1 +1,9 @@
-//! Under construction.
+//! The verifier: from a decoded program to one that engines may trust.
+
+pub mod facts;
+pub mod reject;
+pub mod verified;
+
+pub use facts::{Access, Branch, Facts, InsnFacts};
+pub use reject::{Reason, Rejection};
+pub use verified::{Assumptions, Options, Privilege, Profile, VerifiedProgram};

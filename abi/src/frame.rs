@@ -1,0 +1,64 @@
+//! The frame of one run: the memory that native code, interpreters and helper functions share.
+
+use std::ffi::c_void;
+
+/// Why a run ended early. Numbers are part of the native ABI.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(u32)]
+pub enum FaultCode {
+    /// It did not.
+    #[default]
+    None = 0,
+    /// The fuel ran out.
+    OutOfFuel = 1,
+    /// Another thread cancelled the run.
+    Cancelled = 2,
+    /// A helper failed in a way that has no errno (an embedder's closure panicked).
+    Helper = 3,
+    /// Native code touched memory it must not.
+    Memory = 4,
+    /// A `bpf_throw`.
+    Thrown = 5,
+    /// The deadline passed.
+    Deadline = 6,
+}
+
+/// One run. `#[repr(C)]`: native code addresses fields by `offset_of!`.
+///
+/// Helper functions get it as their sixth argument.
+#[repr(C)]
+#[derive(Debug)]
+pub struct RunFrame {
+    /// Address of the native context.
+    pub ctx: *mut u8,
+    /// One past the highest byte of the entry frame's stack; R10 of the entry.
+    pub stack_top: *mut u8,
+    /// Source instructions left; counts down. `i64::MAX` when not metered.
+    pub fuel: i64,
+    /// Set by helpers and fuel points; native code leaves when it is not `None`.
+    pub fault: FaultCode,
+    /// Instruction at which the fault arose.
+    pub fault_at: u32,
+    /// Tail calls made so far.
+    pub tail_calls: u32,
+    /// The slot (virtual CPU) of the run.
+    pub cpu: u32,
+    /// Native stack pointer at entry, for leaving from any depth.
+    pub entry_sp: u64,
+    /// First byte of the packet, where the context has one.
+    pub data: *mut u8,
+    /// One past its last byte.
+    pub data_end: *mut u8,
+    /// First byte of packet metadata; `data` when there is none.
+    pub data_meta: *mut u8,
+    /// Non-zero once another thread asked the run to stop.
+    pub cancel: *const u32,
+    /// The machine's own state for this run; opaque to native code.
+    pub host: *mut c_void,
+}
+
+/// A helper function: arguments R1 to R5 as native values, result in R0.
+pub type HelperFn = extern "C" fn(u64, u64, u64, u64, u64, &mut RunFrame) -> u64;
+
+/// A native entry point: context in the frame, result R0.
+pub type EntryFn = unsafe extern "C" fn(&mut RunFrame) -> u64;

@@ -1,0 +1,137 @@
+//! The proof-carrying program.
+
+use std::sync::Arc;
+
+use rtbpf_abi::{AttachType, MapSpec, Policy, ProgType};
+use rtbpf_isa::Program;
+
+use crate::facts::Facts;
+
+/// Whose rules of budget and errno hold. Acceptance in either is a full proof of memory safety, lifetimes and leaks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Profile {
+    /// Linux 6.18's.
+    #[default]
+    Compat,
+    /// A deterministic work budget; accepts safe programs that Linux refuses.
+    Strict,
+}
+
+/// The capabilities of whoever loads.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Privilege {
+    /// CAP_BPF.
+    pub bpf: bool,
+    /// CAP_PERFMON.
+    pub perfmon: bool,
+    /// CAP_NET_ADMIN.
+    pub net_admin: bool,
+    /// CAP_SYS_ADMIN.
+    pub sys_admin: bool,
+}
+
+impl Privilege {
+    /// All capabilities.
+    pub const ROOT: Privilege = Privilege { bpf: true, perfmon: true, net_admin: true, sys_admin: true };
+    /// None.
+    pub const NONE: Privilege = Privilege { bpf: false, perfmon: false, net_admin: false, sys_admin: false };
+}
+
+impl Default for Privilege {
+    fn default() -> Privilege {
+        Privilege::ROOT
+    }
+}
+
+/// What a program is verified under; binding checks each of these against what it binds.
+#[derive(Clone, Debug)]
+pub struct Assumptions {
+    /// Program type.
+    pub prog_type: ProgType,
+    /// Expected attach type, as the loader gave it; `None` is 0.
+    pub attach_type: Option<AttachType>,
+    /// The licence is GPL-compatible.
+    pub gpl: bool,
+    /// May sleep (`BPF_F_SLEEPABLE`).
+    pub sleepable: bool,
+    /// Load flags (`prog_flags`): 1 strict alignment, 2 any alignment, 8 frequent state checkpoints.
+    pub prog_flags: u32,
+    /// Maps by index.
+    pub maps: Vec<Arc<MapSpec>>,
+    /// Names of kernel functions by the id that calls use.
+    pub kfuncs: Vec<(i32, String)>,
+    /// Number of slots (CPUs).
+    pub cpus: u32,
+    /// Real-time policy.
+    pub policy: Policy,
+}
+
+impl Assumptions {
+    /// A privileged, GPL program without maps, under Linux 6.18's policy on two CPUs.
+    pub fn new(prog_type: ProgType) -> Assumptions {
+        Assumptions {
+            prog_type,
+            attach_type: None,
+            gpl: true,
+            sleepable: false,
+            prog_flags: 0,
+            maps: Vec::new(),
+            kfuncs: Vec::new(),
+            cpus: 2,
+            policy: Policy::V6_18,
+        }
+    }
+}
+
+/// How to verify.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Profile.
+    pub profile: Profile,
+    /// Privilege.
+    pub privilege: Privilege,
+    /// Bits of the kernel's log level: 1 paths, 2 every state, 4 statistics.
+    pub log_level: u32,
+}
+
+/// A program the verifier accepted: what it ran under and what it found out. The only thing that engines without
+/// checks take.
+#[derive(Clone, Debug)]
+pub struct VerifiedProgram {
+    code: Program,
+    given: Assumptions,
+    proved: Facts,
+}
+
+impl VerifiedProgram {
+    /// Claims that `code` is safe under `given`, without a proof and without facts.
+    ///
+    /// For code-generation tests and test tools.
+    ///
+    /// # Safety
+    ///
+    /// Every access the program can make must be one that a proof would allow.
+    pub unsafe fn assume(code: Program, given: Assumptions) -> VerifiedProgram {
+        VerifiedProgram { code, given, proved: Facts::none() }
+    }
+
+    /// The program.
+    pub fn code(&self) -> &Program {
+        &self.code
+    }
+
+    /// What was assumed.
+    pub fn given(&self) -> &Assumptions {
+        &self.given
+    }
+
+    /// What was proved.
+    pub fn proved(&self) -> &Facts {
+        &self.proved
+    }
+
+    /// The same program with no facts; engines must behave the same.
+    pub fn without_facts(self) -> VerifiedProgram {
+        VerifiedProgram { proved: Facts::none(), ..self }
+    }
+}
