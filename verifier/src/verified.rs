@@ -6,6 +6,7 @@ use rtbpf_abi::{AttachType, MapSpec, Policy, ProgType};
 use rtbpf_isa::Program;
 
 use crate::facts::Facts;
+use crate::lower::Lowering;
 
 /// Whose rules of budget and errno hold. Acceptance in either is a full proof of memory safety, lifetimes and leaks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -101,6 +102,7 @@ pub struct VerifiedProgram {
     code: Program,
     given: Assumptions,
     proved: Facts,
+    lowering: Lowering,
 }
 
 impl VerifiedProgram {
@@ -112,7 +114,7 @@ impl VerifiedProgram {
     ///
     /// Every access the program can make must be one that a proof would allow.
     pub unsafe fn assume(code: Program, given: Assumptions) -> VerifiedProgram {
-        VerifiedProgram { code, given, proved: Facts::none() }
+        VerifiedProgram { code, given, proved: Facts::none(), lowering: Lowering::identity() }
     }
 
     /// The program.
@@ -128,6 +130,11 @@ impl VerifiedProgram {
     /// What was proved.
     pub fn proved(&self) -> &Facts {
         &self.proved
+    }
+
+    /// What engines without checks do differently from the instructions; holds with or without facts.
+    pub fn lowering(&self) -> &Lowering {
+        &self.lowering
     }
 
     /// The same program with no facts; engines must behave the same.
