@@ -174,10 +174,7 @@ impl CaptureOut {
     /// Flushes; the only way to know that everything was stored.
     pub fn finish(self) -> Result<(), CaptureError> {
         let path = self.path;
-        self.writer
-            .into_writer()
-            .flush()
-            .map_err(|error| CaptureError::Write { path, what: error.to_string() })
+        self.writer.into_writer().flush().map_err(|error| CaptureError::Write { path, what: error.to_string() })
     }
 }
 
