@@ -1,5 +1,6 @@
 //! The verifier: from a decoded program to one that engines may trust.
 
+pub mod domain;
 pub mod facts;
 pub mod lower;
 pub mod reject;

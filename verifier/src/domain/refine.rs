@@ -1,0 +1,213 @@
+//! What a comparison tells: whether it can go either way, and what each operand is where it holds.
+
+use rtbpf_isa::{CmpOp, Width};
+
+use super::{Circle, Scalar, Tnum};
+
+/// The comparison that holds exactly when `op` does not; `None` for `Set`, which has none.
+pub const fn negate(op: CmpOp) -> Option<CmpOp> {
+    Some(match op {
+        CmpOp::Eq => CmpOp::Ne,
+        CmpOp::Ne => CmpOp::Eq,
+        CmpOp::Gt => CmpOp::Le,
+        CmpOp::Ge => CmpOp::Lt,
+        CmpOp::Lt => CmpOp::Ge,
+        CmpOp::Le => CmpOp::Gt,
+        CmpOp::Sgt => CmpOp::Sle,
+        CmpOp::Sge => CmpOp::Slt,
+        CmpOp::Slt => CmpOp::Sge,
+        CmpOp::Sle => CmpOp::Sgt,
+        CmpOp::Set => return None,
+    })
+}
+
+/// The outcome of `a op b`, where all members agree on it.
+pub fn decide(op: CmpOp, width: Width, a: &Scalar, b: &Scalar) -> Option<bool> {
+    match width {
+        Width::W64 => decide_in(op, a.tnum(), a.wide(), b.tnum(), b.wide()),
+        Width::W32 => decide_in(op, a.tnum().truncate(32), a.low(), b.tnum().truncate(32), b.low()),
+    }
+}
+
+fn decide_in<const B: u32>(op: CmpOp, t: Tnum, a: Circle<B>, u: Tnum, b: Circle<B>) -> Option<bool> {
+    let either = |yes: bool, no: bool| if yes { Some(true) } else if no { Some(false) } else { None };
+    let equal = || {
+        let same = t.as_constant().is_some_and(|x| u.as_constant() == Some(x));
+        either(same, a.intersect(b).is_none() || t.intersect(u).is_none())
+    };
+    match op {
+        CmpOp::Eq => equal(),
+        CmpOp::Ne => equal().map(|equal| !equal),
+        CmpOp::Set => either(t.value() & u.value() != 0, t.max() & u.max() == 0),
+        CmpOp::Gt => either(a.umin() > b.umax(), a.umax() <= b.umin()),
+        CmpOp::Ge => either(a.umin() >= b.umax(), a.umax() < b.umin()),
+        CmpOp::Lt => either(a.umax() < b.umin(), a.umin() >= b.umax()),
+        CmpOp::Le => either(a.umax() <= b.umin(), a.umin() > b.umax()),
+        CmpOp::Sgt => either(a.smin() > b.smax(), a.smax() <= b.smin()),
+        CmpOp::Sge => either(a.smin() >= b.smax(), a.smax() < b.smin()),
+        CmpOp::Slt => either(a.smax() < b.smin(), a.smin() >= b.smax()),
+        CmpOp::Sle => either(a.smax() <= b.smin(), a.smin() > b.smax()),
+    }
+}
+
+/// The operands where `a op b` is `outcome`; `None` when it never is.
+pub fn refine(op: CmpOp, width: Width, outcome: bool, a: &Scalar, b: &Scalar) -> Option<(Scalar, Scalar)> {
+    let op = match (outcome, negate(op)) {
+        (true, _) => op,
+        (false, Some(negated)) => negated,
+        (false, None) => return no_common_bits(width, a, b),
+    };
+    match (op, width) {
+        (CmpOp::Eq, Width::W64) => {
+            let both = a.intersect(b)?;
+            Some((both, both))
+        }
+        (CmpOp::Eq, Width::W32) => {
+            let low = a.low().intersect(b.low())?;
+            let bits = a.tnum().truncate(32).intersect(b.tnum().truncate(32))?;
+            let with = |x: &Scalar| Scalar::from_parts(x.tnum().with_low(32, bits), x.wide(), low);
+            Some((with(a)?, with(b)?))
+        }
+        (CmpOp::Set, _) => Some((common_bits(width, a, b)?, common_bits(width, b, a)?)),
+        (_, Width::W64) => {
+            let (x, y) = bounds(op, a.wide(), b.wide())?;
+            Some((Scalar::from_parts(a.tnum(), x, a.low())?, Scalar::from_parts(b.tnum(), y, b.low())?))
+        }
+        (_, Width::W32) => {
+            let (x, y) = bounds(op, a.low(), b.low())?;
+            Some((Scalar::from_parts(a.tnum(), a.wide(), x)?, Scalar::from_parts(b.tnum(), b.wide(), y)?))
+        }
+    }
+}
+
+fn bounds<const B: u32>(op: CmpOp, a: Circle<B>, b: Circle<B>) -> Option<(Circle<B>, Circle<B>)> {
+    let swapped = |(y, x)| (x, y);
+    let (min, max) = (Circle::<B>::SIGN, Circle::<B>::SIGN - 1);
+    match op {
+        CmpOp::Ne => {
+            let x = b.as_constant().map_or(Some(a), |k| a.without(k))?;
+            let y = a.as_constant().map_or(Some(b), |k| b.without(k))?;
+            Some((x, y))
+        }
+        CmpOp::Le => Some((a.intersect(Circle::arc(0, b.umax()))?, b.intersect(Circle::arc(a.umin(), Circle::<B>::MAX))?)),
+        CmpOp::Lt => {
+            let top = b.umax().checked_sub(1)?;
+            let bottom = a.umin().checked_add(1).filter(|&x| x <= Circle::<B>::MAX)?;
+            Some((a.intersect(Circle::arc(0, top))?, b.intersect(Circle::arc(bottom, Circle::<B>::MAX))?))
+        }
+        CmpOp::Sle => {
+            let x = a.intersect(Circle::arc(min, b.smax() as u64))?;
+            Some((x, b.intersect(Circle::arc(a.smin() as u64, max))?))
+        }
+        CmpOp::Slt => {
+            if b.smax() == Circle::<B>::signed(min) || a.smin() == Circle::<B>::signed(max) {
+                return None;
+            }
+            let x = a.intersect(Circle::arc(min, (b.smax() - 1) as u64))?;
+            Some((x, b.intersect(Circle::arc((a.smin() + 1) as u64, max))?))
+        }
+        CmpOp::Gt => bounds(CmpOp::Lt, b, a).map(swapped),
+        CmpOp::Ge => bounds(CmpOp::Le, b, a).map(swapped),
+        CmpOp::Sgt => bounds(CmpOp::Slt, b, a).map(swapped),
+        CmpOp::Sge => bounds(CmpOp::Sle, b, a).map(swapped),
+        CmpOp::Eq => a.intersect(b).map(|both| (both, both)),
+        CmpOp::Set => Some((a, b)),
+    }
+}
+
+/// `a` where it has a bit in common with the single-bit constant `b`.
+fn common_bits(width: Width, a: &Scalar, b: &Scalar) -> Option<Scalar> {
+    let bit = match width {
+        Width::W64 => b.as_constant(),
+        Width::W32 => b.low_as_constant().map(u64::from),
+    };
+    match bit {
+        Some(bit) if bit.is_power_of_two() => {
+            let tnum = a.tnum().intersect(Tnum::new(bit, !bit))?;
+            Scalar::from_parts(tnum, a.wide(), a.low())
+        }
+        _ => Some(*a),
+    }
+}
+
+fn no_common_bits(width: Width, a: &Scalar, b: &Scalar) -> Option<(Scalar, Scalar)> {
+    let clear = |x: &Scalar, ones: u64| {
+        let ones = match width {
+            Width::W64 => ones,
+            Width::W32 => ones as u32 as u64,
+        };
+        Scalar::from_parts(x.tnum().intersect(Tnum::new(0, !ones))?, x.wide(), x.low())
+    };
+    Some((clear(a, b.tnum().value())?, clear(b, a.tnum().value())?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::scalar::tests::Draw;
+    use rtbpf_isa::eval;
+
+    const OPS: [CmpOp; 11] = [
+        CmpOp::Eq,
+        CmpOp::Ne,
+        CmpOp::Set,
+        CmpOp::Gt,
+        CmpOp::Ge,
+        CmpOp::Lt,
+        CmpOp::Le,
+        CmpOp::Sgt,
+        CmpOp::Sge,
+        CmpOp::Slt,
+        CmpOp::Sle,
+    ];
+
+    #[test]
+    fn refined_operands_keep_every_sampled_pair() {
+        let mut draw = Draw(4);
+        for _ in 0..60_000 {
+            let ((a, x1, x2), (b, y1, y2)) = (draw.scalar(), draw.scalar());
+            for op in OPS {
+                for width in [Width::W64, Width::W32] {
+                    for (x, y) in [(x1, y1), (x1, y2), (x2, y1), (x2, y2)] {
+                        let outcome = eval::compare(op, width, x, y);
+                        assert!(decide(op, width, &a, &b).is_none_or(|all| all == outcome), "{x:#x} {op:?} {y:#x}");
+                        let (p, q) = refine(op, width, outcome, &a, &b).expect("a pair with this outcome exists");
+                        assert!(p.contains(x) && q.contains(y), "{x:#x} {op:?}{width:?} {y:#x}: {p:?} {q:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    fn circles() -> impl Iterator<Item = Circle<4>> {
+        (0..16).flat_map(|first| (0..16).map(move |last| Circle::arc(first, last)))
+    }
+
+    #[test]
+    fn bounds_keep_every_pair_at_4_bits() {
+        for op in OPS {
+            for a in circles() {
+                for b in circles() {
+                    let refined = bounds(op, a, b);
+                    let decided = decide_in(op, Tnum::new(0, 15), a, Tnum::new(0, 15), b);
+                    for x in (0..16).filter(|&x| a.contains(x)) {
+                        for y in (0..16).filter(|&y| b.contains(y)) {
+                            let high = |x: u64| x << 60;
+                            let holds = eval::compare(op, Width::W64, high(x), high(y));
+                            assert!(decided.is_none_or(|all| all == holds), "{op:?} {a:?} {b:?}");
+                            let kept = refined.is_some_and(|(p, q)| p.contains(x) && q.contains(y));
+                            assert!(!holds || kept, "{x} {op:?} {y}: {a:?} {b:?} {refined:?}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_contradiction_is_dead() {
+        let small = Scalar::range(0, 5);
+        assert_eq!(refine(CmpOp::Gt, Width::W64, true, &small, &Scalar::constant(5)), None);
+        assert_eq!(decide(CmpOp::Gt, Width::W64, &small, &Scalar::constant(5)), Some(false));
+    }
+}
