@@ -89,7 +89,11 @@ impl<const B: u32> Circle<B> {
 
     /// Smallest member, signed.
     pub const fn smin(self) -> i64 {
-        if Self::signed(self.last()) < Self::signed(self.base) { Self::signed(Self::SIGN) } else { Self::signed(self.base) }
+        if Self::signed(self.last()) < Self::signed(self.base) {
+            Self::signed(Self::SIGN)
+        } else {
+            Self::signed(self.base)
+        }
     }
 
     /// Largest member, signed.
@@ -129,7 +133,13 @@ impl<const B: u32> Circle<B> {
         let up = Circle::of(self.base, other.last().wrapping_sub(self.base) & Self::MAX);
         let down = Circle::of(other.base, self.last().wrapping_sub(other.base) & Self::MAX);
         match (up.includes(self) && up.includes(other), down.includes(self) && down.includes(other)) {
-            (true, true) => if up.size <= down.size { up } else { down },
+            (true, true) => {
+                if up.size <= down.size {
+                    up
+                } else {
+                    down
+                }
+            }
             (true, false) => up,
             (false, true) => down,
             (false, false) => Self::FULL,
@@ -247,12 +257,17 @@ impl<const B: u32> Circle<B> {
 impl Circle<64> {
     /// The arc of the low halves.
     pub const fn low(self) -> Circle<32> {
-        if self.size >= u32::MAX as u64 { Circle::FULL } else { Circle { base: self.base as u32 as u64, size: self.size } }
+        if self.size >= u32::MAX as u64 {
+            Circle::FULL
+        } else {
+            Circle { base: self.base as u32 as u64, size: self.size }
+        }
     }
 
     /// `self` with both ends moved inwards to numbers whose low half is in `low`; `None` when there is none.
     pub const fn trim_to_low(self, low: Circle<32>) -> Option<Circle<64>> {
-        let ahead = if low.contains(self.base as u32 as u64) { 0 } else { (low.base as u32).wrapping_sub(self.base as u32) };
+        let ahead =
+            if low.contains(self.base as u32 as u64) { 0 } else { (low.base as u32).wrapping_sub(self.base as u32) };
         let ahead = ahead as u64;
         if ahead > self.size {
             return None;

@@ -30,7 +30,15 @@ pub fn decide(op: CmpOp, width: Width, a: &Scalar, b: &Scalar) -> Option<bool> {
 }
 
 fn decide_in<const B: u32>(op: CmpOp, t: Tnum, a: Circle<B>, u: Tnum, b: Circle<B>) -> Option<bool> {
-    let either = |yes: bool, no: bool| if yes { Some(true) } else if no { Some(false) } else { None };
+    let either = |yes: bool, no: bool| {
+        if yes {
+            Some(true)
+        } else if no {
+            Some(false)
+        } else {
+            None
+        }
+    };
     let equal = || {
         let same = t.as_constant().is_some_and(|x| u.as_constant() == Some(x));
         either(same, a.intersect(b).is_none() || t.intersect(u).is_none())
@@ -89,7 +97,9 @@ fn bounds<const B: u32>(op: CmpOp, a: Circle<B>, b: Circle<B>) -> Option<(Circle
             let y = a.as_constant().map_or(Some(b), |k| b.without(k))?;
             Some((x, y))
         }
-        CmpOp::Le => Some((a.intersect(Circle::arc(0, b.umax()))?, b.intersect(Circle::arc(a.umin(), Circle::<B>::MAX))?)),
+        CmpOp::Le => {
+            Some((a.intersect(Circle::arc(0, b.umax()))?, b.intersect(Circle::arc(a.umin(), Circle::<B>::MAX))?))
+        }
         CmpOp::Lt => {
             let top = b.umax().checked_sub(1)?;
             let bottom = a.umin().checked_add(1).filter(|&x| x <= Circle::<B>::MAX)?;

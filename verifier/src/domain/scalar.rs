@@ -220,7 +220,8 @@ impl Scalar {
 
     /// The low half, zero-extended.
     pub fn zero_extend_low(&self) -> Scalar {
-        Scalar { tnum: self.tnum.truncate(32), wide: Circle::arc(self.low.umin(), self.low.umax()), low: self.low }.settle()
+        Scalar { tnum: self.tnum.truncate(32), wide: Circle::arc(self.low.umin(), self.low.umax()), low: self.low }
+            .settle()
     }
 
     /// The low `size` bytes, zero-extended.
@@ -330,7 +331,8 @@ impl Scalar {
                 // Only the low half survives: its arc, spread over multiples of 2^by.
                 let low = self.low;
                 let fits = low.size() <= u64::MAX >> by;
-                let wide = if fits { Circle::<64>::arc(low.first(), low.first() + low.size()).shl(by) } else { Circle::FULL };
+                let wide =
+                    if fits { Circle::<64>::arc(low.first(), low.first() + low.size()).shl(by) } else { Circle::FULL };
                 (t.shl(by), wide, Circle::FULL)
             }
             AluOp::Lsh => (t.shl(by), self.wide.shl(by), self.low.shl(by)),
@@ -424,7 +426,8 @@ pub(crate) mod tests {
             let (a, b) = (x as u32, y as u32);
             let (first, last) = if b.wrapping_sub(a) < a.wrapping_sub(b) { (a, b) } else { (b, a) };
             let low = if self.next() % 3 == 0 { Circle::FULL } else { Circle::arc(first as u64, last as u64) };
-            let scalar = Scalar::from_parts(Tnum::new(x & !mask, mask), wide, low).expect("x is a member of every part");
+            let scalar =
+                Scalar::from_parts(Tnum::new(x & !mask, mask), wide, low).expect("x is a member of every part");
             (scalar, x, y)
         }
     }
@@ -458,7 +461,10 @@ pub(crate) mod tests {
                         let result = a.alu(op, width, &b, precision);
                         for (x, y) in [(x1, y1), (x1, y2), (x2, y1), (x2, y2)] {
                             let z = eval::alu(op, width, x, y);
-                            assert!(result.contains(z), "{round}: {x:#x} {op:?}{width:?} {y:#x} = {z:#x} in {result:?}");
+                            assert!(
+                                result.contains(z),
+                                "{round}: {x:#x} {op:?}{width:?} {y:#x} = {z:#x} in {result:?}"
+                            );
                         }
                     }
                 }
