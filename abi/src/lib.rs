@@ -11,6 +11,7 @@ pub mod limits;
 pub mod map_kind;
 pub mod map_spec;
 pub mod policy;
+pub mod prog_kind;
 pub mod prog_type;
 
 pub use errno::Errno;
@@ -18,4 +19,5 @@ pub use helper::{Arg, HelperId, HelperProto, Ret};
 pub use map_kind::MapKind;
 pub use map_spec::MapSpec;
 pub use policy::Policy;
+pub use prog_kind::{ProgKind, ProgKinds};
 pub use prog_type::{AttachType, ProgType};

@@ -1,17 +1,132 @@
 //! Helper prototypes: one row a helper and argument shape, with or without a function behind it.
 //!
 //! The verifier checks calls with these rows and the machine binds functions to them, so that the two cannot disagree.
+//! Rows are what Linux 6.18 answers; where no measured kernel loads programs of a kind (lirc_mode2, fentry, LSM), they
+//! follow bpf-helpers(7).
 
 mod proto;
+mod rows_map;
+mod rows_skb;
+mod rows_sock;
+mod rows_trace;
+mod sets;
 
 pub use proto::*;
 
+use crate::errno::Errno;
+use crate::prog_kind::{ProgKind, ProgKinds};
 use crate::prog_type::{AttachType, ProgType};
 
-/// The prototype of helper `id` for a program of this type and attach type.
-///
-/// `None` when the helper does not exist or the type may not call it.
-pub fn proto(id: HelperId, prog: ProgType, attach: AttachType) -> Option<&'static HelperProto> {
-    let _ = (id, prog, attach);
-    None
+/// The highest helper number of Linux 6.18.
+pub const LAST: u32 = 211;
+
+const FILES: [&[HelperProto]; 4] = [rows_map::ROWS, rows_skb::ROWS, rows_sock::ROWS, rows_trace::ROWS];
+const ROW_COUNT: usize = rows_map::ROWS.len() + rows_skb::ROWS.len() + rows_sock::ROWS.len() + rows_trace::ROWS.len();
+
+/// Every row by number, and where each number's rows begin.
+static TABLE: ([HelperProto; ROW_COUNT], [u16; LAST as usize + 2]) = by_id();
+
+const fn by_id() -> ([HelperProto; ROW_COUNT], [u16; LAST as usize + 2]) {
+    let mut rows = [FILES[0][0]; ROW_COUNT];
+    let mut first = [0; LAST as usize + 2];
+    let mut count = 0;
+    let mut id = 1;
+    while id <= LAST {
+        first[id as usize] = count as u16;
+        let mut file = 0;
+        while file < FILES.len() {
+            let mut i = 0;
+            while i < FILES[file].len() {
+                if FILES[file][i].id.0 == id {
+                    rows[count] = FILES[file][i];
+                    count += 1;
+                }
+                i += 1;
+            }
+            file += 1;
+        }
+        assert!(first[id as usize] < count as u16, "a helper has no row");
+        id += 1;
+    }
+    assert!(count == ROW_COUNT, "a row has a number beyond the last");
+    first[LAST as usize + 1] = count as u16;
+    (rows, first)
+}
+
+/// What asking for a helper gives.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Lookup {
+    /// Programs of this kind may call it, by this prototype.
+    Found(&'static HelperProto),
+    /// Programs of this kind know it, and every call is refused with this error and reason.
+    Refused(Errno, &'static str),
+    /// It exists, for other kinds of program.
+    NotForKind,
+    /// No helper has this number.
+    Unknown,
+}
+
+impl Lookup {
+    /// The prototype, where there is one.
+    pub fn found(self) -> Option<&'static HelperProto> {
+        match self {
+            Lookup::Found(proto) => Some(proto),
+            Lookup::Refused(..) | Lookup::NotForKind | Lookup::Unknown => None,
+        }
+    }
+}
+
+/// Helpers that a kind knows and may still not call.
+const REFUSED: &[(u32, ProgKinds, Errno, &str)] = &[
+    (147, sets::BTF_SYSCALL, Errno::EINVAL, "helper call is not allowed in probe"),
+    (173, sets::BTF_TRACING, Errno::ENOTSUPP, "supported only for fentry/fexit/fmod_ret programs"),
+    (173, sets::TRACING, Errno::ENOTSUPP, "not supported for this program type"),
+];
+
+/// Every row, by number.
+pub fn rows() -> &'static [HelperProto] {
+    &TABLE.0
+}
+
+/// The rows of helper `id`: one for each argument shape. Empty when no helper has this number.
+pub fn rows_of(id: HelperId) -> &'static [HelperProto] {
+    match id.0 {
+        1..=LAST => &TABLE.0[TABLE.1[id.0 as usize] as usize..TABLE.1[id.0 as usize + 1] as usize],
+        _ => &[],
+    }
+}
+
+/// The prototype of helper `id` for a program of this type, expected attach type (`None` is 0) and sleepable flag.
+pub fn proto(id: HelperId, prog: ProgType, attach: Option<AttachType>, sleepable: bool) -> Lookup {
+    match ProgKind::of(prog, attach, sleepable) {
+        Some(kind) => proto_for(id, kind),
+        None if rows_of(id).is_empty() => Lookup::Unknown,
+        None => Lookup::NotForKind,
+    }
+}
+
+/// The prototype of helper `id` for a program of this kind.
+pub fn proto_for(id: HelperId, kind: ProgKind) -> Lookup {
+    let rows = rows_of(id);
+    if rows.is_empty() {
+        return Lookup::Unknown;
+    }
+    if let Some(proto) = rows.iter().find(|row| row.kinds.has(kind)) {
+        return Lookup::Found(proto);
+    }
+    match REFUSED.iter().find(|(refused, kinds, ..)| *refused == id.0 && kinds.has(kind)) {
+        Some(&(.., errno, why)) => Lookup::Refused(errno, why),
+        None => Lookup::NotForKind,
+    }
+}
+
+/// The name of helper `id`, without `bpf_`.
+pub fn name(id: HelperId) -> Option<&'static str> {
+    rows_of(id).first().map(|row| row.name)
+}
+
+/// The helper with this name, with or without `bpf_`.
+pub fn by_name(name: &str) -> Option<HelperId> {
+    let bare = name.strip_prefix("bpf_").unwrap_or(name);
+    rows().iter().find(|row| row.name == bare).map(|row| row.id)
 }

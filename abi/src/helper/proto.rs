@@ -1,6 +1,7 @@
 //! The vocabulary of prototypes. Codes follow the measured tables of Linux 6.18.
 
 use crate::map_kind::MapKind;
+use crate::prog_kind::ProgKinds;
 
 /// A helper's number (`enum bpf_func_id`); embedders' own begin at [`HelperId::FIRST_CUSTOM`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -66,8 +67,6 @@ pub enum Arg {
     Scalar,
     /// The constant 0.
     ConstZero,
-    /// A scalar with one known, non-negative value.
-    ConstScalar,
     /// The unmodified context pointer.
     Ctx,
     /// The unmodified context pointer, or 0.
@@ -78,10 +77,10 @@ pub enum Arg {
     MapOfArg1,
     /// Readable memory of the map's key size.
     MapKey,
-    /// Readable memory of the map's key size, or 0.
-    MapKeyOrNull,
     /// Memory of the map's value size.
     MapValue(MemUse),
+    /// Readable memory of the map's value size, or 0.
+    MapValueOrNull,
     /// Memory.
     Mem {
         /// Read or written.
@@ -102,7 +101,7 @@ pub enum Arg {
         /// Whether 0 is allowed.
         zero: bool,
     },
-    /// Constant size of an allocation (ring buffer records): a known, positive scalar.
+    /// Constant size of memory that the call hands out: a scalar with one known, non-negative value.
     AllocSize,
     /// A NUL-terminated string in a frozen read-only map.
     ConstStr,
@@ -132,7 +131,9 @@ pub enum Arg {
     SockCommon,
     /// The same, or a trusted kernel pointer of a matching type.
     SockCommonOrBtf,
-    /// The same, or 0.
+    /// The same as [`Arg::SockCommonOrBtf`], or 0.
+    SockCommonOrBtfOrNull,
+    /// A full socket (sock), or 0; a pointer that may be 0 need not be tested first.
     SockOrNull,
     /// A socket whose reference the call takes.
     SockAcquired,
@@ -163,8 +164,6 @@ pub enum Ret {
     MapValueOrNull,
     /// A map value.
     MapValue,
-    /// Memory whose size is the constant argument `n`, or 0.
-    MemOrNull(u8),
     /// A ring buffer record whose size is the constant argument `n`, or 0; acquired.
     RingbufMemOrNull(u8),
     /// A dynptr slice of the constant size in argument `n`, or 0.
@@ -204,8 +203,8 @@ pub enum SockKind {
     XdpSock,
 }
 
-/// One row: a helper, or one argument shape of it where program types differ.
-#[derive(Clone, Copy, Debug)]
+/// One row: a helper, or one argument shape of it where kinds of program differ.
+#[derive(Clone, Copy, PartialEq, Debug)]
 pub struct HelperProto {
     /// Number.
     pub id: HelperId,
@@ -215,13 +214,17 @@ pub struct HelperProto {
     pub args: [Arg; 5],
     /// Result.
     pub ret: Ret,
+    /// The kinds of program that may call it in this shape.
+    pub kinds: ProgKinds,
     /// Packet pointers taken before the call are dead after it.
     pub invalidates_packet: bool,
     /// Memory arguments may lie in the packet.
     pub packet_as_memory: bool,
     /// Only for programs under a GPL-compatible licence.
     pub gpl_only: bool,
-    /// Only in sleepable programs.
+    /// Only with CAP_PERFMON.
+    pub needs_perfmon: bool,
+    /// Only in sleepable programs, outside of RCU, non-preemptible and IRQ-disabled regions.
     pub might_sleep: bool,
     /// The call acquires a reference.
     pub acquires: bool,
@@ -232,8 +235,73 @@ pub struct HelperProto {
 }
 
 impl HelperProto {
+    /// A row without effects; `args` beyond its end are [`Arg::None`].
+    pub(crate) const fn new(id: u32, name: &'static str, args: &[Arg], ret: Ret, kinds: ProgKinds) -> HelperProto {
+        let mut five = [Arg::None; 5];
+        let mut i = 0;
+        while i < args.len() {
+            five[i] = args[i];
+            i += 1;
+        }
+        HelperProto {
+            id: HelperId(id),
+            name,
+            args: five,
+            ret,
+            kinds,
+            invalidates_packet: false,
+            packet_as_memory: false,
+            gpl_only: false,
+            needs_perfmon: false,
+            might_sleep: false,
+            acquires: false,
+            releases: 0,
+            under_spin_lock: false,
+        }
+    }
+
+    pub(crate) const fn moves_packet(self) -> HelperProto {
+        HelperProto { invalidates_packet: true, ..self }
+    }
+
+    pub(crate) const fn takes_packet(self) -> HelperProto {
+        HelperProto { packet_as_memory: true, ..self }
+    }
+
+    pub(crate) const fn gpl(self) -> HelperProto {
+        HelperProto { gpl_only: true, ..self }
+    }
+
+    pub(crate) const fn perfmon(self) -> HelperProto {
+        HelperProto { needs_perfmon: true, ..self }
+    }
+
+    pub(crate) const fn sleeps(self) -> HelperProto {
+        HelperProto { might_sleep: true, ..self }
+    }
+
+    pub(crate) const fn acquires(self) -> HelperProto {
+        HelperProto { acquires: true, ..self }
+    }
+
+    pub(crate) const fn releases(self, arg: u8) -> HelperProto {
+        HelperProto { releases: arg, ..self }
+    }
+
+    pub(crate) const fn under_lock(self) -> HelperProto {
+        HelperProto { under_spin_lock: true, ..self }
+    }
+
     /// Whether the call runs a subprogram of the caller.
     pub fn calls_back(&self) -> bool {
         self.args.contains(&Arg::Func)
+    }
+
+    /// The kinds of map that argument 1 or 2 takes; `None` when no argument is a map.
+    pub fn map_kinds(&self) -> Option<&'static [MapKind]> {
+        self.args.iter().find_map(|arg| match arg {
+            Arg::Map(kinds) => Some(*kinds),
+            _ => None,
+        })
     }
 }

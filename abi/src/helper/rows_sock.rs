@@ -1,0 +1,68 @@
+//! Sockets and messages: lookup, casts, options, socket maps, SYN cookies; cgroup hooks.
+
+use super::proto::Arg::*;
+use super::proto::HelperProto;
+use super::proto::Ret::Int;
+use super::sets::*;
+use crate::map_kind::MapKind;
+
+#[rustfmt::skip]
+pub(super) const ROWS: &[HelperProto] = &[
+//       id  name                           arguments                                                  result                kinds of program; effects
+    row( 46, "get_socket_cookie",            &[Ctx],                                                    Int,                  SOCK_COOKIE),
+    row( 46, "get_socket_cookie",            &[SockCommonOrBtfOrNull],                                  Int,                  REUSEPORT.and(BTF_SYSCALL)),
+    row( 47, "get_socket_uid",               &[Ctx],                                                    Int,                  SOCK_UID),
+    row( 49, "setsockopt",                   &[Ctx, Anything, Anything, read(5), size(4)],              Int,                  SOCKOPT_CTX),
+    row( 49, "setsockopt",                   &[SockCommonOrBtf, Anything, Anything, read(5), size(4)],  Int,                  SOCKOPT_SOCK),
+    row( 52, "sk_redirect_map",              &[Ctx, Map(&[MapKind::Sockmap]), Anything, Anything],      Int,                  SK_SKB),
+    row( 53, "sock_map_update",              &[Ctx, Map(&[MapKind::Sockmap]), MapKey, Anything],        Int,                  SOCK_OPS),
+    row( 57, "getsockopt",                   &[Ctx, Anything, Anything, write(5), size(4)],             Int,                  SOCKOPT_CTX),
+    row( 57, "getsockopt",                   &[SockCommonOrBtf, Anything, Anything, write(5), size(4)], Int,                  SOCKOPT_SOCK),
+    row( 59, "sock_ops_cb_flags_set",        &[Ctx, Anything],                                          Int,                  SOCK_OPS),
+    row( 60, "msg_redirect_map",             &[Ctx, Map(&[MapKind::Sockmap]), Anything, Anything],      Int,                  SK_MSG),
+    row( 61, "msg_apply_bytes",              &[Ctx, Anything],                                          Int,                  SK_MSG),
+    row( 62, "msg_cork_bytes",               &[Ctx, Anything],                                          Int,                  SK_MSG),
+    row( 63, "msg_pull_data",                &[Ctx, Anything, Anything, Anything],                      Int,                  SK_MSG).moves_packet(),
+    row( 64, "bind",                         &[Ctx, read(3), size(2)],                                  Int,                  INET_CONNECT),
+    row( 70, "sock_hash_update",             &[Ctx, Map(&[MapKind::Sockhash]), MapKey, Anything],       Int,                  SOCK_OPS),
+    row( 71, "msg_redirect_hash",            &[Ctx, Map(&[MapKind::Sockhash]), MapKey, Anything],       Int,                  SK_MSG),
+    row( 72, "sk_redirect_hash",             &[Ctx, Map(&[MapKind::Sockhash]), MapKey, Anything],       Int,                  SK_SKB),
+    row( 82, "sk_select_reuseport",          &[Ctx, Map(SELECT), MapKey, Anything],                     Int,                  REUSEPORT),
+    row( 84, "sk_lookup_tcp",                &[Ctx, read(3), size0(2), Anything, Anything],             SOCK_ACQUIRED,        SOCK_LOOKUPS).takes_packet().acquires(),
+    row( 85, "sk_lookup_udp",                &[Ctx, read(3), size0(2), Anything, Anything],             SOCK_ACQUIRED,        SOCK_LOOKUPS).takes_packet().acquires(),
+    row( 86, "sk_release",                   &[SockAcquired],                                           Int,                  SOCK_LOOKUPS.and(SK_LOOKUP)).releases(1),
+    row( 90, "msg_push_data",                &[Ctx, Anything, Anything, Anything],                      Int,                  SK_MSG).moves_packet(),
+    row( 91, "msg_pop_data",                 &[Ctx, Anything, Anything, Anything],                      Int,                  SK_MSG).moves_packet(),
+    row( 95, "sk_fullsock",                  &[SockCommon],                                             SOCK,                 TC_CGROUP_SKB),
+    row( 96, "tcp_sock",                     &[SockCommon],                                             TCP_SOCK,             TC_CGROUP_SKB.and(SOCK_OPS).and(SOCKOPT)),
+    row( 98, "get_listener_sock",            &[SockCommon],                                             SOCK,                 TC_CGROUP_SKB),
+    row( 99, "skc_lookup_tcp",               &[Ctx, read(3), size0(2), Anything, Anything],             SOCK_COMMON_ACQUIRED, SOCK_LOOKUPS).takes_packet().acquires(),
+    row(100, "tcp_check_syncookie",          &[SockCommonOrBtf, read(3), size(2), read(5), size(4)],    Int,                  TC_XDP).takes_packet().gpl(),
+    row(101, "sysctl_get_name",              &[Ctx, update(3), size(2), Anything],                      Int,                  SYSCTL),
+    row(102, "sysctl_get_current_value",     &[Ctx, write(3), size(2)],                                 Int,                  SYSCTL),
+    row(103, "sysctl_get_new_value",         &[Ctx, write(3), size(2)],                                 Int,                  SYSCTL),
+    row(104, "sysctl_set_new_value",         &[Ctx, read(3), size(2)],                                  Int,                  SYSCTL),
+    row(110, "tcp_gen_syncookie",            &[SockCommonOrBtf, read(3), size(2), read(5), size(4)],    Int,                  TC_XDP).takes_packet().gpl(),
+    row(116, "tcp_send_ack",                 &[Btf("tcp_sock"), Anything],                              Int,                  TCP_CC),
+    row(122, "get_netns_cookie",             &[CtxOrNull],                                              Int,                  NETNS),
+    row(124, "sk_assign",                    &[Ctx, SockCommonOrBtf, Anything],                         Int,                  TC),
+    row(124, "sk_assign",                    &[Ctx, SockOrNull, Anything],                              Int,                  SK_LOOKUP),
+    row(128, "sk_cgroup_id",                 &[SockCommonOrBtf],                                        Int,                  CGROUP_SKB),
+    row(129, "sk_ancestor_cgroup_id",        &[SockCommonOrBtf, Anything],                              Int,                  CGROUP_SKB),
+    row(136, "skc_to_tcp6_sock",             &[SockCommonOrBtf],                                        kernel_or_null("tcp6_sock"), SOCK_CASTS),
+    row(137, "skc_to_tcp_sock",              &[SockCommonOrBtf],                                        kernel_or_null("tcp_sock"), SOCK_CASTS),
+    row(138, "skc_to_tcp_timewait_sock",     &[SockCommonOrBtf],                                        kernel_or_null("tcp_timewait_sock"), SOCK_CASTS),
+    row(139, "skc_to_tcp_request_sock",      &[SockCommonOrBtf],                                        kernel_or_null("tcp_request_sock"), SOCK_CASTS),
+    row(140, "skc_to_udp6_sock",             &[SockCommonOrBtf],                                        kernel_or_null("udp6_sock"), SOCK_CASTS),
+    row(142, "load_hdr_opt",                 &[Ctx, update(3), size(2), Anything],                      Int,                  SOCK_OPS),
+    row(143, "store_hdr_opt",                &[Ctx, read(3), size(2), Anything],                        Int,                  SOCK_OPS),
+    row(144, "reserve_hdr_opt",              &[Ctx, Anything, Anything],                                Int,                  SOCK_OPS),
+    row(178, "skc_to_unix_sock",             &[SockCommonOrBtf],                                        kernel_or_null("unix_sock"), SOCK_CASTS),
+    row(186, "get_retval",                   &[],                                                       Int,                  RETVAL),
+    row(187, "set_retval",                   &[Anything],                                               Int,                  RETVAL),
+    row(196, "skc_to_mptcp_sock",            &[SockCommon],                                             kernel_or_null("mptcp_sock"), SOCK_CASTS),
+    row(204, "tcp_raw_gen_syncookie_ipv4",   &[read_bytes(20), read(3), size0(2)],                      Int,                  TC_XDP).takes_packet().gpl(),
+    row(205, "tcp_raw_gen_syncookie_ipv6",   &[read_bytes(40), read(3), size0(2)],                      Int,                  TC_XDP).takes_packet().gpl(),
+    row(206, "tcp_raw_check_syncookie_ipv4", &[read_bytes(20), read_bytes(20)],                         Int,                  TC_XDP).takes_packet().gpl(),
+    row(207, "tcp_raw_check_syncookie_ipv6", &[read_bytes(40), read_bytes(20)],                         Int,                  TC_XDP).takes_packet().gpl(),
+];
