@@ -1,5 +1,7 @@
 //! Slots, execution levels and locks: the real-time runtime under maps and machine.
 
 pub mod level;
+pub mod lock;
 
-pub use level::{Level, RunCx};
+pub use level::{Level, Model, RunCx};
+pub use lock::{Class, Guard, Lock, LockError, PiMutex, RawLock};

@@ -1,0 +1,104 @@
+//! What every map has: identity, attributes, whether it is frozen, who maps it.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock, RwLock, Weak};
+
+use rtbpf_abi::MapSpec;
+
+use crate::map::{Map, MapRef};
+
+/// The part all kinds share. Its address is what a lookup in a map of maps answers.
+pub struct Head {
+    spec: MapSpec,
+    id: u32,
+    slots: u32,
+    frozen: AtomicBool,
+    /// Writable host mappings alive: they forbid freezing.
+    writers: AtomicU32,
+    me: OnceLock<Weak<dyn Map>>,
+}
+
+static NEXT_ID: AtomicU32 = AtomicU32::new(1);
+
+/// Live maps by the address of their head. Written when a map is created or dropped, read by [`map_at`]; level Task
+/// only, first and last lock taken.
+static HEADS: RwLock<BTreeMap<u64, Weak<dyn Map>>> = RwLock::new(BTreeMap::new());
+
+impl Head {
+    pub(crate) fn new(spec: MapSpec, slots: u32) -> Head {
+        Head {
+            spec,
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            slots,
+            frozen: AtomicBool::new(false),
+            writers: AtomicU32::new(0),
+            me: OnceLock::new(),
+        }
+    }
+
+    /// The attributes the map was created with.
+    pub fn spec(&self) -> &MapSpec {
+        &self.spec
+    }
+
+    /// A number unique in the process.
+    pub fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// Slots (possible CPUs) the map was created for.
+    pub fn slots(&self) -> u32 {
+        self.slots
+    }
+
+    /// The map itself; `None` while it is being dropped.
+    pub fn map(&self) -> Option<MapRef> {
+        self.me.get()?.upgrade()
+    }
+
+    /// Whether the control plane may no longer write.
+    pub fn is_frozen(&self) -> bool {
+        self.frozen.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_frozen(&self) {
+        self.frozen.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn writers(&self) -> &AtomicU32 {
+        &self.writers
+    }
+
+    /// Whether the value has a `bpf_spin_lock` or `bpf_res_spin_lock`, and where.
+    pub(crate) fn lock_offset(&self) -> Option<u32> {
+        use rtbpf_abi::map_spec::SpecialKind;
+        self.spec.field(|kind| matches!(kind, SpecialKind::SpinLock)).map(|field| field.off)
+    }
+}
+
+impl Drop for Head {
+    fn drop(&mut self) {
+        let address = std::ptr::from_ref(self) as u64;
+        if let Ok(mut heads) = HEADS.write() {
+            heads.remove(&address);
+        }
+    }
+}
+
+/// Makes the map findable by the address of its head.
+pub(crate) fn publish<M: Map + 'static>(map: M) -> MapRef {
+    let map: MapRef = Arc::new(map);
+    let head = map.head();
+    let me = Arc::downgrade(&map);
+    if let Ok(mut heads) = HEADS.write() {
+        heads.insert(std::ptr::from_ref(head) as u64, me.clone());
+    }
+    let _ = head.me.set(me);
+    map
+}
+
+/// The live map whose [`Head`] is at `address`: how an engine turns what a lookup in a map of maps answered into a map.
+pub fn map_at(address: u64) -> Option<MapRef> {
+    HEADS.read().ok()?.get(&address)?.upgrade()
+}

@@ -1,0 +1,170 @@
+//! What each thread holds and wants: the table behind deadlock detection and the lock-order checker.
+//!
+//! A thread writes the lock's address *before* it tries for the word. Between a successful compare-exchange and a later
+//! write, a handler on the same thread could otherwise not see what it interrupted. Entries are only ever changed by
+//! their thread (handlers nest, and leave the table as they found it); other threads read.
+
+use std::cell::Cell;
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicUsize, Ordering};
+
+use crate::lock::order::{self, Class};
+
+/// Locks a thread can hold at once, over all its levels. Linux's table has 31.
+pub const DEPTH: usize = 31;
+/// Threads that can hold locks at once with deadlock detection.
+const LANES: usize = 512;
+
+/// One thread's locks, oldest first; the last may still be wanted only.
+#[repr(align(128))]
+pub struct Lane {
+    tid: AtomicU32,
+    depth: AtomicU32,
+    locks: [AtomicUsize; DEPTH],
+    /// Class and level of each, for the order checker.
+    kinds: [AtomicU16; DEPTH],
+}
+
+static TABLE: [Lane; LANES] = [const { Lane::new() }; LANES];
+
+thread_local! {
+    // `const` and without a destructor: the first touch in a signal handler neither allocates nor registers anything.
+    static MINE: Cell<(u32, Option<&'static Lane>)> = const { Cell::new((0, None)) };
+}
+
+impl Lane {
+    const fn new() -> Lane {
+        Lane {
+            tid: AtomicU32::new(0),
+            depth: AtomicU32::new(0),
+            locks: [const { AtomicUsize::new(0) }; DEPTH],
+            kinds: [const { AtomicU16::new(0) }; DEPTH],
+        }
+    }
+
+    /// How many it holds or wants.
+    pub fn depth(&self) -> usize {
+        self.depth.load(Ordering::Relaxed) as usize
+    }
+
+    /// Whether the lock at `address` is in it.
+    fn has(&self, address: usize) -> bool {
+        self.locks[..self.depth().min(DEPTH)].iter().any(|lock| lock.load(Ordering::Acquire) == address)
+    }
+
+    fn wants(&self) -> Option<usize> {
+        let depth = self.depth.load(Ordering::Acquire) as usize;
+        Some(self.locks.get(depth.checked_sub(1)?)?.load(Ordering::Acquire))
+    }
+}
+
+/// A thread as locks know it.
+#[derive(Clone, Copy)]
+pub struct Me {
+    /// Its id: what it writes into lock words.
+    pub tid: u32,
+    lane: Option<&'static Lane>,
+}
+
+/// The calling thread.
+#[inline]
+pub fn me() -> Me {
+    let (tid, lane) = MINE.get();
+    if tid != 0 { Me { tid, lane } } else { register() }
+}
+
+#[cold]
+fn register() -> Me {
+    // SAFETY: gettid has no arguments and cannot fail.
+    let tid = unsafe { libc::syscall(libc::SYS_gettid) } as u32;
+    let free = |lane: &&Lane| lane.tid.compare_exchange(0, tid, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+    // Threads leave no notice when they end (a destructor would allocate); their lanes are taken over when none is free.
+    let lane = TABLE.iter().find(free).or_else(|| TABLE.iter().find(|lane| take_over(lane, tid)));
+    MINE.set((tid, lane));
+    Me { tid, lane }
+}
+
+fn take_over(lane: &Lane, tid: u32) -> bool {
+    let old = lane.tid.load(Ordering::Acquire);
+    // SAFETY: signal 0 is never delivered; it only asks whether the thread exists.
+    let gone = unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), old, 0) } != 0;
+    if gone && lane.tid.compare_exchange(old, tid, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+        lane.depth.store(0, Ordering::Relaxed);
+        return true;
+    }
+    false
+}
+
+impl Me {
+    /// Notes that the lock at `address` is wanted. Must come before the first attempt to take it.
+    #[inline]
+    pub fn push(self, address: usize, class: Class, level: u8) {
+        let Some(lane) = self.lane else { return };
+        let depth = lane.depth.load(Ordering::Relaxed) as usize;
+        if cfg!(debug_assertions) {
+            self.check_order(depth, class, level);
+        }
+        if let Some(slot) = lane.locks.get(depth) {
+            slot.store(address, Ordering::Relaxed);
+            lane.kinds[depth].store(u16::from(class as u8) << 8 | u16::from(level), Ordering::Relaxed);
+        }
+        // Release: who sees the depth sees the entry.
+        lane.depth.store(depth as u32 + 1, Ordering::Release);
+    }
+
+    /// Takes the newest entry back: the lock was released, or not taken.
+    #[inline]
+    pub fn pop(self) {
+        let Some(lane) = self.lane else { return };
+        let depth = lane.depth.load(Ordering::Relaxed);
+        lane.depth.store(depth.saturating_sub(1), Ordering::Release);
+    }
+
+    /// Takes the entry of `address` back, wherever it stands: program locks are not always released in order.
+    pub fn pop_address(self, address: usize) {
+        let Some(lane) = self.lane else { return };
+        let depth = lane.depth().min(DEPTH);
+        let Some(at) = lane.locks[..depth].iter().rposition(|lock| lock.load(Ordering::Relaxed) == address) else {
+            return;
+        };
+        for i in at..depth - 1 {
+            lane.locks[i].store(lane.locks[i + 1].load(Ordering::Relaxed), Ordering::Relaxed);
+            lane.kinds[i].store(lane.kinds[i + 1].load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+        lane.depth.store(depth as u32 - 1, Ordering::Release);
+    }
+
+    /// How many locks the thread holds or wants.
+    pub fn depth(self) -> usize {
+        self.lane.map_or(0, Lane::depth)
+    }
+
+    /// Whether the thread already holds the lock at `address` below its newest entry.
+    pub fn holds(self, address: usize) -> bool {
+        let Some(lane) = self.lane else { return false };
+        let below = lane.depth().saturating_sub(1).min(DEPTH);
+        lane.locks[..below].iter().any(|lock| lock.load(Ordering::Relaxed) == address)
+    }
+
+    /// Whether `owner`, who holds the lock at `address`, waits for a lock of ours: the ABBA case. Of two threads that
+    /// both see it, the one with the greater id gives up.
+    pub fn is_deadlocked_with(self, owner: u32, address: usize) -> bool {
+        let Some(mine) = self.lane else { return false };
+        if owner == 0 || owner > self.tid {
+            return false;
+        }
+        let Some(theirs) = TABLE.iter().find(|lane| lane.tid.load(Ordering::Acquire) == owner) else { return false };
+        let Some(wanted) = theirs.wants() else { return false };
+        wanted != address && theirs.has(address) && mine.has(wanted) && mine.wants() != Some(wanted)
+    }
+
+    #[cold]
+    fn check_order(self, depth: usize, class: Class, level: u8) {
+        let Some(lane) = self.lane else { return };
+        let Some(below) = depth.checked_sub(1).and_then(|at| lane.kinds.get(at)) else { return };
+        let below = below.load(Ordering::Relaxed);
+        // A handler's locks do not nest in the order of what it interrupted.
+        if (below & 0xff) as u8 == level {
+            order::nested((below >> 8) as u8, class);
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! The lock word and the kernel's part of it.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::lock::LockError;
+
+/// Set by the kernel once a thread sleeps on the word.
+pub(super) const WAITERS: u32 = libc::FUTEX_WAITERS;
+/// The owner's thread id in the word.
+pub(super) const OWNER: u32 = libc::FUTEX_TID_MASK;
+
+/// The owner's id; 0 when free.
+pub(super) fn owner(word: &AtomicU32) -> u32 {
+    word.load(Ordering::Relaxed) & OWNER
+}
+
+#[inline]
+pub(super) fn try_take(word: &AtomicU32, tid: u32) -> bool {
+    // Acquire: pairs with the release in `give_back` and with the kernel's hand-over.
+    word.compare_exchange(0, tid, Ordering::Acquire, Ordering::Relaxed).is_ok()
+}
+
+#[inline]
+pub(super) fn give_back(word: &AtomicU32, tid: u32) {
+    if word.compare_exchange(tid, 0, Ordering::Release, Ordering::Relaxed).is_err() {
+        hand_over(word);
+    }
+}
+
+#[cold]
+fn hand_over(word: &AtomicU32) {
+    // SAFETY: the word outlives the call; the kernel only changes its value. Allowed at any level: it never waits.
+    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_UNLOCK_PI | libc::FUTEX_PRIVATE_FLAG) };
+}
+
+/// Sleeps until the word is ours; the owner inherits our priority meanwhile. `timeout_ns` is from now.
+pub(super) fn sleep(word: &AtomicU32, timeout_ns: Option<u64>) -> Result<(), LockError> {
+    let until = timeout_ns.map(|ns| {
+        // FUTEX_LOCK_PI takes a point of the real-time clock.
+        let at = clock_ns(libc::CLOCK_REALTIME).saturating_add(ns);
+        libc::timespec { tv_sec: (at / 1_000_000_000) as libc::time_t, tv_nsec: (at % 1_000_000_000) as libc::c_long }
+    });
+    let until = until.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+    loop {
+        // SAFETY: word and timeout outlive the call; the kernel only changes the word's value.
+        let ret = unsafe {
+            libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_LOCK_PI | libc::FUTEX_PRIVATE_FLAG, 0, until)
+        };
+        if ret == 0 {
+            return Ok(());
+        }
+        match std::io::Error::last_os_error().raw_os_error() {
+            Some(libc::EINTR | libc::EAGAIN) => {}
+            Some(libc::EDEADLK) => return Err(LockError::Deadlock),
+            // ESRCH: the owner ended while holding it. Nobody will release it.
+            _ => return Err(LockError::TimedOut),
+        }
+    }
+}
+
+/// A clock in nanoseconds.
+pub(super) fn clock_ns(clock: libc::clockid_t) -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `now` is ours; the clocks used here always exist.
+    unsafe { libc::clock_gettime(clock, &mut now) };
+    (now.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(now.tv_nsec as u64)
+}
