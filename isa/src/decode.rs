@@ -21,8 +21,14 @@ pub enum DecodeError {
     TooLong(usize),
     #[error("unknown opcode {code:02x} at slot {slot}")]
     UnknownOpcode { slot: u32, code: u8 },
+    #[error("load at slot {slot} of an unknown mode, or with a non-zero immediate")]
+    LoadFields { slot: u32 },
     #[error("wide load at slot {slot} has no valid second half")]
     HalfWide { slot: u32 },
+    #[error(
+        "wide load at slot {slot} has pseudo source {src} (0 to 6), or a second immediate where its source has none"
+    )]
+    WideSource { slot: u32, src: u8 },
     #[error("jump out of range from slot {slot} to {to}")]
     JumpOutOfRange { slot: u32, to: i64 },
     #[error("jump from slot {slot} into the middle of the wide load at slot {to}")]
@@ -37,7 +43,9 @@ impl DecodeError {
         match *self {
             DecodeError::Empty | DecodeError::TooLong(_) => None,
             DecodeError::UnknownOpcode { slot, .. }
+            | DecodeError::LoadFields { slot }
             | DecodeError::HalfWide { slot }
+            | DecodeError::WideSource { slot, .. }
             | DecodeError::JumpOutOfRange { slot, .. }
             | DecodeError::JumpIntoWide { slot, .. }
             | DecodeError::CallOutOfRange { slot, .. } => Some(slot),
@@ -87,7 +95,11 @@ impl SlotMap {
         let mut map = SlotMap { first: Vec::with_capacity(raw.len()), insn_at: vec![u32::MAX; raw.len()] };
         let mut slot = 0;
         while let Some(insn) = raw.get(slot) {
-            if raw::rows_of(insn.code).next().is_none() {
+            let known = raw::rows_of(insn.code).next().is_some();
+            if raw::is_load_class(insn.code) && !(known && insn.imm == 0) {
+                return Err(DecodeError::LoadFields { slot: slot as u32 });
+            }
+            if !known {
                 return Err(DecodeError::UnknownOpcode { slot: slot as u32, code: insn.code });
             }
             if let Some(at) = map.insn_at.get_mut(slot) {
@@ -119,26 +131,23 @@ impl Decoder<'_> {
 
     fn insn(&self) -> Result<Insn, DecodeError> {
         let raw = self.slot_raw(0);
-        match raw::row_of(raw) {
-            Some(row) => match self.fields(raw, row)? {
+        if let Some(row) = raw::row_of(raw) {
+            return match self.fields(raw, row)? {
                 Ok(insn) => Ok(insn),
                 Err(why) => self.bad(raw, row.form, why),
-            },
-            None => {
-                let Some(row) = raw::rows_of(raw.code).next() else {
-                    return Err(DecodeError::UnknownOpcode { slot: self.slot, code: raw.code });
-                };
-                let why = match row.form {
-                    Form::Atomic(..) | Form::LoadAcquire | Form::StoreRelease if atomic_exists(raw.imm) => {
-                        BadField::AtomicSize
-                    }
-                    Form::Atomic(..) | Form::LoadAcquire | Form::StoreRelease => BadField::AtomicOp,
-                    Form::Imm(_) => BadField::WideSource,
-                    _ => BadField::Reserved,
-                };
-                self.bad(raw, row.form, why)
-            }
+            };
         }
+        let unknown = DecodeError::UnknownOpcode { slot: self.slot, code: raw.code };
+        let first = raw::rows_of(raw.code).next().ok_or(unknown)?;
+        let why = match first.form {
+            Form::Atomic(..) | Form::LoadAcquire | Form::StoreRelease => match raw::nearest_row(raw) {
+                Some(_) => BadField::AtomicSize,
+                None => BadField::AtomicOp,
+            },
+            Form::Imm(_) => return Err(DecodeError::WideSource { slot: self.slot, src: raw.src }),
+            _ => BadField::Reserved,
+        };
+        self.bad(raw, first.form, why)
     }
 
     fn bad(&self, raw: RawInsn, form: Form, why: BadField) -> Result<Insn, DecodeError> {
@@ -175,32 +184,21 @@ impl Decoder<'_> {
 
     /// The instruction, or the field that Linux refuses in it.
     fn fields(&self, raw: RawInsn, row: &Row) -> Result<Result<Insn, BadField>, DecodeError> {
-        let is_reg = raw.code & 0x08 != 0;
         let (dst, src) = (reg(raw.dst), reg(raw.src));
-        // The class's bits 0-2: ALU and JMP32 are the 32-bit ones.
-        let width = match raw.code & 0x07 {
-            0x04 | 0x06 => Width::W32,
-            _ => Width::W64,
-        };
-        let operand = if is_reg { src.map(Operand::Reg) } else { Ok(Operand::Imm(raw.imm)) };
-        let unused_operand = if is_reg { raw.imm == 0 } else { raw.src == 0 };
-        let mem_size = match raw.code & 0x18 {
-            0x00 => Size::W,
-            0x08 => Size::H,
-            0x10 => Size::B,
-            _ => Size::D,
-        };
-        let base_off = raw.off;
+        let (width, off) = (raw.width(), raw.off);
+        let operand = if raw.is_reg() { src.map(Operand::Reg) } else { Ok(Operand::Imm(raw.imm)) };
+        let unused_operand = if raw.is_reg() { raw.imm == 0 } else { raw.src == 0 };
+        // Of two bad registers Linux names the source; conditional jumps look at the destination before all else.
         Ok(match row.form {
             Form::Alu(op) => need(unused_operand && self.alu_off_is_clear(raw, op), || {
-                Ok(Insn::Alu { op, width, dst: dst?, src: operand? })
+                Ok(Insn::Alu { op, width, src: operand?, dst: dst? })
             }),
-            Form::MovSx(from) => need(raw.imm == 0, || Ok(Insn::MovSx { width, from, dst: dst?, src: src? })),
+            Form::MovSx(from) => need(raw.imm == 0, || Ok(Insn::MovSx { width, from, src: src?, dst: dst? })),
             Form::Neg => need(raw.src == 0 && raw.off == 0 && raw.imm == 0, || Ok(Insn::Neg { width, dst: dst? })),
             Form::Swap(kind, size) => need(raw.src == 0 && raw.off == 0, || Ok(Insn::Swap { kind, size, dst: dst? })),
             Form::AddrCast => match raw.imm {
-                1 => dst.and_then(|dst| Ok(Insn::AddrCast { to: Cast::ToKernel, dst, src: src? })),
-                0x1_0000 => dst.and_then(|dst| Ok(Insn::AddrCast { to: Cast::ToUser, dst, src: src? })),
+                1 => src.and_then(|src| Ok(Insn::AddrCast { to: Cast::ToKernel, src, dst: dst? })),
+                0x1_0000 => src.and_then(|src| Ok(Insn::AddrCast { to: Cast::ToUser, src, dst: dst? })),
                 _ => Err(BadField::Cast),
             },
             Form::Imm(kind) => {
@@ -215,30 +213,26 @@ impl Decoder<'_> {
                     Wide::Var => Imm64::Var { btf_id: raw.imm as u32, btf_obj: next },
                     Wide::Func => Imm64::Func { to: self.function(raw.imm as i64)? },
                 };
-                let clear = raw.off == 0 && (next == 0 || !matches!(kind, Wide::MapFd | Wide::MapIndex | Wide::Func));
-                need(clear, || Ok(Insn::Imm { dst: dst?, value }))
+                if next != 0 && matches!(kind, Wide::MapFd | Wide::MapIndex) {
+                    return Err(DecodeError::WideSource { slot: self.slot, src: raw.src });
+                }
+                need(raw.off == 0, || Ok(Insn::Imm { dst: dst?, value }))
             }
             Form::Load(size, signed) => {
-                need(raw.imm == 0, || Ok(Insn::Load { size, signed, dst: dst?, base: src?, off: base_off }))
+                need(raw.imm == 0, || Ok(Insn::Load { size, signed, base: src?, dst: dst?, off }))
             }
             Form::Store(size) => {
-                // Bit 0 tells STX from ST.
-                let is_stx = raw.code & 0x01 != 0;
-                let value = if is_stx { src.map(Operand::Reg) } else { Ok(Operand::Imm(raw.imm)) };
-                need(if is_stx { raw.imm == 0 } else { raw.src == 0 }, || {
-                    Ok(Insn::Store { size, base: dst?, off: base_off, src: value? })
+                let value = if raw.is_stx() { src.map(Operand::Reg) } else { Ok(Operand::Imm(raw.imm)) };
+                need(if raw.is_stx() { raw.imm == 0 } else { raw.src == 0 }, || {
+                    Ok(Insn::Store { size, src: value?, base: dst?, off })
                 })
             }
-            Form::Atomic(op, fetch) => dst.and_then(|base| {
-                let width = if mem_size == Size::W { Width::W32 } else { Width::W64 };
-                Ok(Insn::Atomic { op, fetch, width, base, off: base_off, src: src? })
+            Form::Atomic(op, fetch) => src.and_then(|src| {
+                let width = if raw.size() == Size::W { Width::W32 } else { Width::W64 };
+                Ok(Insn::Atomic { op, fetch, width, base: dst?, off, src })
             }),
-            Form::LoadAcquire => {
-                dst.and_then(|dst| Ok(Insn::LoadAcquire { size: mem_size, dst, base: src?, off: base_off }))
-            }
-            Form::StoreRelease => {
-                dst.and_then(|base| Ok(Insn::StoreRelease { size: mem_size, base, off: base_off, src: src? }))
-            }
+            Form::LoadAcquire => src.and_then(|base| Ok(Insn::LoadAcquire { size: raw.size(), dst: dst?, base, off })),
+            Form::StoreRelease => src.and_then(|src| Ok(Insn::StoreRelease { size: raw.size(), base: dst?, off, src })),
             Form::PacketAbs(size) => need(raw.dst == 0 && raw.src == 0 && raw.off == 0, || {
                 Ok(Insn::Packet { size, index: None, off: raw.imm })
             }),
@@ -255,7 +249,7 @@ impl Decoder<'_> {
             }
             Form::Branch(op) => {
                 let to = self.jump(raw.off as i64)?;
-                need(unused_operand, || Ok(Insn::Branch { op, width, lhs: dst?, rhs: operand?, to }))
+                dst.and_then(|lhs| need(unused_operand, || Ok(Insn::Branch { op, width, lhs, rhs: operand?, to })))
             }
             Form::MayGoto => {
                 let to = self.jump(raw.off as i64)?;
@@ -271,12 +265,18 @@ impl Decoder<'_> {
                 need(raw.dst == 0 && (raw.off == 0 || target == Target::Kfunc), || Ok(Insn::Call(callee)))
             }
             // LLVM puts the register into dst, older versions put it into the immediate.
-            Form::CallReg => match (raw.dst, raw.imm) {
-                (0, imm) => u8::try_from(imm).map_err(|_| BadField::Callx).and_then(reg),
-                (dst, 0) => reg(dst),
-                _ => Err(BadField::Callx),
+            Form::CallReg => {
+                let number = match (raw.dst, raw.imm) {
+                    (0, imm) => u8::try_from(imm).ok(),
+                    (dst, 0) => Some(dst),
+                    _ => None,
+                };
+                let clear = raw.src == 0 && raw.off == 0;
+                match number.and_then(Reg::new) {
+                    Some(reg) if clear => Ok(Insn::Call(Callee::Reg(reg))),
+                    _ => return Err(DecodeError::UnknownOpcode { slot: self.slot, code: raw.code }),
+                }
             }
-            .map(|reg| Insn::Call(Callee::Reg(reg))),
             // Linux ignores the offset of an exit.
             Form::Exit => need(raw.dst == 0 && raw.src == 0 && raw.imm == 0, || Ok(Insn::Exit)),
         })
@@ -299,11 +299,6 @@ fn need(clear: bool, build: impl FnOnce() -> Result<Insn, BadField>) -> Result<I
 
 fn reg(number: u8) -> Result<Reg, BadField> {
     Reg::new(number).ok_or(BadField::Register(number))
-}
-
-/// Whether any size has the atomic operation with this immediate.
-fn atomic_exists(imm: i32) -> bool {
-    raw::rows_of(0xdb).any(|row| row.rule == crate::rows::Rule::Imm(imm))
 }
 
 #[cfg(test)]

@@ -179,3 +179,82 @@ pub fn row(insn: &Insn) -> Option<&'static Row> {
     };
     ROWS.iter().find(|row| row.form == form)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rows::opcodes;
+    use crate::{InsnIdx, decode, raw, text};
+
+    /// Every slot of a row with fields at their edges, as the first instruction of a program that ends well.
+    fn edge_programs(row: &Row) -> Vec<Vec<RawInsn>> {
+        let (codes, n) = opcodes(row);
+        let offsets = [0, 1, -1, 8, 127, -128, 128, i16::MAX, i16::MIN];
+        let imms = [0, 1, -1, 16, 127, 128, 0x7fff, 0x1_0000, i32::MAX, i32::MIN];
+        let exit = RawInsn { code: 0x95, ..RawInsn::default() };
+        let mut out = Vec::new();
+        for &code in &codes[..n] {
+            for (dst, src) in [(0, 0), (1, 0), (0, 9), (3, 4), (9, 10), (10, 1), (5, 0)] {
+                for off in offsets {
+                    for imm in imms {
+                        let mut first = RawInsn { code, dst, src, off, imm };
+                        match row.rule {
+                            Rule::None => {}
+                            Rule::Off(off) => first.off = off,
+                            Rule::Imm(imm) => first.imm = imm,
+                            Rule::Src(src) => first.src = src,
+                        }
+                        let seconds: &[i32] = if raw::is_wide(code) { &[0, 1, -1] } else { &[0] };
+                        for &imm in seconds {
+                            let mut program = vec![first];
+                            if raw::is_wide(code) {
+                                program.push(RawInsn { imm, ..RawInsn::default() });
+                            }
+                            program.resize(20, exit);
+                            out.push(program);
+                        }
+                    }
+                }
+            }
+        }
+        out
+    }
+
+    #[test]
+    fn every_row_encodes_to_what_it_was_decoded_from() {
+        for row in ROWS {
+            let mut seen = 0;
+            for slots in edge_programs(row) {
+                let Ok(program) = decode(&slots) else { continue };
+                let insn = program.insns()[0];
+                // Fields that Linux ignores do not survive.
+                let ignored = match insn {
+                    Insn::Bad { .. } => continue,
+                    Insn::Exit => slots[0].off != 0,
+                    Insn::Call(Callee::Reg(_)) => slots[0].imm != 0,
+                    Insn::Imm { value: Imm64::Func { .. }, .. } => slots[1].imm != 0,
+                    _ => false,
+                };
+                if ignored {
+                    continue;
+                }
+                assert_eq!(super::row(&insn).map(|row| row.name), Some(row.name));
+                assert_eq!(encode(&program), slots, "{}: {insn:?}", row.name);
+                let again = decode(&encode(&program)).unwrap();
+                assert_eq!(again.insns(), program.insns());
+                assert!(!text::plain(&program, InsnIdx(0), &text::NoNames).to_string().starts_with(".raw"));
+                seen += 1;
+            }
+            assert!(seen > 0, "no encoding of {} was tried", row.name);
+        }
+    }
+
+    #[test]
+    fn a_distance_beyond_its_field_is_refused() {
+        let check = |insn, to, fits: bool| assert_eq!(encode_one(&insn, to).is_some(), fits);
+        check(Insn::Jump { to: 0, long: false }, 0x7fff, true);
+        check(Insn::Jump { to: 0, long: false }, 0x8000, false);
+        check(Insn::Jump { to: 0, long: true }, 0x8000, true);
+        check(Insn::MayGoto { to: 0 }, -0x8001, false);
+    }
+}

@@ -268,7 +268,7 @@ pub enum Cast {
 /// Why a known opcode is not a valid instruction. Refused when a path reaches it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum BadField {
-    /// A field that must be zero, or one of few values, is not. Holds the family's name for the message.
+    /// A field that must be zero, or one of few values, is not.
     Reserved,
     /// A register number above 10.
     Register(u8),
@@ -276,14 +276,10 @@ pub enum BadField {
     AtomicOp,
     /// A known atomic operation on a size that it does not have.
     AtomicSize,
-    /// A pseudo source of a wide load that does not exist.
-    WideSource,
     /// An address-space cast between other spaces than 0 and 1.
     Cast,
     /// `may_goto` with a non-zero immediate or register.
     MayGoto,
-    /// A call through a register (`callx`): decoded, and refused where Linux refuses it.
-    Callx,
 }
 
 /// Where control goes from a [`Insn::Bad`]: its shape still counts for the control-flow graph.

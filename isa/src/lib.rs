@@ -24,8 +24,10 @@ pub mod eval;
 pub mod insn;
 pub mod program;
 pub mod raw;
+pub mod refusal;
 pub mod reg;
 pub mod rows;
+pub mod text;
 
 pub use decode::{DecodeError, decode};
 pub use encode::encode;

@@ -1,5 +1,6 @@
 //! The 8-byte slot, and the index from opcode to table rows.
 
+use crate::insn::{Size, Width};
 use crate::rows::{self, Form, ROWS, Row, Rule};
 
 /// One undecoded slot, fields as in `struct bpf_insn`.
@@ -33,6 +34,34 @@ impl RawInsn {
     pub const fn to_le_bytes(self) -> [u8; 8] {
         let (off, imm) = (self.off.to_le_bytes(), self.imm.to_le_bytes());
         [self.code, self.src << 4 | self.dst & 0xf, off[0], off[1], imm[0], imm[1], imm[2], imm[3]]
+    }
+
+    /// Whether the operand of an ALU or jump opcode is the source register, not the immediate.
+    pub(crate) const fn is_reg(self) -> bool {
+        self.code & 0x08 != 0
+    }
+
+    /// Whether a store opcode takes its value from the source register (STX), not from the immediate (ST).
+    pub(crate) const fn is_stx(self) -> bool {
+        self.code & 0x01 != 0
+    }
+
+    /// Width of an ALU or jump opcode, by its class.
+    pub(crate) const fn width(self) -> Width {
+        match self.code & 0x07 {
+            0x04 | 0x06 => Width::W32,
+            _ => Width::W64,
+        }
+    }
+
+    /// Size of a load or store opcode.
+    pub(crate) const fn size(self) -> Size {
+        match self.code & 0x18 {
+            0x00 => Size::W,
+            0x08 => Size::H,
+            0x10 => Size::B,
+            _ => Size::D,
+        }
     }
 
     /// All slots of a little-endian byte string; `None` unless its length is a multiple of 8.
@@ -93,6 +122,25 @@ pub fn row_of(raw: RawInsn) -> Option<&'static Row> {
         Rule::Imm(imm) => raw.imm == imm,
         Rule::Src(src) => raw.src == src,
     })
+}
+
+/// The row that comes closest: of an encoding that selects none, the first of its opcode, and for atomics the one that
+/// another size has.
+pub(crate) fn nearest_row(raw: RawInsn) -> Option<&'static Row> {
+    let first = rows_of(raw.code).next();
+    row_of(raw).or_else(|| match first?.form {
+        Form::Atomic(..) | Form::LoadAcquire | Form::StoreRelease => row_of(RawInsn { code: ATOMIC64, ..raw }),
+        _ => first,
+    })
+}
+
+/// The opcode whose rows are all atomic operations there are.
+const ATOMIC64: u8 = 0xdb;
+
+/// Whether a slot with this opcode is a load in the wider sense of Linux, which gives every unknown mode of the class
+/// the same answer.
+pub(crate) const fn is_load_class(code: u8) -> bool {
+    code & 0x07 == 0x01
 }
 
 /// Whether a slot with this opcode begins a two-slot wide load.
