@@ -242,7 +242,10 @@ mod tests {
                 assert_eq!(encode(&program), slots, "{}: {insn:?}", row.name);
                 let again = decode(&encode(&program)).unwrap();
                 assert_eq!(again.insns(), program.insns());
-                assert!(!text::plain(&program, InsnIdx(0), &text::NoNames).to_string().starts_with(".raw"));
+                let printed = text::plain(&program, InsnIdx(0), &text::NoNames).to_string();
+                assert!(!printed.starts_with(".raw"), "{insn:?}");
+                let read = crate::asm::assemble(&printed).unwrap_or_else(|e| panic!("{printed}: {e}"));
+                assert_eq!(read.slots, program.raw(InsnIdx(0)), "{printed}");
                 seen += 1;
             }
             assert!(seen > 0, "no encoding of {} was tried", row.name);

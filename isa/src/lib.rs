@@ -17,6 +17,7 @@
 //! opcode by its bits.
 #![forbid(unsafe_code)]
 
+pub mod asm;
 pub mod decode;
 pub mod effects;
 pub mod encode;
