@@ -37,7 +37,7 @@ pub struct RunFrame {
     pub fuel: i64,
     /// Set by helpers and fuel points; native code leaves when it is not `None`.
     pub fault: FaultCode,
-    /// Instruction at which the fault arose.
+    /// Instruction at which the fault arose; [`RunFrame::NOWHERE`] until then. The innermost one counts.
     pub fault_at: u32,
     /// Tail calls made so far.
     pub tail_calls: u32,
@@ -55,6 +55,13 @@ pub struct RunFrame {
     pub cancel: *const u32,
     /// The machine's own state for this run; opaque to native code.
     pub host: *mut c_void,
+    /// R10 of the frame that called the running helper: a callback's frame lies below it. Written by native code.
+    pub stack: *mut u8,
+}
+
+impl RunFrame {
+    /// No instruction: what `fault_at` holds when a run begins.
+    pub const NOWHERE: u32 = u32::MAX;
 }
 
 /// A helper function: arguments R1 to R5 as native values, result in R0.
@@ -62,3 +69,25 @@ pub type HelperFn = extern "C" fn(u64, u64, u64, u64, u64, &mut RunFrame) -> u64
 
 /// A native entry point: context in the frame, result R0.
 pub type EntryFn = unsafe extern "C" fn(&mut RunFrame) -> u64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::mem::{align_of, offset_of, size_of};
+
+    #[test]
+    fn native_code_relies_on_this_layout() {
+        assert_eq!((size_of::<RunFrame>(), align_of::<RunFrame>()), (96, 8));
+        let check = |offset: usize, want: usize| assert_eq!(offset, want);
+        check(offset_of!(RunFrame, ctx), 0);
+        check(offset_of!(RunFrame, stack_top), 8);
+        check(offset_of!(RunFrame, fuel), 16);
+        check(offset_of!(RunFrame, fault), 24);
+        check(offset_of!(RunFrame, fault_at), 28);
+        check(offset_of!(RunFrame, tail_calls), 32);
+        check(offset_of!(RunFrame, cpu), 36);
+        check(offset_of!(RunFrame, entry_sp), 40);
+        check(offset_of!(RunFrame, cancel), 72);
+        check(offset_of!(RunFrame, stack), 88);
+    }
+}

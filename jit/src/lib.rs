@@ -1,1 +1,102 @@
-//! Under construction.
+//! Native code for verified programs, on x86_64 and aarch64.
+//!
+//! ```text
+//! VerifiedProgram ──compile──▶ Code ──publish──▶ Native ──call──▶ R0 or fault
+//!                  bytes,             fresh pages,     RunFrame
+//!                  relocations        RW then RX
+//! ```
+//!
+//! [`compile`] runs on any host for either architecture and touches no executable memory. `docs/jit-abi.md` tells how
+//! code, helpers and host agree.
+
+pub mod abi;
+pub mod asm;
+pub mod code;
+pub mod encode;
+pub mod exec_mem;
+mod fast;
+pub mod link;
+pub mod linker;
+pub mod native;
+mod plan;
+pub mod x64;
+
+use rtbpf_verifier::VerifiedProgram;
+
+pub use code::{Arch, Code, CompileError, Reloc, RelocKind, Symbol};
+pub use exec_mem::{PublishError, publish};
+pub use linker::{ArrayLookup, HelperTraits, Linker, NoLinker};
+pub use native::Native;
+
+use asm::Asm;
+use encode::Encode;
+
+/// What to generate.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Options {
+    /// For which processor.
+    pub arch: Arch,
+    /// What it has beyond its base.
+    pub features: Features,
+    /// Count source instructions and stop when `RunFrame::fuel` does not suffice for the next block.
+    pub fuel: bool,
+    /// Stop at the next block when `*RunFrame::cancel` is not 0.
+    pub cancel: bool,
+}
+
+/// Optional parts of instruction sets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Features {
+    /// x86_64: three-operand shifts (BMI2).
+    pub bmi2: bool,
+    /// aarch64: single-instruction atomics (LSE).
+    pub lse: bool,
+}
+
+impl Features {
+    /// Those of this machine.
+    pub fn host() -> Features {
+        let mut features = Features::default();
+        #[cfg(target_arch = "x86_64")]
+        {
+            features.bmi2 = std::arch::is_x86_feature_detected!("bmi2");
+        }
+        #[cfg(target_arch = "aarch64")]
+        {
+            features.lse = std::arch::is_aarch64_feature_detected!("lse");
+        }
+        features
+    }
+}
+
+impl Options {
+    /// For this machine, without metering; `None` on machines that are not ours.
+    pub fn host() -> Option<Options> {
+        Some(Options { arch: Arch::host()?, features: Features::host(), fuel: false, cancel: false })
+    }
+}
+
+/// Compiles a program in one pass.
+///
+/// Errors name an instruction without native code; the interpreter runs such programs.
+pub fn compile(program: &VerifiedProgram, linker: &dyn Linker, options: &Options) -> Result<Code, CompileError> {
+    let insns = program.code().len();
+    let asm = Asm::new(insns * 6 + 256, insns);
+    match options.arch {
+        Arch::X86_64 => {
+            let mut e = x64::X64::new(asm, x64::Features { bmi2: options.features.bmi2 });
+            let entries = fast::emit(&mut e, program, linker, options)?;
+            finish(options.arch, e, entries, insns)
+        }
+        Arch::Aarch64 => Err(CompileError::TooLarge),
+    }
+}
+
+fn finish<E: Encode>(arch: Arch, mut e: E, entries: fast::Entries, insns: usize) -> Result<Code, CompileError> {
+    let place = |asm: &Asm, label: asm::Label| asm.place(label).ok_or(CompileError::Unbound { label: label.0 });
+    let entry = place(e.asm(), entries.entry)?;
+    let exit = place(e.asm(), entries.exit)?;
+    let asm = std::mem::replace(e.asm(), Asm::new(0, 0));
+    let done = asm.finish(insns)?;
+    Ok(Code { arch, bytes: done.bytes, entry, exit, relocs: done.relocs, offsets: done.places })
+}

@@ -1,0 +1,131 @@
+//! What a compilation yields: bytes, and everything that is still to be filled in or known about them. Data only.
+
+use rtbpf_isa::{InsnIdx, MapIdx};
+
+/// The processor that code is for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[allow(missing_docs)]
+pub enum Arch {
+    X86_64,
+    Aarch64,
+}
+
+impl Arch {
+    /// The architecture of this process, where it is one of ours.
+    pub const fn host() -> Option<Arch> {
+        if cfg!(target_arch = "x86_64") {
+            Some(Arch::X86_64)
+        } else if cfg!(target_arch = "aarch64") {
+            Some(Arch::Aarch64)
+        } else {
+            None
+        }
+    }
+}
+
+/// Something outside the code, whose address or value publication fills in.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Symbol {
+    /// A helper function, by number.
+    Helper(i32),
+    /// A kernel function.
+    Kfunc {
+        /// Its id in the call instruction.
+        btf_id: i32,
+        /// Its module index.
+        module: i16,
+    },
+    /// What a register holds after a wide load of a map.
+    Map(MapIdx),
+    /// An address in the value of a map.
+    MapValue {
+        /// The map.
+        map: MapIdx,
+        /// Byte offset into its value.
+        off: u32,
+    },
+    /// A kernel variable.
+    Var {
+        /// BTF type id.
+        btf_id: u32,
+        /// BTF object.
+        btf_obj: u32,
+    },
+    /// The function behind legacy packet loads: `(ctx, offset, bytes) -> value`, negative when out of range.
+    PacketLoad,
+    /// The function behind tail calls: `(ctx, map, index) -> EntryFn`, 0 when the call does not happen.
+    TailCall,
+}
+
+/// How a relocation is filled in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RelocKind {
+    /// x86_64: 8 bytes, absolute.
+    Abs64,
+    /// x86_64: 4 bytes of a call, relative to their end. Through a veneer when out of reach.
+    Call32,
+    /// aarch64: `bl`, 26 bits. Through a veneer when out of reach.
+    Call26,
+    /// aarch64: `movz, movk, movk, movk`.
+    Mov64,
+}
+
+/// A place that publication fills in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Reloc {
+    /// Byte offset in the code.
+    pub offset: u32,
+    /// How.
+    pub kind: RelocKind,
+    /// With what.
+    pub symbol: Symbol,
+}
+
+/// Compiled code. Position-independent but for its relocations.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Code {
+    /// The processor it is for.
+    pub arch: Arch,
+    /// The bytes.
+    pub bytes: Vec<u8>,
+    /// Offset of the entry, an [`EntryFn`](rtbpf_abi::frame::EntryFn).
+    pub entry: u32,
+    /// Offset of the code that leaves the innermost native entry; wants the frame in its register.
+    pub exit: u32,
+    /// What is to be filled in.
+    pub relocs: Vec<Reloc>,
+    /// Offset of each instruction, in program order; `u32::MAX` where none was emitted.
+    pub offsets: Vec<u32>,
+}
+
+impl Code {
+    /// The instruction whose code holds byte `offset`.
+    ///
+    /// Exact within the bodies of functions; `None` before the first instruction and in stubs.
+    pub fn insn_at(&self, offset: u32) -> Option<InsnIdx> {
+        let emitted = self.offsets.iter().enumerate().filter(|(_, start)| **start <= offset);
+        emitted.max_by_key(|(_, start)| **start).map(|(at, _)| InsnIdx(at as u32))
+    }
+}
+
+/// Why a program has no native code.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+#[allow(missing_docs)]
+pub enum CompileError {
+    #[error("instruction {at}: {what} has no native code; use the interpreter")]
+    Unsupported { at: InsnIdx, what: &'static str },
+    #[error("instruction {at}: not a valid instruction, yet reached")]
+    BadInsn { at: InsnIdx },
+    #[error("native code above {max} bytes; split the program or use the interpreter", max = Code::MAX_BYTES)]
+    TooLarge,
+    #[error("internal: a branch at native offset {offset} does not reach its target")]
+    BranchRange { offset: u32 },
+    #[error("internal: label {label} has no place")]
+    Unbound { label: u32 },
+}
+
+impl Code {
+    /// The most bytes one program may take: a direct branch crosses it on either architecture.
+    pub const MAX_BYTES: usize = 100 << 20;
+}

@@ -1,0 +1,357 @@
+//! The fast tier: one pass, each instruction to its machine operations, registers at fixed places.
+
+use rtbpf_abi::frame::FaultCode;
+use rtbpf_isa::{Callee, Imm64, Insn, InsnIdx, Operand, Reg, Size, Swap, Width};
+use rtbpf_verifier::{Branch, NativeAccess, VerifiedProgram};
+
+use crate::Options;
+use crate::asm::Label;
+use crate::code::{CompileError, Symbol};
+use crate::encode::{Addr, Alu, Bin, Encode, Reach, Rhs, Shape};
+use crate::linker::{HelperTraits, Linker};
+use crate::plan::Plan;
+
+/// `bpf_map_lookup_elem`.
+const MAP_LOOKUP: i32 = 1;
+/// `bpf_tail_call`.
+const TAIL_CALL: i32 = 12;
+
+/// Where the entries of the emitted code are.
+pub(crate) struct Entries {
+    pub entry: Label,
+    pub exit: Label,
+}
+
+/// A fault that leaves the straight path; emitted behind the code.
+pub(crate) struct ColdFault {
+    pub from: Label,
+    pub refund: u32,
+    pub code: FaultCode,
+    pub at: InsnIdx,
+}
+
+pub(crate) struct Fast<'a, E: Encode> {
+    e: &'a mut E,
+    program: &'a VerifiedProgram,
+    linker: &'a dyn Linker,
+    options: &'a Options,
+    plan: Plan,
+    shape: Shape,
+    /// Where a frame ends, if an epilogue was emitted already.
+    epilogue: Option<Label>,
+    exit: Label,
+    callbacks: Vec<Option<Label>>,
+    cold: Vec<ColdFault>,
+    lowering: &'a [NativeAccess],
+}
+
+/// Emits the whole program. Instruction `i` stands at label `i`.
+pub(crate) fn emit<E: Encode>(
+    e: &mut E,
+    program: &VerifiedProgram,
+    linker: &dyn Linker,
+    options: &Options,
+) -> Result<Entries, CompileError> {
+    let plan = Plan::new::<E>(program, options);
+    let exit = e.asm().label();
+    let callbacks = plan.callbacks.iter().map(|named| named.then(|| e.asm().label())).collect();
+    let Some(&shape) = plan.shapes.first() else { return Err(CompileError::TooLarge) };
+    let lowering = program.lowering().ctx();
+    let mut fast =
+        Fast { e, program, linker, options, plan, shape, epilogue: None, exit, callbacks, cold: Vec::new(), lowering };
+    let entry = fast.program()?;
+    Ok(Entries { entry, exit })
+}
+
+impl<E: Encode> Fast<'_, E> {
+    fn program(&mut self) -> Result<Label, CompileError> {
+        let entry = self.e.asm().label();
+        self.e.asm().bind(entry);
+        let starts: Vec<Label> = self.plan.shapes.iter().map(|_| self.e.asm().label()).collect();
+        if let (true, Some(&main)) = (self.plan.stub, starts.first()) {
+            self.e.host_stub(main);
+        }
+        let program = self.program;
+        for (number, subprog) in program.code().subprogs().iter().enumerate() {
+            let (Some(&shape), Some(&start)) = (self.plan.shapes.get(number), starts.get(number)) else { continue };
+            self.shape = shape;
+            self.epilogue = None;
+            self.e.asm().bind(start);
+            self.e.enter(&shape);
+            for at in subprog.start.0..subprog.end.0 {
+                let at = InsnIdx(at);
+                self.insn(at, &starts)?;
+            }
+            self.e.trap();
+        }
+        for fault in std::mem::take(&mut self.cold) {
+            self.e.asm().bind(fault.from);
+            self.e.fault(fault.refund, fault.code, fault.at, self.exit);
+        }
+        for (stub, &body) in self.callbacks.iter().zip(&starts) {
+            if let Some(stub) = *stub {
+                self.e.asm().bind(stub);
+                self.e.callback_stub(body);
+            }
+        }
+        self.e.asm().bind(self.exit);
+        match self.plan.shapes.first() {
+            Some(shape) if !self.plan.stub && shape.run => self.e.exit(shape),
+            Some(_) if self.plan.stub => self.e.exit_stub(),
+            Some(_) | None => self.e.trap(),
+        }
+        Ok(entry)
+    }
+
+    fn insn(&mut self, at: InsnIdx, starts: &[Label]) -> Result<(), CompileError> {
+        let Some(insn) = self.program.code().get(at) else { return Ok(()) };
+        let facts = self.program.proved().at(at);
+        if facts.unreached {
+            return Ok(());
+        }
+        self.e.asm().bind(Label(at.0));
+        self.charge(at);
+        match *insn {
+            Insn::Alu { op, width, dst, src } => match op.into() {
+                Alu::Bin(op) => self.e.bin(op, width, reg::<E>(dst), reg::<E>(dst), rhs::<E>(src)),
+                Alu::Div(op) => self.e.divide(op, width, reg::<E>(dst), rhs::<E>(src), facts.divisor_nonzero),
+                Alu::Mov => match src {
+                    Operand::Reg(src) => self.e.mov(width, reg::<E>(dst), reg::<E>(src)),
+                    Operand::Imm(value) => self.e.mov_imm(reg::<E>(dst), constant(width, value)),
+                },
+            },
+            Insn::MovSx { width, from, dst, src } => self.e.sign_extend(width, from, reg::<E>(dst), reg::<E>(src)),
+            Insn::Neg { width, dst } => self.e.neg(width, reg::<E>(dst), reg::<E>(dst)),
+            Insn::Swap { kind: Swap::ToLe, size, dst } => self.e.zero_extend(size, reg::<E>(dst), reg::<E>(dst)),
+            Insn::Swap { kind: Swap::ToBe | Swap::Bswap, size, dst } => self.e.swap(size, reg::<E>(dst)),
+            Insn::AddrCast { .. } => return Err(unsupported(at, "an address-space cast")),
+            Insn::Imm { dst, value } => self.wide(at, dst, value),
+            Insn::Load { size, signed, dst, base, off } => {
+                let (size, off) = self.native(at, size, off);
+                self.e.load(size, signed, reg::<E>(dst), addr::<E>(base, off));
+            }
+            Insn::Store { size, base, off, src } => {
+                let (size, off) = self.native(at, size, off);
+                match src {
+                    Operand::Reg(src) => self.e.store(size, addr::<E>(base, off), reg::<E>(src)),
+                    Operand::Imm(value) => self.e.store_imm(size, addr::<E>(base, off), value),
+                }
+            }
+            Insn::Atomic { op, fetch, width, base, off, src } => {
+                self.e.atomic(op, fetch, width, reg::<E>(base), off.into(), reg::<E>(src));
+            }
+            Insn::LoadAcquire { size, dst, base, off } => {
+                self.e.load_acquire(size, reg::<E>(dst), reg::<E>(base), off.into());
+            }
+            Insn::StoreRelease { size, base, off, src } => {
+                self.e.store_release(size, reg::<E>(base), off.into(), reg::<E>(src));
+            }
+            Insn::Packet { size, index, off } => {
+                let (fail, done) = (self.e.asm().label(), self.e.asm().label());
+                self.e.packet_load(size, index.map(reg::<E>), off, fail);
+                self.e.jump(done, Reach::Near);
+                self.e.asm().bind(fail);
+                self.e.mov_imm(reg::<E>(Reg::R0), 0);
+                self.leave();
+                self.e.asm().bind(done);
+            }
+            Insn::Jump { to, .. } => {
+                if to != 0 {
+                    let reach = self.reach(at, to);
+                    self.e.jump(Label(at.target(to).0), reach);
+                }
+            }
+            Insn::Branch { op, width, lhs, rhs: right, to } => {
+                let (target, reach) = (Label(at.target(to).0), self.reach(at, to));
+                match facts.branch {
+                    Branch::Both => self.e.branch(op, width, reg::<E>(lhs), rhs::<E>(right), target, reach),
+                    Branch::Taken => self.e.jump(target, reach),
+                    Branch::Never => {}
+                }
+            }
+            Insn::MayGoto { to } => {
+                let reach = self.reach(at, to);
+                self.e.may_goto(Label(at.target(to).0), reach);
+            }
+            Insn::Call(callee) => self.call(at, callee, starts)?,
+            Insn::Exit => self.leave(),
+            Insn::Bad { .. } => self.e.trap(),
+        }
+        Ok(())
+    }
+
+    fn charge(&mut self, at: InsnIdx) {
+        let count = match self.plan.blocks.get(at.index()) {
+            Some(&count) if count != 0 => count,
+            Some(_) | None => return,
+        };
+        let mut refund = 0;
+        if self.options.fuel {
+            refund = count;
+            let from = self.cold(count, FaultCode::OutOfFuel, at);
+            self.e.charge(count, from);
+        }
+        if self.options.cancel {
+            let from = self.cold(refund, FaultCode::Cancelled, at);
+            self.e.check_cancel(from);
+        }
+    }
+
+    fn cold(&mut self, refund: u32, code: FaultCode, at: InsnIdx) -> Label {
+        let from = self.e.asm().label();
+        self.cold.push(ColdFault { from, refund, code, at });
+        from
+    }
+
+    /// Size and offset in native memory.
+    fn native(&mut self, at: InsnIdx, size: Size, off: i16) -> (Size, i32) {
+        while let Some((first, rest)) = self.lowering.split_first()
+            && first.at <= at
+        {
+            self.lowering = rest;
+            if first.at == at {
+                return (first.size, first.off.into());
+            }
+        }
+        (size, off.into())
+    }
+
+    fn wide(&mut self, at: InsnIdx, dst: Reg, value: Imm64) {
+        let dst = reg::<E>(dst);
+        match value {
+            Imm64::Const([low, high]) => self.e.mov_imm(dst, (high as u64) << 32 | low as u64),
+            Imm64::Map { map, .. } => self.e.mov_symbol(dst, Symbol::Map(map)),
+            Imm64::MapValue { map, off, .. } => self.e.mov_symbol(dst, Symbol::MapValue { map, off }),
+            Imm64::Var { btf_id, btf_obj } => self.e.mov_symbol(dst, Symbol::Var { btf_id, btf_obj }),
+            Imm64::Func { to } => {
+                let callee = self.program.code().subprog_at(at.target(to));
+                if let Some(Some(stub)) = self.callbacks.get(callee) {
+                    self.e.mov_label(dst, *stub);
+                }
+            }
+        }
+    }
+
+    fn call(&mut self, at: InsnIdx, callee: Callee, starts: &[Label]) -> Result<(), CompileError> {
+        match callee {
+            Callee::Local { to } => {
+                let callee = self.program.code().subprog_at(at.target(to));
+                if let Some(&start) = starts.get(callee) {
+                    self.e.call(start);
+                }
+            }
+            Callee::Helper(TAIL_CALL) => {
+                self.e.call_symbol(Symbol::TailCall, false);
+                let (shape, exit) = (self.shape, self.exit);
+                self.e.tail_jump(&shape, exit);
+            }
+            Callee::Helper(MAP_LOOKUP) if self.inline_lookup(at) => {}
+            Callee::Helper(id) => self.helper(at, Symbol::Helper(id), self.linker.helper(id)),
+            Callee::Kfunc { btf_id, module } => {
+                self.helper(at, Symbol::Kfunc { btf_id, module }, HelperTraits::ANY);
+            }
+            Callee::Reg(_) => return Err(unsupported(at, "a call through a register")),
+        }
+        Ok(())
+    }
+
+    fn helper(&mut self, at: InsnIdx, symbol: Symbol, traits: HelperTraits) {
+        let calls_back = traits.calls_back && self.callbacks.iter().any(Option::is_some);
+        self.e.call_symbol(symbol, calls_back);
+        if traits.can_fault || calls_back {
+            let from = self.cold(0, FaultCode::None, at);
+            self.e.check_fault(from);
+        }
+    }
+
+    /// A lookup in a known array, as address arithmetic.
+    fn inline_lookup(&mut self, at: InsnIdx) -> bool {
+        let facts = self.program.proved().at(at);
+        let (r0, key) = (reg::<E>(Reg::R0), reg::<E>(Reg::R2));
+        if let Some((map, index)) = facts.const_key
+            && let Some(array) = self.linker.array(map)
+        {
+            match index.checked_mul(array.stride) {
+                Some(off) if index < array.len => self.e.mov_symbol(r0, Symbol::MapValue { map, off }),
+                Some(_) | None => self.e.mov_imm(r0, 0),
+            }
+            return true;
+        }
+        let Some((map, array)) = facts.map.and_then(|map| Some((map, self.linker.array(map)?))) else { return false };
+        let (Ok(len), Ok(stride)) = (i32::try_from(array.len), i32::try_from(array.stride)) else { return false };
+        let (absent, done) = (self.e.asm().label(), self.e.asm().label());
+        let base = reg::<E>(Reg::R1);
+        self.e.load(Size::W, false, r0, Addr::new(key, 0));
+        self.e.branch(rtbpf_isa::CmpOp::Ge, Width::W32, r0, Rhs::Imm(len), absent, Reach::Near);
+        match (stride as u32).is_power_of_two() {
+            true => self.e.bin(Bin::Lsh, Width::W64, r0, r0, Rhs::Imm(stride.trailing_zeros() as i32)),
+            false => self.e.bin(Bin::Mul, Width::W64, r0, r0, Rhs::Imm(stride)),
+        }
+        self.e.mov_symbol(base, Symbol::MapValue { map, off: 0 });
+        self.e.bin(Bin::Add, Width::W64, r0, r0, Rhs::Reg(base));
+        self.e.jump(done, Reach::Short);
+        self.e.asm().bind(absent);
+        self.e.mov_imm(r0, 0);
+        self.e.asm().bind(done);
+        true
+    }
+
+    fn leave(&mut self) {
+        match self.epilogue {
+            Some(epilogue) => self.e.jump(epilogue, Reach::Far),
+            None => {
+                let epilogue = self.e.asm().label();
+                self.e.asm().bind(epilogue);
+                self.epilogue = Some(epilogue);
+                let shape = self.shape;
+                self.e.leave(&shape);
+            }
+        }
+    }
+
+    /// How far a jump reaches at most.
+    fn reach(&self, at: InsnIdx, to: i32) -> Reach {
+        /// No instruction takes more bytes, its share of block charges and inlined code included.
+        const MOST: i32 = 250;
+        if !(0..=(1 << 20) / MOST).contains(&to) {
+            return Reach::Far;
+        }
+        if !self.plan.blocks.is_empty() {
+            return Reach::Near;
+        }
+        let mut bytes = 0;
+        for insn in self.program.code().insns().iter().skip(at.index() + 1).take(to as usize) {
+            match E::most_bytes(insn) {
+                Some(most) if bytes + most <= 100 => bytes += most,
+                Some(_) | None => return Reach::Near,
+            }
+        }
+        Reach::Short
+    }
+}
+
+pub(crate) fn reg<E: Encode>(reg: Reg) -> E::Reg {
+    E::MAP[reg.index()]
+}
+
+pub(crate) fn rhs<E: Encode>(operand: Operand) -> Rhs<E::Reg> {
+    match operand {
+        Operand::Reg(r) => Rhs::Reg(reg::<E>(r)),
+        Operand::Imm(value) => Rhs::Imm(value),
+    }
+}
+
+fn addr<E: Encode>(base: Reg, off: i32) -> Addr<E::Reg> {
+    Addr::new(reg::<E>(base), off)
+}
+
+pub(crate) fn constant(width: Width, value: i32) -> u64 {
+    match width {
+        Width::W32 => value as u32 as u64,
+        Width::W64 => value as i64 as u64,
+    }
+}
+
+pub(crate) fn unsupported(at: InsnIdx, what: &'static str) -> CompileError {
+    CompileError::Unsupported { at, what }
+}

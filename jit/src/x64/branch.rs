@@ -1,0 +1,153 @@
+//! Jumps.
+
+use rtbpf_isa::{CmpOp, Width};
+
+use super::regs::{Gpr, Mem};
+use super::{Rm, X64, as_i8, op};
+use crate::asm::{Field, Label};
+use crate::encode::{Reach, Rhs};
+
+/// Condition codes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Cc {
+    B = 2,
+    Ae = 3,
+    E = 4,
+    Ne = 5,
+    Be = 6,
+    A = 7,
+    S = 8,
+    L = 12,
+    Ge = 13,
+    Le = 14,
+    G = 15,
+}
+
+impl Cc {
+    fn of(op: CmpOp) -> Cc {
+        match op {
+            CmpOp::Eq => Cc::E,
+            CmpOp::Ne | CmpOp::Set => Cc::Ne,
+            CmpOp::Gt => Cc::A,
+            CmpOp::Ge => Cc::Ae,
+            CmpOp::Lt => Cc::B,
+            CmpOp::Le => Cc::Be,
+            CmpOp::Sgt => Cc::G,
+            CmpOp::Sge => Cc::Ge,
+            CmpOp::Slt => Cc::L,
+            CmpOp::Sle => Cc::Le,
+        }
+    }
+}
+
+pub(super) fn jump(e: &mut X64, to: Label, reach: Reach) {
+    emit(e, None, to, reach);
+}
+
+pub(super) fn short(e: &mut X64, cc: Cc, to: Label) {
+    emit(e, Some(cc), to, Reach::Short);
+}
+
+pub(super) fn short_jump(e: &mut X64, to: Label) {
+    emit(e, None, to, Reach::Short);
+}
+
+pub(super) fn jcc(e: &mut X64, cc: Cc, to: Label, reach: Reach) {
+    emit(e, Some(cc), to, reach);
+}
+
+fn emit(e: &mut X64, cc: Option<Cc>, to: Label, reach: Reach) {
+    if let Some(place) = e.asm.place(to) {
+        // Two bytes of the instruction itself, six in the long form.
+        let distance = place as i64 - e.asm.here() as i64;
+        if let Ok(distance) = i8::try_from(distance - 2) {
+            return e.asm.put(short_code(cc) | (distance as u8 as u64) << 8, 2);
+        }
+        let (code, len) = long_code(cc);
+        e.asm.put(code, len);
+        return e.imm32((distance - len as i64 - 4) as i32);
+    }
+    match reach {
+        Reach::Short => {
+            e.asm.put(short_code(cc), 1);
+            e.asm.refer(to, Field::Rel8);
+            e.asm.put(0, 1);
+        }
+        Reach::Near | Reach::Far => {
+            let (code, len) = long_code(cc);
+            e.asm.put(code, len);
+            e.asm.refer(to, Field::Rel32);
+            e.asm.put(0, 4);
+        }
+    }
+}
+
+fn short_code(cc: Option<Cc>) -> u64 {
+    cc.map_or(0xeb, |cc| 0x70 | cc as u64)
+}
+
+fn long_code(cc: Option<Cc>) -> (u64, usize) {
+    cc.map_or((0xe9, 1), |cc| (0x0f | (0x80 | cc as u64) << 8, 2))
+}
+
+pub(super) fn branch(e: &mut X64, op: CmpOp, w: Width, a: Gpr, b: Rhs<Gpr>, to: Label, reach: Reach) {
+    compare(e, op, w, a, b);
+    emit(e, Some(Cc::of(op)), to, reach);
+}
+
+fn compare(e: &mut X64, cmp: CmpOp, w: Width, a: Gpr, b: Rhs<Gpr>) {
+    match b {
+        Rhs::Reg(b) if cmp == CmpOp::Set => e.rr(w, 0x85, b, a),
+        Rhs::Reg(b) => e.rr(w, 0x3b, a, b),
+        Rhs::Imm(value) if cmp == CmpOp::Set => {
+            // Bits above a positive mask do not count.
+            let w = if value >= 0 { Width::W32 } else { w };
+            e.rm(w, op(0xf7), 0, Rm::Reg(a));
+            e.imm32(value);
+        }
+        Rhs::Imm(0) => e.rr(w, 0x85, a, a),
+        Rhs::Imm(value) => match as_i8(value) {
+            Some(value) => {
+                e.rm(w, op(0x83), 7, Rm::Reg(a));
+                e.imm8(value);
+            }
+            None => {
+                e.rm(w, op(0x81), 7, Rm::Reg(a));
+                e.imm32(value);
+            }
+        },
+    }
+}
+
+/// The budget is the last thing that the prologue pushes.
+pub(super) fn may_goto(e: &mut X64, to: Label, reach: Reach) {
+    let budget = Mem::new(Gpr::Rsp, 0);
+    e.rm(Width::W32, op(0x83), 7, Rm::Mem(budget));
+    e.imm8(0);
+    emit(e, Some(Cc::E), to, reach);
+    e.rm(Width::W32, op(0x83), 5, Rm::Mem(budget));
+    e.imm8(1);
+}
+
+/// Recommended multi-byte no-ops, by length (Intel SDM, NOP).
+const NOPS: [(u64, usize); 8] = [
+    (0x90, 1),
+    (0x9066, 2),
+    (0x1f0f, 3),
+    (0x40_1f0f, 4),
+    (0x44_1f0f, 5),
+    (0x441f_0f66, 6),
+    (0x80_1f0f, 7),
+    (0x84_1f0f, 8),
+];
+
+pub(super) fn align(e: &mut X64, bytes: usize) {
+    let mut gap = (e.asm.here() as usize).next_multiple_of(bytes.max(1)) - e.asm.here() as usize;
+    while gap != 0 {
+        if let Some((nop, len)) = NOPS.get(gap.min(8) - 1) {
+            e.asm.put(*nop, *len);
+            gap -= len;
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! The fast tier against the reference, on this machine.
+
+mod harness;
+
+use harness::*;
+use rtbpf_abi::frame::FaultCode;
+use rtbpf_isa::*;
+use rtbpf_jit::Options;
+
+fn options() -> Vec<Options> {
+    let Some(host) = Options::host() else { return Vec::new() };
+    let mut plain = host;
+    plain.features = rtbpf_jit::Features::default();
+    vec![host, plain]
+}
+
+fn check(insns: &[Insn]) {
+    let ctx = std::array::from_fn(|i| (i as u64 + 1).wrapping_mul(0x1234_5678_9abc_def1));
+    let want = reference::reference(&program(insns), ctx, None);
+    for options in options() {
+        let got = run(&native(insns, &options), ctx, i64::MAX, &[]);
+        assert_eq!(got, want, "{options:?} {insns:#?}");
+    }
+}
+
+use rtbpf_isa::Operand::{Imm as I, Reg as R};
+use rtbpf_isa::Reg::*;
+use rtbpf_isa::Width::*;
+
+fn mov(dst: Reg, src: Operand) -> Insn {
+    Insn::Alu { op: AluOp::Mov, width: W64, dst, src }
+}
+
+fn imm64(dst: Reg, value: u64) -> Insn {
+    Insn::Imm { dst, value: Imm64::Const([value as u32, (value >> 32) as u32]) }
+}
+
+const EDGES: [u64; 12] =
+    [0, 1, 2, 7, 63, u64::MAX, i64::MAX as u64, 1 << 63, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff, 0xdead_beef_0000_0003];
+
+#[test]
+fn arithmetic_agrees_on_edges_for_every_register_pair() {
+    use AluOp::*;
+    for op in [Add, Sub, Mul, Div, Mod, Sdiv, Smod, Or, And, Xor, Lsh, Rsh, Arsh, Mov] {
+        for width in [W32, W64] {
+            // One program a pair of registers, all pairs of edges in it, results folded into the context.
+            for dst in &Reg::ALL[..10] {
+                for src in &Reg::ALL[..10] {
+                    let free: Vec<Reg> = Reg::ALL[..10].iter().copied().filter(|r| r != dst && r != src).collect();
+                    let (ctx, sum) = (free[0], free[1]);
+                    let mut insns = vec![mov(ctx, R(R1)), mov(sum, I(0))];
+                    for (i, a) in EDGES.iter().enumerate() {
+                        let b = EDGES[(i * 5 + *dst as usize + *src as usize) % EDGES.len()];
+                        insns.extend([imm64(*src, b), imm64(*dst, *a)]);
+                        insns.push(Insn::Alu { op, width, dst: *dst, src: R(*src) });
+                        insns.push(Insn::Alu { op: Mul, width: W64, dst: sum, src: I(31) });
+                        insns.push(Insn::Alu { op: Add, width: W64, dst: sum, src: R(*dst) });
+                    }
+                    insns.push(Insn::Store { size: Size::D, base: ctx, off: 0, src: R(sum) });
+                    insns.push(Insn::Store { size: Size::D, base: ctx, off: 8, src: R(*src) });
+                    insns.extend([mov(R0, R(sum)), Insn::Exit]);
+                    check(&insns);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn immediates_agree_on_edges() {
+    use AluOp::*;
+    let imms = [0, 1, -1, 2, 3, 5, 7, 10, 31, 32, 63, 64, 127, 128, -128, -129, 255, 65535, i32::MAX, i32::MIN];
+    for op in [Add, Sub, Mul, Div, Mod, Sdiv, Smod, Or, And, Xor, Lsh, Rsh, Arsh, Mov] {
+        for width in [W32, W64] {
+            for dst in [R0, R3, R4, R7, R9] {
+                let ctx = if dst == R9 { R8 } else { R9 };
+                let mut insns = vec![mov(ctx, R(R1)), mov(R5, I(0))];
+                for imm in imms {
+                    for a in EDGES {
+                        insns.push(imm64(dst, a));
+                        insns.push(Insn::Alu { op, width, dst, src: I(imm) });
+                        insns.push(Insn::Alu { op: Mul, width: W64, dst: R5, src: I(31) });
+                        insns.push(Insn::Alu { op: Add, width: W64, dst: R5, src: R(dst) });
+                    }
+                }
+                insns.extend([mov(R0, R(R5)), Insn::Exit]);
+                check(&insns);
+            }
+        }
+    }
+}
+
+#[test]
+fn branches_agree_on_edges() {
+    use CmpOp::*;
+    for op in [Eq, Ne, Set, Gt, Ge, Lt, Le, Sgt, Sge, Slt, Sle] {
+        for width in [W32, W64] {
+            let mut insns = vec![mov(R0, I(0))];
+            for a in EDGES {
+                for b in EDGES {
+                    insns.extend([imm64(R3, a), imm64(R8, b)]);
+                    for rhs in [R(R8), I(b as i32)] {
+                        insns.push(Insn::Alu { op: AluOp::Lsh, width: W64, dst: R0, src: I(1) });
+                        insns.push(Insn::Branch { op, width, lhs: R3, rhs, to: 1 });
+                        insns.push(Insn::Alu { op: AluOp::Xor, width: W64, dst: R0, src: I(0x55) });
+                    }
+                }
+            }
+            insns.push(Insn::Exit);
+            check(&insns);
+        }
+    }
+}
+
+#[test]
+fn tail_calls_replace_the_program_up_to_the_limit() {
+    for options in options() {
+        // Counts in the context how often it ran, then calls itself.
+        let call = |insns: &mut Vec<Insn>| {
+            insns.extend([mov(R2, I(0)), mov(R3, I(0)), Insn::Call(Callee::Helper(12))]);
+            insns.extend([mov(R0, I(77)), Insn::Exit]);
+        };
+        let bump = Insn::Atomic { op: AtomicOp::Add, fetch: false, width: W64, base: R1, off: 0, src: R6 };
+        let mut main = vec![mov(R6, I(1)), bump];
+        call(&mut main);
+        let native_main = native(&main, &options);
+        let got = run(&native_main, [0; 32], i64::MAX, &[native_main.entry_address()]);
+        assert_eq!((got.r0, got.ctx[0]), (Some(77), 34));
+
+        // The same from a subprogram: its result comes back to its caller.
+        let mut sub = vec![mov(R6, I(1)), bump, Insn::Call(Callee::Local { to: 2 })];
+        sub.extend([Insn::Alu { op: AluOp::Add, width: W64, dst: R0, src: I(1) }, Insn::Exit]);
+        sub.extend([Insn::Store { size: Size::D, base: R10, off: -8, src: I(5) }]);
+        call(&mut sub);
+        let native_sub = native(&sub, &options);
+        // Each level needs a frame of the test's eight.
+        let got = run(&native_sub, [0; 32], i64::MAX, &[native_main.entry_address()]);
+        assert_eq!((got.r0, got.ctx[0]), (Some(78), 34));
+        let got = run(&native_main, [0; 32], i64::MAX, &[]);
+        assert_eq!((got.r0, got.ctx[0]), (Some(77), 1));
+    }
+}
+
+#[test]
+fn packet_loads_end_the_frame_out_of_range() {
+    for (index, off, want) in [(0, 3, 0x1314), (12, 2, 0x1e1f), (12, 3, 0), (-1, 4, 0x1314)] {
+        let insns =
+            [mov(R6, R(R1)), mov(R7, I(index)), Insn::Packet { size: Size::H, index: Some(R7), off }, Insn::Exit];
+        check(&insns);
+        for options in options() {
+            assert_eq!(run(&native(&insns, &options), [0; 32], 0, &[]).r0, Some(want));
+        }
+    }
+}
+
+#[test]
+fn may_goto_stops_an_endless_loop() {
+    let count = Insn::Alu { op: AluOp::Add, width: W64, dst: R0, src: I(1) };
+    let insns = [mov(R0, I(0)), Insn::MayGoto { to: 2 }, count, Insn::Jump { to: -3, long: false }, Insn::Exit];
+    for options in options() {
+        assert_eq!(run(&native(&insns, &options), [0; 32], 0, &[]).r0, Some(8 << 20));
+    }
+}
+
+#[test]
+fn cancelled_and_exhausted_runs_leave_from_any_depth() {
+    let spin = Insn::Jump { to: -1, long: false };
+    let insns = [mov(R6, R(R1)), Insn::Call(Callee::Local { to: 1 }), Insn::Exit, mov(R7, I(1)), spin, Insn::Exit];
+    for mut options in options() {
+        options.fuel = true;
+        let got = run(&native(&insns, &options), [0; 32], 1_000, &[]);
+        assert_eq!((got.r0, got.fault, got.fault_at, got.fuel), (None, FaultCode::OutOfFuel, 4, 0));
+    }
+}
+
+#[test]
+fn random_programs_agree_seeded() {
+    let mut rng = generate::Rng::new(0x5eed);
+    for round in 0..4_000u64 {
+        let mut seed = generate::Rng::new(rng.next());
+        let size = 1 + seed.below(60);
+        let insns = generate::program(&mut seed, size);
+        let ctx = std::array::from_fn(|_| seed.word());
+        let model = program(&insns);
+        let fuel = seed.chance(2).then(|| seed.below(400) as i64);
+        let want = reference::reference(&model, ctx, fuel);
+        for mut options in options() {
+            options.fuel = fuel.is_some();
+            let got = run(&native(&insns, &options), ctx, fuel.unwrap_or(i64::MAX), &[]);
+            assert_eq!(got, want, "round {round}, {options:?}: {insns:#?}");
+        }
+    }
+}
+
+#[test]
+fn no_page_is_writable_and_executable() {
+    let Some(options) = Options::host() else { return };
+    let native = native(&[mov(R0, I(0)), Insn::Exit], &options);
+    let maps = std::fs::read_to_string("/proc/self/maps").expect("Linux has maps");
+    let mut holds = 0;
+    for line in maps.lines() {
+        let (range, rest) = line.split_once(' ').expect("a range and its rights");
+        let (start, end) = range.split_once('-').expect("a range");
+        let parse = |text| usize::from_str_radix(text, 16).expect("hexadecimal");
+        assert!(!(rest.starts_with("rw") && rest.as_bytes()[2] == b'x'), "{line}");
+        if (parse(start)..parse(end)).contains(&native.base()) {
+            holds += 1;
+            assert!(rest.starts_with("r-xp"), "{line}");
+        }
+    }
+    assert_eq!(holds, 1, "the code is mapped once");
+}

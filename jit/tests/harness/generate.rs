@@ -1,0 +1,361 @@
+//! Random programs that are safe by construction and show all they computed.
+//!
+//! A program keeps its context pointer in one register, its loop counter in another, and never mixes them with the
+//! rest. It ends by storing every other register to the context. Upper halves are dirty from the start.
+
+use rtbpf_isa::*;
+
+use super::{FAIL_IF_ODD, MIX, REPEAT};
+
+/// xorshift64*; printed seeds reproduce.
+pub struct Rng(u64);
+
+impl Rng {
+    pub fn new(seed: u64) -> Rng {
+        Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    pub fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    pub fn below(&mut self, n: u64) -> u64 {
+        (self.next() >> 33) % n
+    }
+
+    pub fn one_of<T: Copy>(&mut self, choices: &[T]) -> T {
+        choices[self.below(choices.len() as u64) as usize]
+    }
+
+    pub fn chance(&mut self, one_in: u64) -> bool {
+        self.below(one_in) == 0
+    }
+
+    pub fn word(&mut self) -> u64 {
+        match self.below(4) {
+            0 => self.one_of(&[0, 1, u64::MAX, 1 << 63, i64::MAX as u64, 1 << 31, 0xffff_ffff, 0x8000_0000_0000_0001]),
+            1 => self.next() & 0xff,
+            2 => (self.next() as i32) as i64 as u64,
+            _ => self.next(),
+        }
+    }
+
+    fn imm(&mut self) -> i32 {
+        match self.below(3) {
+            0 => self.one_of(&[0, 1, -1, i32::MIN, i32::MAX, 127, 128, -128, -129, 0xff, 0xffff, 31, 32, 63, 64]),
+            1 => self.below(64) as i32,
+            _ => self.next() as i32,
+        }
+    }
+
+    fn width(&mut self) -> Width {
+        self.one_of(&[Width::W32, Width::W64])
+    }
+
+    fn size(&mut self) -> Size {
+        self.one_of(&[Size::B, Size::H, Size::W, Size::D])
+    }
+}
+
+const ALU: [AluOp; 14] = [
+    AluOp::Add,
+    AluOp::Sub,
+    AluOp::Mul,
+    AluOp::Div,
+    AluOp::Mod,
+    AluOp::Sdiv,
+    AluOp::Smod,
+    AluOp::Or,
+    AluOp::And,
+    AluOp::Xor,
+    AluOp::Lsh,
+    AluOp::Rsh,
+    AluOp::Arsh,
+    AluOp::Mov,
+];
+
+const CMP: [CmpOp; 11] = [
+    CmpOp::Eq,
+    CmpOp::Ne,
+    CmpOp::Set,
+    CmpOp::Gt,
+    CmpOp::Ge,
+    CmpOp::Lt,
+    CmpOp::Le,
+    CmpOp::Sgt,
+    CmpOp::Sge,
+    CmpOp::Slt,
+    CmpOp::Sle,
+];
+
+struct Function<'r> {
+    rng: &'r mut Rng,
+    insns: Vec<Insn>,
+    /// Registers that hold scalars.
+    scalars: Vec<Reg>,
+    /// Holds the context; the entry only.
+    ctx: Option<Reg>,
+    /// Holds a loop counter.
+    counter: Reg,
+    calls: bool,
+    /// Local calls to patch: (instruction, callee).
+    locals: Vec<(usize, usize)>,
+    callees: Vec<usize>,
+    callbacks: Vec<usize>,
+}
+
+/// A whole program of about `size` instructions a function.
+pub fn program(rng: &mut Rng, size: u64) -> Vec<Insn> {
+    let leaves = rng.below(3) as usize;
+    let has_callback = rng.chance(4);
+    let mut functions: Vec<Parts> = Vec::new();
+    let callback = 1 + leaves;
+    let callees: Vec<usize> = (1..=leaves).collect();
+    let callbacks = if has_callback { vec![callback] } else { Vec::new() };
+    functions.push(function(rng, size, true, callees, callbacks));
+    for leaf in 1..=leaves {
+        // Only later leaves may be called, so that nothing recurs.
+        let callees = (leaf + 1..=leaves).collect();
+        functions.push(function(rng, size / 2 + 1, false, callees, Vec::new()));
+    }
+    if has_callback {
+        functions.push(function(rng, size / 4 + 1, false, Vec::new(), Vec::new()));
+    }
+    join(functions)
+}
+
+fn join(functions: Vec<Parts>) -> Vec<Insn> {
+    let mut starts = Vec::new();
+    let mut length = 0;
+    for (insns, _) in &functions {
+        starts.push(length);
+        length += insns.len();
+    }
+    let mut program = Vec::new();
+    for ((mut insns, locals), start) in functions.into_iter().zip(&starts) {
+        for (at, callee) in locals {
+            let distance = starts[callee] as i32 - (start + at) as i32 - 1;
+            match &mut insns[at] {
+                Insn::Call(Callee::Local { to }) | Insn::Imm { value: Imm64::Func { to }, .. } => *to = distance,
+                other => panic!("{other:?} names no function"),
+            }
+        }
+        program.extend(insns);
+    }
+    program
+}
+
+/// Instructions, and which of them name which function.
+type Parts = (Vec<Insn>, Vec<(usize, usize)>);
+
+fn function(rng: &mut Rng, size: u64, is_entry: bool, callees: Vec<usize>, callbacks: Vec<usize>) -> Parts {
+    let calls = !callees.is_empty() || !callbacks.is_empty() || rng.chance(3);
+    // What calls destroy holds neither context nor counter.
+    let kept: &[Reg] = if calls { &Reg::ALL[6..10] } else { &Reg::ALL[1..10] };
+    let ctx = is_entry.then(|| rng.one_of(kept));
+    let counter = loop {
+        let counter = rng.one_of(kept);
+        if Some(counter) != ctx {
+            break counter;
+        }
+    };
+    let scalars = Reg::ALL[..10].iter().copied().filter(|r| Some(*r) != ctx && *r != counter).collect();
+    let insns = Vec::new();
+    let mut f = Function { rng, insns, scalars, ctx, counter, calls, locals: Vec::new(), callees, callbacks };
+    f.prologue();
+    f.block(size, 0);
+    f.epilogue();
+    (f.insns, f.locals)
+}
+
+impl Function<'_> {
+    fn prologue(&mut self) {
+        if let Some(ctx) = self.ctx {
+            self.mov(ctx, Reg::R1);
+        }
+        // In a callee, arguments stay in the mixture.
+        let arguments = if self.ctx.is_none() { 3 } else { 0 };
+        for reg in self.scalars.clone() {
+            if !(1..arguments).contains(&reg.index()) {
+                self.constant(reg);
+            }
+        }
+        self.insns.push(Insn::Alu { op: AluOp::Mov, width: Width::W64, dst: self.counter, src: Operand::Imm(0) });
+    }
+
+    fn epilogue(&mut self) {
+        let scalars = self.scalars.clone();
+        if let Some(ctx) = self.ctx {
+            for (word, reg) in scalars.iter().enumerate() {
+                let off = (word * 8) as i16;
+                self.insns.push(Insn::Store { size: Size::D, base: ctx, off, src: Operand::Reg(*reg) });
+            }
+        }
+        for reg in scalars.into_iter().filter(|reg| *reg != Reg::R0) {
+            let op = self.rng.one_of(&[AluOp::Xor, AluOp::Add]);
+            self.insns.push(Insn::Alu { op, width: Width::W64, dst: Reg::R0, src: Operand::Reg(reg) });
+        }
+        if !self.scalars.contains(&Reg::R0) {
+            self.constant(Reg::R0);
+        }
+        self.insns.push(Insn::Exit);
+    }
+
+    fn mov(&mut self, dst: Reg, src: Reg) {
+        self.insns.push(Insn::Alu { op: AluOp::Mov, width: Width::W64, dst, src: Operand::Reg(src) });
+    }
+
+    fn constant(&mut self, dst: Reg) {
+        let value = self.rng.word();
+        self.insns.push(Insn::Imm { dst, value: Imm64::Const([value as u32, (value >> 32) as u32]) });
+    }
+
+    fn scalar(&mut self) -> Reg {
+        let scalars = self.scalars.clone();
+        self.rng.one_of(&scalars)
+    }
+
+    fn operand(&mut self) -> Operand {
+        if self.rng.chance(2) { Operand::Imm(self.rng.imm()) } else { Operand::Reg(self.scalar()) }
+    }
+
+    /// A base and an offset with `size` valid bytes, aligned if asked for.
+    fn place(&mut self, size: Size, aligned: bool) -> (Reg, i16) {
+        let bytes = size.bytes() as u64;
+        let step = if aligned || self.rng.chance(2) { bytes } else { 1 };
+        match self.ctx {
+            // The first 80 bytes hold the result.
+            Some(ctx) if self.rng.chance(2) => (ctx, (80 + self.rng.below((176 - bytes) / step + 1) * step) as i16),
+            Some(_) | None => (Reg::R10, -512 + (self.rng.below((512 - bytes) / step + 1) * step) as i16),
+        }
+    }
+
+    fn block(&mut self, size: u64, depth: u32) {
+        let mut left = size;
+        while left > 0 {
+            let spent = self.rng.below(left) / 2 + 1;
+            match self.rng.below(20) {
+                0..=1 if spent > 2 => self.skip(spent, depth),
+                2 if spent > 4 && depth == 0 => self.repeat(spent),
+                3 if self.calls => self.call(),
+                _ => self.straight(),
+            }
+            left = left.saturating_sub(spent);
+        }
+    }
+
+    /// A forward branch over a block.
+    fn skip(&mut self, size: u64, depth: u32) {
+        let at = self.insns.len();
+        let (op, width, lhs, rhs) = (self.rng.one_of(&CMP), self.rng.width(), self.scalar(), self.operand());
+        self.insns.push(Insn::Branch { op, width, lhs, rhs, to: 0 });
+        self.block(size, depth + 1);
+        let over = (self.insns.len() - at - 1) as i32;
+        match self.rng.below(8) {
+            0 => self.insns[at] = Insn::Jump { to: over, long: self.rng.chance(2) },
+            _ => self.insns[at] = Insn::Branch { op, width, lhs, rhs, to: over },
+        }
+    }
+
+    /// A counted loop, by an ordinary branch or under `may_goto`.
+    fn repeat(&mut self, size: u64) {
+        let count = self.rng.below(5) as i32 + 1;
+        let counter = self.counter;
+        self.insns.push(Insn::Alu { op: AluOp::Mov, width: Width::W64, dst: counter, src: Operand::Imm(count) });
+        let start = self.insns.len();
+        if self.rng.chance(4) {
+            self.insns.push(Insn::MayGoto { to: 0 });
+        }
+        self.block(size, 1);
+        self.insns.push(Insn::Alu { op: AluOp::Sub, width: Width::W64, dst: counter, src: Operand::Imm(1) });
+        let to = start as i32 - self.insns.len() as i32 - 1;
+        let (op, width) = (CmpOp::Ne, Width::W64);
+        self.insns.push(Insn::Branch { op, width, lhs: counter, rhs: Operand::Imm(0), to });
+    }
+
+    fn call(&mut self) {
+        let choice = self.rng.below(4);
+        let (local, callback) = (self.callees.clone(), self.callbacks.clone());
+        if choice == 0 && !local.is_empty() {
+            let callee = self.rng.one_of(&local);
+            self.locals.push((self.insns.len(), callee));
+            self.insns.push(Insn::Call(Callee::Local { to: 0 }));
+        } else if choice == 1 && !callback.is_empty() {
+            let callee = self.rng.one_of(&callback);
+            self.locals.push((self.insns.len(), callee));
+            self.insns.push(Insn::Imm { dst: Reg::R1, value: Imm64::Func { to: 0 } });
+            let count = self.rng.below(4) as i32;
+            let (op, width) = (AluOp::Mov, Width::W64);
+            self.insns.push(Insn::Alu { op, width, dst: Reg::R2, src: Operand::Imm(count) });
+            self.insns.push(Insn::Call(Callee::Helper(REPEAT)));
+        } else {
+            let id = if self.rng.chance(12) { FAIL_IF_ODD } else { MIX };
+            self.insns.push(Insn::Call(Callee::Helper(id)));
+        }
+        for reg in &Reg::ALL[1..6] {
+            self.constant(*reg);
+        }
+    }
+
+    fn straight(&mut self) {
+        let (dst, width) = (self.scalar(), self.rng.width());
+        let insn = match self.rng.below(24) {
+            0..=8 => Insn::Alu { op: self.rng.one_of(&ALU), width, dst, src: self.operand() },
+            9 => {
+                let from = self.rng.one_of(if width == Width::W64 {
+                    &[Size::B, Size::H, Size::W][..]
+                } else {
+                    &[Size::B, Size::H][..]
+                });
+                Insn::MovSx { width, from, dst, src: self.scalar() }
+            }
+            10 => Insn::Neg { width, dst },
+            11 => {
+                let kind = self.rng.one_of(&[Swap::ToLe, Swap::ToBe, Swap::Bswap]);
+                Insn::Swap { kind, size: self.rng.one_of(&[Size::H, Size::W, Size::D]), dst }
+            }
+            12..=14 => {
+                let size = self.rng.size();
+                let (base, off) = self.place(size, false);
+                Insn::Load { size, signed: size != Size::D && self.rng.chance(2), dst, base, off }
+            }
+            15..=18 => {
+                let size = self.rng.size();
+                let (base, off) = self.place(size, false);
+                Insn::Store { size, base, off, src: self.operand() }
+            }
+            19..=20 => {
+                let op = self.rng.one_of(&[
+                    AtomicOp::Add,
+                    AtomicOp::Or,
+                    AtomicOp::And,
+                    AtomicOp::Xor,
+                    AtomicOp::Xchg,
+                    AtomicOp::Cmpxchg,
+                ]);
+                let fetch = matches!(op, AtomicOp::Xchg | AtomicOp::Cmpxchg) || self.rng.chance(2);
+                let (base, off) = self.place(width.size(), true);
+                // Compare-and-exchange writes R0, whatever R0 is for.
+                if op == AtomicOp::Cmpxchg && !self.scalars.contains(&Reg::R0) {
+                    return;
+                }
+                Insn::Atomic { op, fetch, width, base, off, src: self.scalar() }
+            }
+            21 => {
+                let size = self.rng.size();
+                let (base, off) = self.place(size, true);
+                Insn::LoadAcquire { size, dst, base, off }
+            }
+            22 => {
+                let size = self.rng.size();
+                let (base, off) = self.place(size, true);
+                Insn::StoreRelease { size, base, off, src: self.scalar() }
+            }
+            _ => return self.constant(dst),
+        };
+        self.insns.push(insn);
+    }
+}
