@@ -320,9 +320,12 @@ fn branch(c: &mut Cursor) -> Result<Statement, AsmError> {
     Ok(Statement::jump(Insn::Branch { op, width, lhs, rhs, to: 0 }, c.target()?))
 }
 
-/// `5`, `bpf_ktime_get_ns`, `bpf_ktime_get_ns#5`, `kfunc#7:0`, `label`, `pc+2`, `local label`, `helper 5`, `runtime 7`.
+/// `5`, `%r2`, `bpf_ktime_get_ns`, `bpf_ktime_get_ns#5`, `kfunc#7:0`, `label`, `pc+2`, `local label`, `helper 5`, `runtime 7`.
 fn call(c: &mut Cursor, helpers: Helpers) -> Result<Statement, AsmError> {
     let local = Insn::Call(Callee::Local { to: 0 });
+    if c.is_reg() {
+        return Ok(Insn::Call(Callee::Reg(c.reg()?.0)).into());
+    }
     let Some(word) = c.peek_word() else { return Ok(Insn::Call(Callee::Helper(c.imm32()?)).into()) };
     let has_more = c.peek_second().is_some();
     match word {

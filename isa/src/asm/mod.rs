@@ -129,7 +129,7 @@ mod tests {
         check("call unknown#5", &["call 5", "call helper 5", "call bpf_ktime_get_ns#5"]);
         check("call pc+1", &["call l1", "call local l1", "call local +1"]);
         check("call kfunc#7:0", &["call runtime 7", "call kfunc#7"]);
-        check("callx r3", &["call helper %r3"]);
+        check("callx r3", &["call %r3", "call helper %r3"]);
         check("exit", &["exit # done", "exit // done"]);
         check(".raw 9500070000000000", &[]);
         check("r1 = map[fd:7] ll", &["(18) r1 = map[fd:7]"]);
