@@ -57,6 +57,19 @@ map_kinds! {
     InsnArray = 34, "insn_array";
 }
 
+/// What a program holds after a successful lookup.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LookupResult {
+    /// The value's bytes.
+    Value,
+    /// The inner map.
+    InnerMap,
+    /// A full socket with a reference, for `bpf_sk_release`.
+    Sock,
+    /// An XDP socket.
+    XdpSock,
+}
+
 impl MapKind {
     /// The number of `enum bpf_map_type`.
     pub const fn number(self) -> u32 {
@@ -79,6 +92,49 @@ impl MapKind {
             self,
             MapKind::PercpuHash | MapKind::PercpuArray | MapKind::LruPercpuHash | MapKind::PercpuCgroupStorage
         )
+    }
+
+    /// What `bpf_map_lookup_elem` gives a program; `None` where programs may not look up.
+    pub const fn lookup_result(self) -> Option<LookupResult> {
+        match self {
+            MapKind::Hash
+            | MapKind::Array
+            | MapKind::PercpuHash
+            | MapKind::PercpuArray
+            | MapKind::LruHash
+            | MapKind::LruPercpuHash
+            | MapKind::LpmTrie
+            | MapKind::Devmap
+            | MapKind::DevmapHash => Some(LookupResult::Value),
+            MapKind::ArrayOfMaps | MapKind::HashOfMaps => Some(LookupResult::InnerMap),
+            MapKind::Sockmap | MapKind::Sockhash => Some(LookupResult::Sock),
+            MapKind::Xskmap => Some(LookupResult::XdpSock),
+            MapKind::ProgArray
+            | MapKind::PerfEventArray
+            | MapKind::StackTrace
+            | MapKind::CgroupArray
+            | MapKind::Cpumap
+            | MapKind::CgroupStorage
+            | MapKind::ReuseportSockarray
+            | MapKind::PercpuCgroupStorage
+            | MapKind::Queue
+            | MapKind::Stack
+            | MapKind::SkStorage
+            | MapKind::StructOps
+            | MapKind::Ringbuf
+            | MapKind::InodeStorage
+            | MapKind::TaskStorage
+            | MapKind::BloomFilter
+            | MapKind::UserRingbuf
+            | MapKind::CgrpStorage
+            | MapKind::Arena
+            | MapKind::InsnArray => None,
+        }
+    }
+
+    /// Whether the first program that uses the map fixes the type of program that may use it.
+    pub const fn binds_prog_type(self) -> bool {
+        matches!(self, MapKind::ProgArray | MapKind::Devmap | MapKind::DevmapHash | MapKind::Cpumap)
     }
 
     /// Whether values are maps.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::map_kind::MapKind;
+pub use crate::map_rules::{check, check_btf};
 
 /// Creation flags, bits of `map_flags` (bpf(2), Linux 6.18).
 pub mod flags {
@@ -130,6 +131,12 @@ impl MapSpec {
     /// Whether elements are allocated when the map is created.
     pub const fn is_preallocated(&self) -> bool {
         self.flags & flags::NO_PREALLOC == 0
+    }
+
+    /// Whether a lookup with a constant key below `max_entries` always finds a value. Not in arrays whose inner maps
+    /// may be smaller than the template.
+    pub const fn finds_constant_keys(&self) -> bool {
+        matches!(self.kind, MapKind::Array | MapKind::PercpuArray) && self.flags & flags::INNER_MAP == 0
     }
 
     /// Whether programs may write values.

@@ -14,6 +14,7 @@ mod sets;
 pub use proto::*;
 
 use crate::errno::Errno;
+use crate::map_kind::MapKind;
 use crate::prog_kind::{ProgKind, ProgKinds};
 use crate::prog_type::{AttachType, ProgType};
 
@@ -118,6 +119,33 @@ pub fn proto_for(id: HelperId, kind: ProgKind) -> Lookup {
         Some(&(.., errno, why)) => Lookup::Refused(errno, why),
         None => Lookup::NotForKind,
     }
+}
+
+/// Programs that put sockets into a socket map by `bpf_map_update_elem`.
+const SOCKMAP_UPDATERS: ProgKinds = ProgKinds::types(&[
+    ProgType::SocketFilter,
+    ProgType::SchedCls,
+    ProgType::SchedAct,
+    ProgType::Xdp,
+    ProgType::SkReuseport,
+    ProgType::FlowDissector,
+    ProgType::SkLookup,
+])
+.and(sets::ITER);
+/// Programs that take sockets out by `bpf_map_delete_elem`.
+const SOCKMAP_DELETERS: ProgKinds = SOCKMAP_UPDATERS.and(sets::SOCK_OPS);
+
+/// Whether a program of this kind may call `proto` with a map of this kind, for a helper that takes a map.
+///
+/// One table serves both directions: what a helper takes, and what a map is good for.
+pub fn takes_map(proto: &HelperProto, map: MapKind, kind: ProgKind) -> bool {
+    let socket_map = matches!(map, MapKind::Sockmap | MapKind::Sockhash);
+    let writer = match proto.id {
+        HelperId(2) if socket_map => SOCKMAP_UPDATERS.has(kind),
+        HelperId(3) if socket_map => SOCKMAP_DELETERS.has(kind),
+        _ => true,
+    };
+    writer && proto.map_kinds().is_some_and(|kinds| kinds.contains(&map))
 }
 
 /// The name of helper `id`, without `bpf_`.

@@ -1,0 +1,552 @@
+//! What each kind of map may be: sizes, flags, special fields, and who may use it. One row a kind, and the one check
+//! that the loader and the maps share.
+//!
+//! Measured on Linux 6.18 by creating maps, attribute by attribute.
+
+use crate::errno::Errno;
+use crate::map_kind::MapKind::{self, *};
+use crate::map_spec::flags::*;
+use crate::map_spec::{MapSpec, SpecialKind};
+
+/// The largest element that one allocation holds, in bytes.
+const ALLOC_MAX: u32 = 4 << 20;
+/// The largest per-CPU value.
+const PERCPU_MAX: u32 = 32 << 10;
+/// The largest value of a local storage.
+const STORAGE_MAX: u32 = 65_407;
+/// Bytes that a hash element needs beside key and value.
+const HASH_ELEM: u32 = 48;
+/// Frames of one stack trace.
+const STACK_FRAMES: u32 = 127;
+const PAGE: u32 = 4096;
+
+/// What a size may be. Zero is EINVAL where it is not the only choice.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SizeRule {
+    /// Nothing but 0.
+    Zero,
+    /// This size; any other is EINVAL.
+    Is(u32),
+    /// One of the two; any other is EINVAL.
+    Either(u32, u32),
+    /// From 1 to this size; beyond it, the error.
+    UpTo(u32, Errno),
+    /// Within both bounds; EINVAL outside.
+    Within(u32, u32),
+    /// Frames of 8 bytes, or 32 where a frame carries its build id.
+    Frames,
+    /// A power of two and whole pages; EINVAL otherwise.
+    PowerOfTwoPages,
+}
+
+/// What type information may come with a map.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BtfRule {
+    /// None: ENOTSUPP.
+    Unsupported,
+    /// None, for want of a key: EINVAL.
+    Invalid,
+    /// Types of key and value with exactly their sizes.
+    Optional,
+    /// The type of the value alone.
+    ValueOnly,
+    /// The same as optional, and never absent.
+    Required,
+}
+
+/// A set of [`SpecialKind`]s, by family.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FieldSet(u8);
+
+const NO_FIELDS: FieldSet = FieldSet(0);
+/// `bpf_spin_lock`, `bpf_res_spin_lock`.
+const LOCK: FieldSet = FieldSet(1);
+/// `bpf_timer`, `bpf_wq`, `bpf_task_work`.
+const LATER: FieldSet = FieldSet(2);
+/// Kernel pointers of all sorts, and reference counts.
+const KPTR: FieldSet = FieldSet(4);
+/// Pointers to user memory.
+const UPTR: FieldSet = FieldSet(8);
+/// Heads of lists and trees.
+const GRAPH: FieldSet = FieldSet(16);
+
+impl FieldSet {
+    const fn and(self, other: FieldSet) -> FieldSet {
+        FieldSet(self.0 | other.0)
+    }
+
+    /// Whether a value may hold this field.
+    pub const fn has(self, kind: SpecialKind) -> bool {
+        let family = match kind {
+            SpecialKind::SpinLock | SpecialKind::ResSpinLock => LOCK,
+            SpecialKind::Timer | SpecialKind::Workqueue | SpecialKind::TaskWork => LATER,
+            SpecialKind::KptrUntrusted(_) | SpecialKind::KptrRef(_) | SpecialKind::KptrPercpu(_) => KPTR,
+            SpecialKind::Refcount => KPTR,
+            SpecialKind::Uptr(_) => UPTR,
+            SpecialKind::ListHead | SpecialKind::RbRoot => GRAPH,
+            // Nodes live in allocated objects, not in map values.
+            SpecialKind::ListNode | SpecialKind::RbNode => NO_FIELDS,
+        };
+        self.0 & family.0 != 0
+    }
+}
+
+/// The capability that creating a map of a kind takes where unprivileged users may use `bpf(2)` at all.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Need {
+    /// None.
+    Nothing,
+    /// CAP_BPF.
+    Bpf,
+    /// CAP_NET_ADMIN.
+    NetAdmin,
+}
+
+/// One kind's rules.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct MapRules {
+    /// The kind.
+    pub kind: MapKind,
+    /// Key bytes.
+    pub key: SizeRule,
+    /// Value bytes, per CPU.
+    pub value: SizeRule,
+    /// `max_entries`.
+    pub entries: SizeRule,
+    /// Flags that may be set.
+    pub flags: u32,
+    /// Flags that must be set.
+    pub required: u32,
+    /// Type information.
+    pub btf: BtfRule,
+    /// Special fields.
+    pub fields: FieldSet,
+    /// Who may create it.
+    pub need: Need,
+    /// Whether sleepable programs may use it.
+    pub sleepable: bool,
+}
+
+// `max_entries`
+const SOME: SizeRule = SizeRule::UpTo(u32::MAX, Errno::E2BIG);
+const NONE: SizeRule = SizeRule::Zero;
+const BUCKETS: SizeRule = SizeRule::UpTo(1 << 27, Errno::E2BIG);
+const CPUS: SizeRule = SizeRule::UpTo(256, Errno::E2BIG);
+const PAGES: SizeRule = SizeRule::UpTo(1 << 20, Errno::E2BIG);
+
+// keys and values
+const INDEX: SizeRule = SizeRule::Is(4);
+const FD: SizeRule = SizeRule::Is(4);
+const FD_OR_COOKIE: SizeRule = SizeRule::Either(4, 8);
+const HASHED: SizeRule = SizeRule::UpTo(ALLOC_MAX - HASH_ELEM - 1, Errno::E2BIG);
+const ELEMENT: SizeRule = SizeRule::UpTo(ALLOC_MAX, Errno::E2BIG);
+const PERCPU: SizeRule = SizeRule::UpTo(PERCPU_MAX, Errno::E2BIG);
+const STORAGE: SizeRule = SizeRule::UpTo(STORAGE_MAX, Errno::E2BIG);
+
+// flags
+const ACCESS: u32 = RDONLY | WRONLY;
+const PROG: u32 = RDONLY_PROG | WRONLY_PROG;
+const FDS: u32 = NUMA_NODE | ACCESS;
+const DATA: u32 = FDS | PROG;
+const PERCPU_DATA: u32 = ACCESS | PROG;
+
+// special fields
+const HASH_FIELDS: FieldSet = LOCK.and(LATER).and(KPTR).and(GRAPH);
+const LRU_FIELDS: FieldSet = LATER.and(KPTR).and(GRAPH);
+const STORAGE_FIELDS: FieldSet = LOCK.and(KPTR);
+
+use BtfRule::{Invalid, Optional, Required, Unsupported, ValueOnly};
+use Need::{Bpf, NetAdmin, Nothing};
+
+/// Every kind that Linux 6.18 creates, by number.
+#[rustfmt::skip]
+pub const RULES: &[MapRules] = &[
+//       kind                 key     value   entries  flags                                  required     BTF          fields                needs     sleepable
+    rule(Hash,                HASHED, HASHED, BUCKETS, DATA | NO_PREALLOC | ZERO_SEED,        0,           Optional,    HASH_FIELDS,          Nothing,  true),
+    rule(Array,               INDEX,  ARRAY,  SOME,    DATA | MMAPABLE | INNER_MAP,           0,           Optional,    HASH_FIELDS,          Nothing,  true),
+    rule(ProgArray,           INDEX,  FD,     SOME,    FDS,                                   0,           Optional,    NO_FIELDS,            Nothing,  false),
+    rule(PerfEventArray,      INDEX,  FD,     SOME,    FDS | PRESERVE_ELEMS,                  0,           Unsupported, NO_FIELDS,            Nothing,  false),
+    rule(PercpuHash,          HASHED, PERCPU, BUCKETS, PERCPU_DATA | NO_PREALLOC | ZERO_SEED, 0,           Optional,    KPTR,                 Nothing,  true),
+    rule(PercpuArray,         INDEX,  PERCPU, SOME,    PERCPU_DATA,                           0,           Optional,    KPTR,                 Nothing,  true),
+    rule(StackTrace,          INDEX,  FRAMES, SOME,    FDS | STACK_BUILD_ID,                  0,           Unsupported, NO_FIELDS,            Bpf,      false),
+    rule(CgroupArray,         INDEX,  FD,     SOME,    FDS,                                   0,           Unsupported, NO_FIELDS,            Nothing,  false),
+    rule(LruHash,             HASHED, HASHED, BUCKETS, DATA | NO_COMMON_LRU | ZERO_SEED,      0,           Optional,    LRU_FIELDS,           Bpf,      true),
+    rule(LruPercpuHash,       HASHED, PERCPU, BUCKETS, PERCPU_DATA | NO_COMMON_LRU | ZERO_SEED, 0,         Optional,    KPTR,                 Bpf,      true),
+    rule(LpmTrie,             PREFIX, LEAF,   SOME,    DATA | NO_PREALLOC,                    NO_PREALLOC, Optional,    NO_FIELDS,            Bpf,      false),
+    rule(ArrayOfMaps,         INDEX,  FD,     SOME,    FDS,                                   0,           Unsupported, NO_FIELDS,            Nothing,  true),
+    rule(HashOfMaps,          HASHED, FD,     BUCKETS, DATA | NO_PREALLOC | ZERO_SEED,        0,           Unsupported, NO_FIELDS,            Nothing,  true),
+    rule(Devmap,              INDEX,  FD_OR_COOKIE, SOME, FDS,                                0,           Unsupported, NO_FIELDS,            NetAdmin, false),
+    rule(Sockmap,             INDEX,  FD_OR_COOKIE, SOME, FDS,                                0,           Unsupported, NO_FIELDS,            NetAdmin, false),
+    rule(Cpumap,              INDEX,  FD_OR_COOKIE, CPUS, NUMA_NODE,                          0,           Unsupported, NO_FIELDS,            Bpf,      false),
+    rule(Xskmap,              INDEX,  FD,     SOME,    FDS,                                   0,           Unsupported, NO_FIELDS,            NetAdmin, false),
+    rule(Sockhash,            SOCKKEY, FD_OR_COOKIE, SOME, FDS,                               0,           Unsupported, NO_FIELDS,            NetAdmin, false),
+    rule(CgroupStorage,       CGROUP, STORAGE, NONE,   DATA,                                  0,           Optional,    LOCK,                 Nothing,  false),
+    rule(ReuseportSockarray,  INDEX,  FD_OR_COOKIE, SOME, DATA,                               0,           Optional,    NO_FIELDS,            Bpf,      false),
+    rule(PercpuCgroupStorage, CGROUP, PERCPU, NONE,    DATA,                                  0,           Optional,    NO_FIELDS,            Nothing,  false),
+    rule(Queue,               NONE,   ELEMENT, SOME,   DATA,                                  0,           Invalid,     NO_FIELDS,            Bpf,      true),
+    rule(Stack,               NONE,   ELEMENT, SOME,   DATA,                                  0,           Invalid,     NO_FIELDS,            Bpf,      true),
+    rule(SkStorage,           FD,     STORAGE, NONE,   NO_PREALLOC | CLONE,                   NO_PREALLOC, Required,    STORAGE_FIELDS,       Bpf,      true),
+    rule(DevmapHash,          INDEX,  FD_OR_COOKIE, SOME, FDS,                                0,           Unsupported, NO_FIELDS,            NetAdmin, false),
+    rule(Ringbuf,             NONE,   NONE,   RING,    NUMA_NODE,                             0,           Invalid,     NO_FIELDS,            Nothing,  true),
+    rule(InodeStorage,        FD,     STORAGE, NONE,   NO_PREALLOC | CLONE,                   NO_PREALLOC, Required,    STORAGE_FIELDS,       Bpf,      true),
+    rule(TaskStorage,         FD,     STORAGE, NONE,   NO_PREALLOC | CLONE,                   NO_PREALLOC, Required,    STORAGE_FIELDS.and(UPTR), Bpf,  true),
+    rule(BloomFilter,         NONE,   ELEMENT, SOME,   DATA | ZERO_SEED,                      0,           ValueOnly,   NO_FIELDS,            Bpf,      false),
+    rule(UserRingbuf,         NONE,   NONE,   RING,    NUMA_NODE,                             0,           Invalid,     NO_FIELDS,            Nothing,  true),
+    rule(CgrpStorage,         FD,     STORAGE, NONE,   NO_PREALLOC | CLONE,                   NO_PREALLOC, Required,    STORAGE_FIELDS,       Bpf,      true),
+    rule(Arena,               NONE,   NONE,   PAGES,   MMAPABLE | SEGV_ON_FAULT | NO_USER_CONV, MMAPABLE,  Invalid,     NO_FIELDS,            Bpf,      true),
+];
+
+const ARRAY: SizeRule = SizeRule::UpTo(i32::MAX as u32, Errno::E2BIG);
+const FRAMES: SizeRule = SizeRule::Frames;
+const RING: SizeRule = SizeRule::PowerOfTwoPages;
+/// A 4-byte prefix length and 1 to 256 bytes of data.
+const PREFIX: SizeRule = SizeRule::Within(5, 260);
+const LEAF: SizeRule = SizeRule::Within(1, ALLOC_MAX - 280);
+const SOCKKEY: SizeRule = SizeRule::UpTo(512, Errno::E2BIG);
+/// A cgroup's id, or id and attach type.
+const CGROUP: SizeRule = SizeRule::Either(8, 16);
+
+#[allow(clippy::too_many_arguments)] // columns of a table
+const fn rule(
+    kind: MapKind,
+    key: SizeRule,
+    value: SizeRule,
+    entries: SizeRule,
+    flags: u32,
+    required: u32,
+    btf: BtfRule,
+    fields: FieldSet,
+    need: Need,
+    sleepable: bool,
+) -> MapRules {
+    MapRules { kind, key, value, entries, flags, required, btf, fields, need, sleepable }
+}
+
+/// Who creates a map.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Creator {
+    /// CAP_BPF.
+    pub bpf: bool,
+    /// CAP_NET_ADMIN.
+    pub net_admin: bool,
+    /// CAP_SYS_ADMIN.
+    pub sys_admin: bool,
+    /// `kernel.unprivileged_bpf_disabled`.
+    pub unpriv_disabled: u8,
+}
+
+impl Creator {
+    /// All capabilities.
+    pub const ROOT: Creator = Creator { bpf: true, net_admin: true, sys_admin: true, unpriv_disabled: 2 };
+    /// No capability, where unprivileged users are shut out.
+    pub const NOBODY: Creator = Creator { bpf: false, net_admin: false, sys_admin: false, unpriv_disabled: 2 };
+}
+
+impl MapRules {
+    /// The rules of this kind; `None` for kinds that Linux 6.18 does not create (struct_ops without a kernel type,
+    /// instruction arrays).
+    pub fn of(kind: MapKind) -> Option<&'static MapRules> {
+        RULES.iter().find(|rules| rules.kind == kind)
+    }
+}
+
+impl SizeRule {
+    fn check(self, size: u32, flags: u32) -> Result<(), Errno> {
+        let fits = match self {
+            SizeRule::Zero => size == 0,
+            SizeRule::Is(only) => size == only,
+            SizeRule::Either(a, b) => size == a || size == b,
+            SizeRule::UpTo(max, errno) if size > max => return Err(errno),
+            SizeRule::UpTo(..) => size > 0,
+            SizeRule::Within(low, high) => (low..=high).contains(&size),
+            SizeRule::Frames => {
+                let frame = if flags & STACK_BUILD_ID != 0 { 32 } else { 8 };
+                size > 0 && size.is_multiple_of(frame) && size / frame <= STACK_FRAMES
+            }
+            SizeRule::PowerOfTwoPages => size.is_power_of_two() && size.is_multiple_of(PAGE),
+        };
+        if fits { Ok(()) } else { Err(Errno::EINVAL) }
+    }
+}
+
+/// Whether a map may be created with these attributes by this caller, or the errno that `BPF_MAP_CREATE` gives.
+///
+/// Attributes are judged before privilege, privilege before the value's special fields. Linux takes other names than
+/// letters, digits, `_` and `.`, and longer ones than 15 bytes, for EINVAL; so do we, unless the name is longer because
+/// nobody will hand it to Linux ([`MapSpec::name`]).
+pub fn check(spec: &MapSpec, creator: Creator) -> Result<(), Errno> {
+    let rules = MapRules::of(spec.kind).ok_or(Errno::EINVAL)?;
+    check_name(&spec.name)?;
+    check_flags(rules, spec)?;
+    check_extra(spec)?;
+    rules.key.check(spec.key_size, spec.flags)?;
+    rules.value.check(spec.value_size, spec.flags)?;
+    rules.entries.check(spec.max_entries, spec.flags)?;
+    let hashed = rules.key == HASHED && !spec.kind.is_percpu();
+    if hashed && spec.key_size.saturating_add(spec.value_size) >= ALLOC_MAX - HASH_ELEM {
+        return Err(Errno::E2BIG);
+    }
+    if rules.btf == Required && (spec.btf_key == 0 || spec.btf_value == 0) {
+        return Err(Errno::EINVAL);
+    }
+    check_inner(spec)?;
+    check_creator(rules, spec, creator)?;
+    check_fields(rules, spec)
+}
+
+/// Whether types of these sizes describe the map's key and value (`None`: no type given), as `BPF_MAP_CREATE` with
+/// BTF judges them.
+pub fn check_btf(spec: &MapSpec, key_type: Option<u32>, value_type: Option<u32>) -> Result<(), Errno> {
+    let rules = MapRules::of(spec.kind).ok_or(Errno::EINVAL)?;
+    if key_type.is_none() && value_type.is_none() {
+        return if rules.btf == Required { Err(Errno::EINVAL) } else { Ok(()) };
+    }
+    if value_type != Some(spec.value_size) {
+        return Err(Errno::EINVAL);
+    }
+    match rules.btf {
+        Unsupported if key_type == Some(spec.key_size) => Err(Errno::ENOTSUPP),
+        Unsupported | Invalid => Err(Errno::EINVAL),
+        Optional | Required if key_type != Some(spec.key_size) => Err(Errno::EINVAL),
+        ValueOnly if key_type.is_some() => Err(Errno::EINVAL),
+        Optional | Required | ValueOnly => Ok(()),
+    }
+}
+
+fn check_name(name: &str) -> Result<(), Errno> {
+    let good = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'.';
+    if name.bytes().all(good) { Ok(()) } else { Err(Errno::EINVAL) }
+}
+
+fn check_flags(rules: &MapRules, spec: &MapSpec) -> Result<(), Errno> {
+    let both = |pair: u32| spec.flags & pair == pair;
+    let lru = matches!(spec.kind, LruHash | LruPercpuHash);
+    if lru && spec.flags & !(rules.flags | NO_PREALLOC) == 0 && spec.flags & NO_PREALLOC != 0 {
+        return Err(Errno::ENOTSUPP);
+    }
+    let offline_node = spec.flags & NUMA_NODE != 0 && spec.numa_node != 0;
+    let lacks_required = spec.flags & rules.required != rules.required;
+    if spec.flags & !rules.flags != 0 || lacks_required || both(ACCESS) || both(PROG) || offline_node {
+        return Err(Errno::EINVAL);
+    }
+    Ok(())
+}
+
+fn check_extra(spec: &MapSpec) -> Result<(), Errno> {
+    let good = match spec.kind {
+        BloomFilter => spec.map_extra <= 15,
+        Arena => spec.map_extra.is_multiple_of(u64::from(PAGE)),
+        _ => spec.map_extra == 0,
+    };
+    if good { Ok(()) } else { Err(Errno::EINVAL) }
+}
+
+fn check_inner(spec: &MapSpec) -> Result<(), Errno> {
+    if !spec.kind.is_map_in_map() {
+        return Ok(());
+    }
+    match spec.inner.as_deref().map(|inner| inner.kind) {
+        None | Some(ArrayOfMaps | HashOfMaps) => Err(Errno::EINVAL),
+        Some(ProgArray | CgroupStorage | PercpuCgroupStorage | StructOps) => Err(Errno::ENOTSUPP),
+        Some(_) => Ok(()),
+    }
+}
+
+fn check_creator(rules: &MapRules, spec: &MapSpec, creator: Creator) -> Result<(), Errno> {
+    let shut_out = creator.unpriv_disabled != 0 && !creator.bpf;
+    let lacks = match rules.need {
+        Nothing => false,
+        Bpf => !creator.bpf,
+        NetAdmin => !creator.net_admin,
+    };
+    let seeded = spec.flags & ZERO_SEED != 0 && spec.kind != BloomFilter && !creator.sys_admin;
+    if shut_out || lacks || seeded { Err(Errno::EPERM) } else { Ok(()) }
+}
+
+fn check_fields(rules: &MapRules, spec: &MapSpec) -> Result<(), Errno> {
+    if !spec.fields.is_empty() && spec.flags & PROG != 0 {
+        return Err(Errno::EACCES);
+    }
+    for field in &spec.fields {
+        let end = u64::from(field.off) + u64::from(field.kind.size());
+        if end > u64::from(spec.value_size) {
+            return Err(Errno::EINVAL);
+        }
+        if !rules.fields.has(field.kind) {
+            return Err(if rules.btf == Invalid { Errno::EINVAL } else { Errno::EOPNOTSUPP });
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::map_spec::SpecialField;
+
+    /// A map of this kind that Linux creates.
+    fn canonical(kind: MapKind) -> MapSpec {
+        let pick = |rule: SizeRule| match rule {
+            SizeRule::Zero => 0,
+            SizeRule::Is(n) | SizeRule::Either(_, n) | SizeRule::Within(n, _) => n,
+            SizeRule::UpTo(..) => 4,
+            SizeRule::Frames => 8,
+            SizeRule::PowerOfTwoPages => 4096,
+        };
+        let rules = MapRules::of(kind).expect("the kind has rules");
+        let mut spec = MapSpec::new(kind, pick(rules.key), pick(rules.value), pick(rules.entries));
+        spec.flags = rules.required;
+        if rules.btf == Required {
+            (spec.btf_key, spec.btf_value) = (1, 2);
+        }
+        if kind.is_map_in_map() {
+            spec.inner = Some(Box::new(MapSpec::new(Array, 4, 4, 4)));
+        }
+        spec
+    }
+
+    #[track_caller]
+    fn check_with(kind: MapKind, change: impl Fn(&mut MapSpec), expected: Result<(), Errno>) {
+        let mut spec = canonical(kind);
+        change(&mut spec);
+        assert_eq!(check(&spec, Creator::ROOT), expected, "{spec:?}");
+    }
+
+    #[test]
+    fn every_row_creates_a_map() {
+        for rules in RULES {
+            check_with(rules.kind, |_| {}, Ok(()));
+        }
+    }
+
+    #[test]
+    fn numbers_follow_in_order() {
+        assert!(RULES.is_sorted_by_key(|rules| rules.kind.number()));
+    }
+
+    #[test]
+    fn sizes_end_where_linux_ends_them() {
+        let e2big = Err(Errno::E2BIG);
+        let einval = Err(Errno::EINVAL);
+        check_with(Hash, |m| m.value_size = 4_194_251, Ok(()));
+        check_with(Hash, |m| m.value_size = 4_194_252, e2big);
+        check_with(Hash, |m| (m.key_size, m.value_size) = (16, 4_194_240), e2big);
+        check_with(Hash, |m| m.key_size = 0, einval);
+        check_with(Hash, |m| m.max_entries = 1 << 31, e2big);
+        check_with(PercpuHash, |m| m.value_size = 32_768, Ok(()));
+        check_with(PercpuHash, |m| m.value_size = 32_769, e2big);
+        check_with(Array, |m| m.value_size = 1 << 31, e2big);
+        check_with(Array, |m| m.key_size = 5, einval);
+        check_with(StackTrace, |m| m.value_size = 1016, Ok(()));
+        check_with(StackTrace, |m| m.value_size = 1024, einval);
+        check_with(StackTrace, |m| (m.flags, m.value_size) = (STACK_BUILD_ID, 40), einval);
+        check_with(LpmTrie, |m| m.key_size = 261, einval);
+        check_with(LpmTrie, |m| m.value_size = 4_194_024, Ok(()));
+        check_with(LpmTrie, |m| m.value_size = 4_194_025, einval);
+        check_with(Sockhash, |m| m.key_size = 513, e2big);
+        check_with(Queue, |m| m.value_size = (4 << 20) + 1, e2big);
+        check_with(Queue, |m| m.key_size = 4, einval);
+        check_with(Ringbuf, |m| m.max_entries = 12_288, einval);
+        check_with(Arena, |m| m.max_entries = (1 << 20) + 1, e2big);
+        check_with(Cpumap, |m| m.max_entries = 257, e2big);
+        check_with(TaskStorage, |m| m.value_size = 65_408, e2big);
+        check_with(TaskStorage, |m| m.max_entries = 1, einval);
+    }
+
+    #[test]
+    fn flags_are_those_of_the_kind() {
+        let einval = Err(Errno::EINVAL);
+        check_with(Hash, |m| m.flags = NO_PREALLOC | ZERO_SEED, Ok(()));
+        check_with(Hash, |m| m.flags = NO_COMMON_LRU, einval);
+        check_with(Hash, |m| m.flags = 1 << 31, einval);
+        check_with(Hash, |m| m.flags = RDONLY | WRONLY, einval);
+        check_with(Hash, |m| m.flags = PROG, einval);
+        check_with(Hash, |m| (m.flags, m.numa_node) = (NUMA_NODE, 7), einval);
+        check_with(Hash, |m| m.numa_node = 7, Ok(()));
+        check_with(LruHash, |m| m.flags = NO_PREALLOC, Err(Errno::ENOTSUPP));
+        check_with(LpmTrie, |m| m.flags = 0, einval);
+        check_with(Array, |m| m.flags = MMAPABLE | INNER_MAP, Ok(()));
+        check_with(PercpuArray, |m| m.flags = NUMA_NODE, einval);
+        check_with(Ringbuf, |m| m.flags = RDONLY, einval);
+        check_with(SkStorage, |m| m.btf_value = 0, einval);
+        check_with(BloomFilter, |m| m.map_extra = 16, einval);
+        check_with(Hash, |m| m.map_extra = 1, einval);
+        check_with(Array, |m| m.name = "bad-name".into(), einval);
+    }
+
+    #[test]
+    fn inner_maps_are_no_maps_of_maps() {
+        let with = |kind| move |m: &mut MapSpec| m.inner = Some(Box::new(canonical(kind)));
+        check_with(HashOfMaps, with(LpmTrie), Ok(()));
+        check_with(HashOfMaps, with(ProgArray), Err(Errno::ENOTSUPP));
+        check_with(ArrayOfMaps, with(CgroupStorage), Err(Errno::ENOTSUPP));
+        check_with(ArrayOfMaps, with(HashOfMaps), Err(Errno::EINVAL));
+        check_with(ArrayOfMaps, |m| m.inner = None, Err(Errno::EINVAL));
+    }
+
+    #[test]
+    fn special_fields_stand_where_linux_allows_them() {
+        let with = |kind| {
+            move |m: &mut MapSpec| {
+                m.value_size = 40;
+                m.fields = vec![SpecialField { off: 0, kind }];
+            }
+        };
+        let unsupported = Err(Errno::EOPNOTSUPP);
+        check_with(Hash, with(SpecialKind::SpinLock), Ok(()));
+        check_with(LruHash, with(SpecialKind::SpinLock), unsupported);
+        check_with(LruHash, with(SpecialKind::Timer), Ok(()));
+        check_with(PercpuHash, with(SpecialKind::KptrRef(1)), Ok(()));
+        check_with(PercpuHash, with(SpecialKind::Timer), unsupported);
+        check_with(LpmTrie, with(SpecialKind::SpinLock), unsupported);
+        check_with(Queue, with(SpecialKind::SpinLock), Err(Errno::EINVAL));
+        check_with(TaskStorage, with(SpecialKind::Uptr(1)), Ok(()));
+        check_with(SkStorage, with(SpecialKind::Uptr(1)), unsupported);
+        let read_only = |m: &mut MapSpec| {
+            with(SpecialKind::SpinLock)(m);
+            m.flags |= RDONLY_PROG;
+        };
+        check_with(Array, read_only, Err(Errno::EACCES));
+        check_with(Array, |m| m.fields = vec![SpecialField { off: 2, kind: SpecialKind::Timer }], Err(Errno::EINVAL));
+    }
+
+    #[test]
+    fn attributes_are_judged_before_privilege() {
+        let mut spec = canonical(Hash);
+        assert_eq!(check(&spec, Creator::NOBODY), Err(Errno::EPERM));
+        spec.max_entries = 0;
+        assert_eq!(check(&spec, Creator::NOBODY), Err(Errno::EINVAL));
+        let user = Creator { unpriv_disabled: 0, ..Creator::NOBODY };
+        assert_eq!(check(&canonical(Array), user), Ok(()));
+        assert_eq!(check(&canonical(LpmTrie), user), Err(Errno::EPERM));
+        assert_eq!(check(&canonical(Sockmap), Creator { bpf: true, ..user }), Err(Errno::EPERM));
+    }
+
+    #[test]
+    fn types_have_the_sizes_of_key_and_value() {
+        let of = |kind| check_btf(&canonical(kind), Some(canonical(kind).key_size), Some(canonical(kind).value_size));
+        assert_eq!(of(Hash), Ok(()));
+        assert_eq!(of(Devmap), Err(Errno::ENOTSUPP));
+        assert_eq!(of(Queue), Err(Errno::EINVAL));
+        assert_eq!(check_btf(&canonical(Hash), Some(4), Some(8)), Err(Errno::EINVAL));
+        assert_eq!(check_btf(&canonical(Hash), Some(4), None), Err(Errno::EINVAL));
+        assert_eq!(check_btf(&canonical(Hash), None, None), Ok(()));
+        assert_eq!(check_btf(&canonical(TaskStorage), None, None), Err(Errno::EINVAL));
+        assert_eq!(check_btf(&canonical(BloomFilter), None, Some(4)), Ok(()));
+    }
+
+    #[test]
+    fn nothing_overflows_at_the_ends() {
+        for rules in RULES {
+            for size in [0, 1, u32::MAX] {
+                let mut spec = MapSpec::new(rules.kind, size, size, size);
+                (spec.flags, spec.map_extra) = (u32::MAX, u64::MAX);
+                spec.fields = vec![SpecialField { off: u32::MAX, kind: SpecialKind::RbNode }];
+                assert!(check(&spec, Creator::ROOT).is_err());
+                spec.flags = rules.required;
+                spec.map_extra = 0;
+                assert!(check(&spec, Creator::ROOT).is_err());
+            }
+        }
+    }
+}
