@@ -95,11 +95,10 @@ impl SlotMap {
         let mut map = SlotMap { first: Vec::with_capacity(raw.len()), insn_at: vec![u32::MAX; raw.len()] };
         let mut slot = 0;
         while let Some(insn) = raw.get(slot) {
-            let known = raw::rows_of(insn.code).next().is_some();
-            if raw::is_load_class(insn.code) && !(known && insn.imm == 0) {
+            if raw::has_bad_load_fields(*insn) {
                 return Err(DecodeError::LoadFields { slot: slot as u32 });
             }
-            if !known {
+            if raw::rows_of(insn.code).next().is_none() {
                 return Err(DecodeError::UnknownOpcode { slot: slot as u32, code: insn.code });
             }
             if let Some(at) = map.insn_at.get_mut(slot) {

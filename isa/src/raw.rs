@@ -137,10 +137,11 @@ pub(crate) fn nearest_row(raw: RawInsn) -> Option<&'static Row> {
 /// The opcode whose rows are all atomic operations there are.
 const ATOMIC64: u8 = 0xdb;
 
-/// Whether a slot with this opcode is a load in the wider sense of Linux, which gives every unknown mode of the class
-/// the same answer.
-pub(crate) const fn is_load_class(code: u8) -> bool {
-    code & 0x07 == 0x01
+/// Whether a slot of the load class has a mode other than plain and sign-extending, or a non-zero immediate: Linux has
+/// one answer for both.
+pub(crate) const fn has_bad_load_fields(raw: RawInsn) -> bool {
+    let (class, mode) = (raw.code & 0x07, raw.code & 0xe0);
+    class == 0x01 && (mode != 0x60 && mode != 0x80 || raw.imm != 0)
 }
 
 /// Whether a slot with this opcode begins a two-slot wide load.

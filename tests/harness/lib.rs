@@ -1,1 +1,4 @@
 //! What the suites share: cases, engines, oracles, generators.
+
+pub mod case;
+pub mod oracle;
