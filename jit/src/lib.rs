@@ -9,6 +9,7 @@
 //! [`compile`] runs on any host for either architecture and touches no executable memory. `docs/jit-abi.md` tells how
 //! code, helpers and host agree.
 
+pub mod a64;
 pub mod abi;
 pub mod asm;
 pub mod code;
@@ -88,7 +89,11 @@ pub fn compile(program: &VerifiedProgram, linker: &dyn Linker, options: &Options
             let entries = fast::emit(&mut e, program, linker, options)?;
             finish(options.arch, e, entries, insns)
         }
-        Arch::Aarch64 => Err(CompileError::TooLarge),
+        Arch::Aarch64 => {
+            let mut e = a64::A64::new(asm, a64::Features { lse: options.features.lse });
+            let entries = fast::emit(&mut e, program, linker, options)?;
+            finish(options.arch, e, entries, insns)
+        }
     }
 }
 
