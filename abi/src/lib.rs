@@ -13,6 +13,7 @@ pub mod map_rules;
 pub mod map_spec;
 pub mod policy;
 pub mod prog_kind;
+pub mod prog_rules;
 pub mod prog_type;
 
 pub use errno::Errno;
@@ -22,4 +23,5 @@ pub use map_rules::{Creator, MapRules};
 pub use map_spec::MapSpec;
 pub use policy::Policy;
 pub use prog_kind::{ProgKind, ProgKinds};
+pub use prog_rules::ProgRules;
 pub use prog_type::{AttachType, ProgType};
