@@ -87,8 +87,8 @@ impl Drop for Head {
 }
 
 /// Makes the map findable by the address of its head.
-pub(crate) fn publish<M: Map + 'static>(map: M) -> MapRef {
-    let map: MapRef = Arc::new(map);
+pub(crate) fn publish(map: Box<dyn Map>) -> MapRef {
+    let map: MapRef = Arc::from(map);
     let head = map.head();
     let me = Arc::downgrade(&map);
     if let Ok(mut heads) = HEADS.write() {

@@ -1,12 +1,46 @@
 //! BPF maps: every kind behind one trait, over type-stable shared memory.
 
 mod access;
+pub mod arena;
+mod array;
 pub mod batch;
+mod bloom;
+mod create;
+mod fields;
+mod freelist;
+mod hash;
 mod head;
+mod jhash;
+mod lpm;
+mod lru;
 mod map;
+mod map_in_map;
 mod object;
+mod percpu;
+pub mod perf;
+mod prog_array;
+mod queue_stack;
+pub mod redirect;
+mod retire;
+pub mod ringbuf;
+mod rules;
+mod slab;
+mod sock;
+pub mod stack_trace;
+pub mod storage;
+pub mod user_ringbuf;
 
 pub use access::{KeyRef, ProgBytes, ProgOut, ValuePtr};
+pub use arena::Arena;
+pub use create::{CreateCx, create};
 pub use head::{Head, map_at};
 pub use map::{Layout, Map, MapError, MapRef, UpdateFlags, Visit, update};
 pub use object::{Object, PerfSink, Prog, ProgRef, Socket, SocketKind};
+pub use perf::PerfEventArray;
+pub use prog_array::ProgArray;
+pub use redirect::RedirectMap;
+pub use ringbuf::Ringbuf;
+pub use sock::SocketMap;
+pub use stack_trace::StackTrace;
+pub use storage::{CgroupStorage, Storage};
+pub use user_ringbuf::UserRingbuf;

@@ -83,11 +83,15 @@ fn register() -> Me {
     Me { tid, lane }
 }
 
+/// Whether a thread of this process has the id `tid`.
+pub(crate) fn thread_lives(tid: u32) -> bool {
+    // SAFETY: signal 0 is never delivered; it only asks whether the thread exists.
+    unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), tid, 0) == 0 }
+}
+
 fn take_over(lane: &Lane, tid: u32) -> bool {
     let old = lane.tid.load(Ordering::Acquire);
-    // SAFETY: signal 0 is never delivered; it only asks whether the thread exists.
-    let gone = unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), old, 0) } != 0;
-    if gone && lane.tid.compare_exchange(old, tid, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+    if !thread_lives(old) && lane.tid.compare_exchange(old, tid, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
         lane.depth.store(0, Ordering::Relaxed);
         return true;
     }

@@ -10,7 +10,7 @@ pub mod order;
 mod pi;
 pub mod prim;
 mod raw;
-mod word;
+pub(crate) mod word;
 
 pub use order::Class;
 pub use pi::PiMutex;
@@ -39,7 +39,7 @@ pub enum LockError {
 }
 
 /// A lock that maps take by its type: chosen when the map is created, never asked for in the hot path.
-pub trait Lock: Default + Send + Sync {
+pub trait Lock: Default + ZeroIsValid + Send + Sync {
     /// Whether waiting for it blocks the thread.
     const SLEEPS: bool;
 
@@ -56,6 +56,20 @@ pub trait Lock: Default + Send + Sync {
         Ok(Guard { lock: self, thread_bound: PhantomData })
     }
 }
+
+/// Types whose value of all zero bytes is valid: they can lie in fresh memory.
+///
+/// # Safety
+///
+/// All-zero bytes must be a valid value, and dropping one must do nothing.
+pub unsafe trait ZeroIsValid {}
+
+// SAFETY: a word of 0, which means free; no destructor.
+unsafe impl ZeroIsValid for RawLock {}
+// SAFETY: as above.
+unsafe impl ZeroIsValid for PiMutex {}
+// SAFETY: a plain word.
+unsafe impl ZeroIsValid for std::sync::atomic::AtomicU32 {}
 
 /// Holds a lock. Stays on its thread: the owner is in the lock word.
 pub struct Guard<'a, L: Lock> {

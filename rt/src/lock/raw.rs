@@ -31,6 +31,12 @@ impl RawLock {
         PATIENCE_NS.store(ns, Ordering::Relaxed);
     }
 
+    /// The lock that a value's own word is (`bpf_spin_lock`, `bpf_res_spin_lock`).
+    pub fn of_word(word: &AtomicU32) -> &RawLock {
+        // SAFETY: `RawLock` is a transparent wrapper of this type.
+        unsafe { &*std::ptr::from_ref(word).cast() }
+    }
+
     /// Whether anyone holds it, at this moment.
     pub fn is_held(&self) -> bool {
         word::owner(&self.word) != 0

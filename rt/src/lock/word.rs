@@ -65,3 +65,9 @@ pub(super) fn clock_ns(clock: libc::clockid_t) -> u64 {
     unsafe { libc::clock_gettime(clock, &mut now) };
     (now.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(now.tv_nsec as u64)
 }
+
+/// Asks for memory ordering on every CPU that runs a thread of ours; `false` where the kernel does not offer it.
+pub(crate) fn membarrier(command: libc::c_int) -> bool {
+    // SAFETY: membarrier touches no memory of ours.
+    unsafe { libc::syscall(libc::SYS_membarrier, command, 0, 0) == 0 }
+}

@@ -1,0 +1,329 @@
+//! Hash maps: plain and per-CPU, preallocated and not, with and without LRU eviction. One source over the mode.
+
+mod pool;
+mod table;
+
+pub(crate) use pool::{Dynamic, Pool, Prealloc};
+pub(crate) use table::{Bucket, Table};
+
+use std::any::Any;
+use std::ops::Range;
+
+use rtbpf_abi::{Errno, MapSpec};
+use rtbpf_rt::{Class, Lock, RawLock, RunCx, ZeroIsValid};
+
+use crate::access::{Cell, KeyRef, ProgBytes, ValuePtr};
+use crate::batch::{Buckets, Pairs};
+use crate::fields::Shape;
+use crate::head::Head;
+use crate::map::{Map, MapError, UpdateFlags, Visit, update};
+use crate::percpu::PercpuCells;
+
+/// Where values are.
+pub(crate) enum Values {
+    /// Behind the key.
+    Inline,
+    /// One per slot, elsewhere.
+    Percpu(PercpuCells),
+}
+
+/// A hash map.
+pub(crate) struct Hash<P: Pool> {
+    head: Head,
+    shape: Shape,
+    table: Table<P::Lock>,
+    values: Values,
+    pool: P,
+}
+
+impl<P: Pool> Hash<P>
+where
+    Bucket<P::Lock>: ZeroIsValid,
+{
+    pub(crate) fn new(head: Head, table: Table<P::Lock>, values: Values, pool: P) -> Hash<P> {
+        Hash { shape: Shape::of(head.spec()), head, table, values, pool }
+    }
+
+    /// The hash of a key of the right length.
+    fn hashed(&self, key: KeyRef<'_>) -> Option<u32> {
+        (key.len() == self.head.spec().key_size as usize).then(|| self.table.hash(key))
+    }
+
+    #[inline]
+    fn find(&self, key: KeyRef<'_>) -> Option<u32> {
+        self.table.find(key, self.hashed(key)?)
+    }
+
+    #[inline]
+    fn value(&self, cx: &RunCx, node: u32) -> Cell<'_> {
+        match &self.values {
+            Values::Inline => self.table.value(node),
+            Values::Percpu(cells) => cells.cell(node, cx.slot.min(cells.slots() - 1)),
+        }
+    }
+
+    /// Writes the value of a node that was in no chain (`fresh`) or stays where it is.
+    fn write(&self, cx: &RunCx, node: u32, value: ProgBytes<'_>, fresh: bool) -> Result<(), MapError> {
+        match &self.values {
+            Values::Inline => {
+                let cell = self.table.value(node);
+                if fresh && !self.shape.is_plain() {
+                    self.shape.reset(cell);
+                }
+                self.shape.write(cell, value);
+            }
+            Values::Percpu(cells) if cx.in_program => cells.write_one(&self.shape, node, cx.slot, value, fresh),
+            Values::Percpu(cells) => cells.write_all(&self.shape, node, value)?,
+        }
+        Ok(())
+    }
+
+    /// Writes a value in place, under its own lock.
+    fn write_locked(&self, cx: &RunCx, node: u32, value: ProgBytes<'_>) -> Result<(), MapError> {
+        let cell = self.table.value(node);
+        let off = self.shape.lock().ok_or(Errno::EINVAL)?;
+        let _held = RawLock::of_word(cell.atomic_u32(off)).lock(cx, Class::Value)?;
+        self.shape.write(cell, value);
+        Ok(())
+    }
+
+    fn read_node(&self, cx: &RunCx, node: u32, flags: u64, out: &mut Vec<u8>) -> Result<(), MapError> {
+        match &self.values {
+            Values::Inline => {
+                let cell = self.table.value(node);
+                let _held = match (flags & update::F_LOCK != 0, self.shape.lock()) {
+                    (true, Some(off)) => Some(RawLock::of_word(cell.atomic_u32(off)).lock(cx, Class::Value)?),
+                    (true, None) => return Err(Errno::EINVAL.into()),
+                    (false, _) => None,
+                };
+                self.shape.read(cell, out);
+            }
+            Values::Percpu(cells) => cells.read_all(node, out),
+        }
+        Ok(())
+    }
+
+    fn is_percpu(&self) -> bool {
+        matches!(self.values, Values::Percpu(_))
+    }
+
+    /// Removes `key` after `last_look` saw its node, under the bucket lock.
+    fn remove(
+        &self,
+        cx: &RunCx,
+        key: KeyRef<'_>,
+        last_look: impl FnOnce(u32) -> Result<(), MapError>,
+    ) -> Result<(), MapError> {
+        let hash = self.hashed(key).ok_or(Errno::EINVAL)?;
+        let held = self.table.lock(cx, self.table.bucket_of(hash))?;
+        let node = self.table.find(key, hash).ok_or(Errno::ENOENT)?;
+        last_look(node)?;
+        self.table.unlink(node);
+        drop(held);
+        self.pool.give_back(cx, &self.table, node);
+        Ok(())
+    }
+
+    fn insert(
+        &self,
+        cx: &RunCx,
+        key: KeyRef<'_>,
+        hash: u32,
+        value: ProgBytes<'_>,
+        flags: UpdateFlags,
+        early: &mut Option<u32>,
+    ) -> Result<Option<u32>, MapError> {
+        let _held = self.table.lock(cx, self.table.bucket_of(hash))?;
+        let old = self.table.find(key, hash);
+        admit(old.is_some(), flags)?;
+        match old {
+            Some(node) if self.is_percpu() => {
+                self.write(cx, node, value, false)?;
+                self.pool.touch(node);
+                return Ok(None);
+            }
+            Some(node) if flags & update::F_LOCK != 0 => {
+                self.write_locked(cx, node, value)?;
+                return Ok(None);
+            }
+            Some(_) | None => {}
+        }
+        let node = match early.take() {
+            Some(node) => node,
+            None => self.pool.take(cx, &self.table, old.is_some())?,
+        };
+        self.table.set_key(node, key, hash);
+        if let Err(error) = self.write(cx, node, value, true) {
+            self.pool.give_back(cx, &self.table, node);
+            return Err(error);
+        }
+        self.table.link(node);
+        if let Some(old) = old {
+            self.pool.touch(node);
+            self.table.unlink(old);
+        }
+        Ok(old)
+    }
+}
+
+/// Whether the existence flags allow an update.
+pub(crate) fn admit(exists: bool, flags: UpdateFlags) -> Result<(), MapError> {
+    match flags & 3 {
+        update::NOEXIST if exists => Err(Errno::EEXIST.into()),
+        update::EXIST if !exists => Err(Errno::ENOENT.into()),
+        _ => Ok(()),
+    }
+}
+
+/// Update flags beyond the known ones.
+pub(crate) fn check_flags(flags: UpdateFlags, with_lock: bool, spec: &MapSpec) -> Result<(), MapError> {
+    let known = if with_lock { flags & !update::F_LOCK } else { flags };
+    if known > update::EXIST {
+        return Err(Errno::EINVAL.into());
+    }
+    let has_lock = || spec.field(|kind| matches!(kind, rtbpf_abi::map_spec::SpecialKind::SpinLock)).is_some();
+    if flags & update::F_LOCK != 0 && !has_lock() {
+        return Err(Errno::EINVAL.into());
+    }
+    Ok(())
+}
+
+impl<P: Pool + 'static> Map for Hash<P>
+where
+    Bucket<P::Lock>: ZeroIsValid,
+{
+    fn head(&self) -> &Head {
+        &self.head
+    }
+
+    #[inline]
+    fn lookup(&self, cx: &RunCx, key: KeyRef<'_>) -> Option<ValuePtr> {
+        let node = self.find(key)?;
+        if cx.in_program {
+            self.pool.touch(node);
+        }
+        Some(self.value(cx, node).value_ptr())
+    }
+
+    fn lookup_percpu(&self, _: &RunCx, key: KeyRef<'_>, slot: u32) -> Option<ValuePtr> {
+        let Values::Percpu(cells) = &self.values else { return None };
+        if slot >= cells.slots() {
+            return None;
+        }
+        let node = self.find(key)?;
+        self.pool.touch(node);
+        Some(cells.cell(node, slot).value_ptr())
+    }
+
+    fn update(&self, cx: &RunCx, key: KeyRef<'_>, value: ProgBytes<'_>, flags: UpdateFlags) -> Result<(), MapError> {
+        check_flags(flags, !self.is_percpu(), self.head.spec())?;
+        let hash = self.hashed(key).ok_or(Errno::EINVAL)?;
+        if flags & update::F_LOCK != 0
+            && let Some(node) = self.table.find(key, hash)
+        {
+            admit(true, flags)?;
+            return self.write_locked(cx, node, value);
+        }
+        // A per-CPU value that must exist is written in place; every other update may need a node.
+        let may_need = !(self.is_percpu() && flags & 3 == update::EXIST);
+        let mut early = if P::EARLY && may_need { self.pool.take_early(cx, &self.table)? } else { None };
+        let done = self.insert(cx, key, hash, value, flags, &mut early);
+        if let Some(unused) = early {
+            self.pool.give_back(cx, &self.table, unused);
+        }
+        if let Some(old) = done? {
+            self.pool.replaced(cx, &self.table, old);
+        }
+        Ok(())
+    }
+
+    fn delete(&self, cx: &RunCx, key: KeyRef<'_>) -> Result<(), MapError> {
+        self.remove(cx, key, |_| Ok(()))
+    }
+
+    fn next_key(&self, _: &RunCx, key: Option<KeyRef<'_>>, out: &mut Vec<u8>) -> Result<(), MapError> {
+        let next = match key.and_then(|key| self.find(key)) {
+            Some(node) => self.table.after(node),
+            None => self.table.first_from(0),
+        };
+        self.table.key(next.ok_or(Errno::ENOENT)?).append_to(out);
+        Ok(())
+    }
+
+    fn read(&self, cx: &RunCx, key: KeyRef<'_>, flags: u64, out: &mut Vec<u8>) -> Result<(), MapError> {
+        let node = self.find(key).ok_or(Errno::ENOENT)?;
+        self.read_node(cx, node, flags, out)
+    }
+
+    fn take(&self, cx: &RunCx, key: KeyRef<'_>, flags: u64, out: &mut Vec<u8>) -> Result<(), MapError> {
+        self.remove(cx, key, |node| self.read_node(cx, node, flags, out))
+    }
+
+    fn for_each(&self, cx: &RunCx, visit: &mut Visit<'_>) -> Result<u64, MapError> {
+        let mut count = 0;
+        let mut key = Vec::new();
+        for bucket in 0..self.table.bucket_count() {
+            for node in self.table.chain(bucket) {
+                key.clear();
+                self.table.key(node).append_to(&mut key);
+                count += 1;
+                if !visit(&key, self.value(cx, node).value_ptr()) {
+                    return Ok(count);
+                }
+            }
+        }
+        Ok(count)
+    }
+
+    fn memory(&self) -> Vec<Range<u64>> {
+        match &self.values {
+            Values::Inline => {
+                let region = self.table.nodes().region();
+                vec![region.address()..region.address() + region.bytes() as u64]
+            }
+            Values::Percpu(cells) => vec![cells.range()],
+        }
+    }
+
+    fn buckets(&self) -> Option<&dyn Buckets> {
+        Some(self)
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+impl<P: Pool> Buckets for Hash<P>
+where
+    Bucket<P::Lock>: ZeroIsValid,
+{
+    fn bucket_count(&self) -> u32 {
+        self.table.bucket_count()
+    }
+
+    fn bucket(&self, cx: &RunCx, bucket: u32, room: u32, take: bool, out: &mut Pairs) -> Result<(), MapError> {
+        if self.table.chain(bucket).next().is_none() {
+            return Ok(());
+        }
+        let held = self.table.lock(cx, bucket)?;
+        let nodes: Vec<u32> = self.table.chain(bucket).collect();
+        if nodes.len() > room as usize {
+            return Err(Errno::ENOSPC.into());
+        }
+        for node in &nodes {
+            let (mut key, mut value) = (Vec::new(), Vec::new());
+            self.table.key(*node).append_to(&mut key);
+            self.read_node(cx, *node, 0, &mut value)?;
+            out.push((key, value));
+            if take {
+                self.table.unlink(*node);
+            }
+        }
+        drop(held);
+        if take {
+            nodes.into_iter().for_each(|node| self.pool.give_back(cx, &self.table, node));
+        }
+        Ok(())
+    }
+}

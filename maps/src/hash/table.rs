@@ -1,0 +1,220 @@
+//! Buckets and chains: the part that all hash maps share.
+//!
+//! Readers take no lock. A chain ends in a marker that names its bucket; a reader who was carried into another chain
+//! (the node it stood on was freed and used again) sees the wrong marker at the end and starts over. Writers hold the
+//! bucket's lock. New nodes go to the front.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use rtbpf_rt::{Class, Guard, Lock, RunCx, ZeroIsValid};
+
+use crate::access::Cell;
+use crate::freelist::Links;
+use crate::jhash::jhash;
+use crate::map::MapError;
+use crate::slab::{Pages, Slab, ZeroedArray};
+
+/// Ends a chain; the other bits are the bucket. A link of 0 is the marker of the bucket it stands in.
+const END: u32 = 1 << 31;
+
+const NEXT: usize = 0;
+const HASH: usize = 4;
+const FREE: usize = 8;
+/// Bytes before the key.
+const HEADER: usize = 16;
+
+/// First node of a chain, and the lock of its writers.
+#[derive(Default)]
+#[repr(C)]
+pub(crate) struct Bucket<L> {
+    /// Node index + 1, or 0.
+    first: AtomicU32,
+    /// Protects the chain. Taken under the LRU list lock (eviction), before the value lock and nothing else. Its
+    /// holder may sleep exactly if `L` sleeps.
+    lock: L,
+}
+
+pub(crate) struct Table<L> {
+    buckets: ZeroedArray<Bucket<L>>,
+    mask: u32,
+    seed: u32,
+    nodes: Slab,
+    key_size: usize,
+    value_at: usize,
+    value_len: usize,
+}
+
+impl<L> Links for Table<L> {
+    #[inline]
+    fn link(&self, node: u32) -> &AtomicU32 {
+        self.nodes.cell(node).atomic_u32(FREE)
+    }
+}
+
+impl<L: Lock> Table<L>
+where
+    Bucket<L>: ZeroIsValid,
+{
+    /// A table for `entries` keys with `nodes` nodes. `value_len` is 0 where values live elsewhere.
+    pub(crate) fn new(
+        entries: u32,
+        nodes: u32,
+        key_size: u32,
+        value_len: u32,
+        seed: u32,
+        pages: Pages,
+    ) -> Result<Table<L>, MapError> {
+        let value_at = HEADER + (key_size as usize).next_multiple_of(8);
+        let value_len = (value_len as usize).next_multiple_of(8);
+        let buckets = entries.max(1).next_power_of_two();
+        Ok(Table {
+            nodes: Slab::new(nodes, value_at + value_len, pages)?,
+            buckets: ZeroedArray::new(buckets as usize, pages)?,
+            mask: buckets - 1,
+            seed,
+            key_size: key_size as usize,
+            value_at,
+            value_len,
+        })
+    }
+
+    #[inline]
+    pub(crate) fn hash(&self, key: &[u8]) -> u32 {
+        jhash(key, self.seed)
+    }
+
+    #[inline]
+    pub(crate) fn bucket_of(&self, hash: u32) -> u32 {
+        hash & self.mask
+    }
+
+    pub(crate) fn bucket_count(&self) -> u32 {
+        self.buckets.len() as u32
+    }
+
+    /// The bucket's lock, held.
+    #[inline]
+    pub(crate) fn lock(&self, cx: &RunCx, bucket: u32) -> Result<Guard<'_, L>, MapError> {
+        Ok(self.buckets.get(bucket as usize).lock.lock(cx, Class::Bucket)?)
+    }
+
+    #[inline]
+    fn first(&self, bucket: u32) -> &AtomicU32 {
+        &self.buckets.get(bucket as usize).first
+    }
+
+    /// The node that a link of `bucket`'s chain leads to; else whether the chain that ended was that bucket's.
+    #[inline]
+    fn follow(link: u32, bucket: u32) -> Result<u32, bool> {
+        if link != 0 && link & END == 0 { Ok(link - 1) } else { Err(link == 0 || link == END | bucket) }
+    }
+
+    /// The node with `key`. Takes no lock.
+    #[inline]
+    pub(crate) fn find(&self, key: &[u8], hash: u32) -> Option<u32> {
+        let bucket = self.bucket_of(hash);
+        loop {
+            // Acquire: pairs with the release in `link`, so that a node is seen with its key.
+            let mut link = self.first(bucket).load(Ordering::Acquire);
+            loop {
+                match Self::follow(link, bucket) {
+                    Ok(node) => {
+                        let cell = self.nodes.cell(node);
+                        if cell.atomic_u32(HASH).load(Ordering::Relaxed) == hash
+                            && cell.part(HEADER, self.key_size).starts_with(key)
+                        {
+                            return Some(node);
+                        }
+                        link = cell.atomic_u32(NEXT).load(Ordering::Acquire);
+                    }
+                    Err(true) => return None,
+                    Err(false) => break,
+                }
+            }
+        }
+    }
+
+    /// The nodes of `bucket`, newest first, for a holder of its lock (or one who can live with a torn walk).
+    pub(crate) fn chain(&self, bucket: u32) -> impl Iterator<Item = u32> + '_ {
+        let mut link = self.first(bucket).load(Ordering::Acquire);
+        // A torn walk could circle through recycled nodes; no chain is longer than all nodes.
+        let mut left = self.nodes.count();
+        std::iter::from_fn(move || {
+            let node = Self::follow(link, bucket).ok()?;
+            left = left.checked_sub(1)?;
+            link = self.nodes.cell(node).atomic_u32(NEXT).load(Ordering::Acquire);
+            Some(node)
+        })
+    }
+
+    /// The first node in walk order at or after `bucket`.
+    pub(crate) fn first_from(&self, bucket: u32) -> Option<u32> {
+        (bucket..self.bucket_count()).find_map(|bucket| self.chain(bucket).next())
+    }
+
+    /// The node after `node` in walk order.
+    pub(crate) fn after(&self, node: u32) -> Option<u32> {
+        let bucket = self.bucket_of(self.node_hash(node));
+        let link = self.nodes.cell(node).atomic_u32(NEXT).load(Ordering::Acquire);
+        Self::follow(link, bucket).ok().or_else(|| self.first_from(bucket.checked_add(1)?))
+    }
+
+    /// Writes the key of a node that is in no chain.
+    #[inline]
+    pub(crate) fn set_key(&self, node: u32, key: &[u8], hash: u32) {
+        let cell = self.nodes.cell(node);
+        cell.atomic_u32(HASH).store(hash, Ordering::Relaxed);
+        cell.part(HEADER, self.key_size).fill(key.into());
+    }
+
+    /// Puts `node` at the front of its bucket, whose lock is held.
+    #[inline]
+    pub(crate) fn link(&self, node: u32) {
+        let cell = self.nodes.cell(node);
+        let bucket = self.bucket_of(cell.atomic_u32(HASH).load(Ordering::Relaxed));
+        let first = self.first(bucket);
+        let old = first.load(Ordering::Relaxed);
+        cell.atomic_u32(NEXT).store(if old == 0 { END | bucket } else { old }, Ordering::Relaxed);
+        // Release: pairs with the acquire loads of readers.
+        first.store(node + 1, Ordering::Release);
+    }
+
+    /// Takes `node` out of its bucket, whose lock is held; `false` when it is not in it. The node keeps its own link,
+    /// so that readers who stand on it go on.
+    #[inline]
+    pub(crate) fn unlink(&self, node: u32) -> bool {
+        let cell = self.nodes.cell(node);
+        let bucket = self.bucket_of(cell.atomic_u32(HASH).load(Ordering::Relaxed));
+        let mut place = self.first(bucket);
+        loop {
+            let link = place.load(Ordering::Relaxed);
+            match Self::follow(link, bucket) {
+                Ok(at) if at == node => {
+                    place.store(cell.atomic_u32(NEXT).load(Ordering::Relaxed), Ordering::Release);
+                    return true;
+                }
+                Ok(at) => place = self.nodes.cell(at).atomic_u32(NEXT),
+                Err(_) => return false,
+            }
+        }
+    }
+
+    pub(crate) fn node_hash(&self, node: u32) -> u32 {
+        self.nodes.cell(node).atomic_u32(HASH).load(Ordering::Relaxed)
+    }
+
+    /// The key of `node`.
+    pub(crate) fn key(&self, node: u32) -> Cell<'_> {
+        self.nodes.cell(node).part(HEADER, self.key_size)
+    }
+
+    /// The value of `node`, rounded up to 8 bytes.
+    #[inline]
+    pub(crate) fn value(&self, node: u32) -> Cell<'_> {
+        self.nodes.cell(node).part(self.value_at, self.value_len)
+    }
+
+    pub(crate) fn nodes(&self) -> &Slab {
+        &self.nodes
+    }
+}

@@ -1,0 +1,424 @@
+//! `lpm_trie`: longest-prefix match, a binary trie with compressed paths.
+//!
+//! A node is a prefix; its children are longer prefixes that differ in the first bit after it. Nodes without a value
+//! join two branches. Updates build a node whole and then swing one link; lookups follow links without a lock, over
+//! type-stable nodes. A node taken out keeps its links, so that a reader who stands on it goes on.
+
+use std::any::Any;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use rtbpf_abi::Errno;
+use rtbpf_rt::{Class, Lock, RunCx};
+
+use crate::access::{Cell, KeyRef, ProgBytes, ValuePtr};
+use crate::fields::Shape;
+use crate::freelist::{FreeLists, Links};
+use crate::hash::admit;
+use crate::head::Head;
+use crate::map::{Map, MapError, UpdateFlags, Visit, update};
+use crate::slab::{Pages, Slab};
+
+/// Node index + 1 of the two children; 0 where there is none.
+const CHILD: [usize; 2] = [0, 4];
+const FREE: usize = 8;
+/// Prefix length, and [`JOIN`].
+const PREFIX: usize = 12;
+const HEADER: usize = 16;
+/// A node without a value.
+const JOIN: u32 = 1 << 31;
+
+struct Nodes(Slab);
+
+impl Links for Nodes {
+    fn link(&self, node: u32) -> &AtomicU32 {
+        self.0.cell(node).atomic_u32(FREE)
+    }
+}
+
+/// A trie. `L` is its lock: sleeping where nodes come at run time and the rules of real time hold.
+pub(crate) struct Lpm<L> {
+    head: Head,
+    shape: Shape,
+    /// Protects all links. Taken by updates and deletes, under no other lock; before the free list.
+    lock: L,
+    root: AtomicU32,
+    nodes: Nodes,
+    free: FreeLists,
+    used: AtomicU32,
+    count: AtomicU32,
+    data_bytes: usize,
+    value_at: usize,
+}
+
+/// A key of a trie, taken apart.
+#[derive(Clone, Copy)]
+struct Prefix<'a> {
+    len: u32,
+    data: &'a [u8],
+}
+
+fn bit(data: &[u8], at: u32) -> usize {
+    data.get(at as usize / 8).map_or(0, |byte| usize::from(byte >> (7 - at % 8) & 1))
+}
+
+impl<L: Lock> Lpm<L> {
+    pub(crate) fn new(head: Head) -> Result<Lpm<L>, MapError> {
+        let spec = head.spec();
+        let data_bytes = spec.key_size as usize - 4;
+        let value_at = HEADER + data_bytes.next_multiple_of(8);
+        // Each entry can bring one joining node; and an overwrite builds the new node before the old one is free.
+        let count =
+            spec.max_entries.checked_mul(2).and_then(|n| n.checked_add(4 * head.slots())).ok_or(Errno::ENOMEM)?;
+        let nodes = Slab::new(count, value_at + spec.value_size as usize, Pages::OnTouch)?;
+        Ok(Lpm {
+            shape: Shape::of(spec),
+            lock: L::default(),
+            root: AtomicU32::new(0),
+            nodes: Nodes(nodes),
+            free: FreeLists::new(head.slots()),
+            used: AtomicU32::new(0),
+            count: AtomicU32::new(0),
+            data_bytes,
+            value_at,
+            head,
+        })
+    }
+
+    fn max_prefix(&self) -> u32 {
+        self.data_bytes as u32 * 8
+    }
+
+    fn parse<'a>(&self, key: KeyRef<'a>) -> Option<Prefix<'a>> {
+        let (len, data) = key.split_first_chunk::<4>()?;
+        (data.len() == self.data_bytes).then_some(Prefix { len: u32::from_le_bytes(*len), data })
+    }
+
+    fn cell(&self, node: u32) -> Cell<'_> {
+        self.nodes.0.cell(node)
+    }
+
+    fn child(&self, node: u32, side: usize) -> &AtomicU32 {
+        self.cell(node).atomic_u32(CHILD[side])
+    }
+
+    fn follow(link: &AtomicU32) -> Option<u32> {
+        link.load(Ordering::Acquire).checked_sub(1)
+    }
+
+    fn prefix_of(&self, node: u32) -> (u32, bool) {
+        let word = self.cell(node).atomic_u32(PREFIX).load(Ordering::Relaxed);
+        (word & !JOIN, word & JOIN != 0)
+    }
+
+    fn data_of<'b>(&self, node: u32, buffer: &'b mut Vec<u8>) -> &'b [u8] {
+        buffer.clear();
+        self.cell(node).part(HEADER, self.data_bytes).append_to(buffer);
+        buffer
+    }
+
+    fn value_of(&self, node: u32) -> Cell<'_> {
+        self.cell(node).part(self.value_at, self.head.spec().value_size as usize)
+    }
+
+    /// Bits of `key` that `node`'s prefix agrees with.
+    fn matching(&self, node: u32, key: Prefix<'_>) -> u32 {
+        let limit = self.prefix_of(node).0.min(key.len);
+        let cell = self.cell(node).part(HEADER, self.data_bytes);
+        let mut bits = 0;
+        while bits < limit {
+            let byte = bits as usize / 8;
+            let mut word = [0; 8];
+            let rest = &key.data[byte..];
+            let n = rest.len().min(8);
+            word[..n].copy_from_slice(&rest[..n]);
+            let mut theirs = [0; 8];
+            crate::access::ProgOut::from(&mut theirs[..n]).fill(cell.part(byte, n).bytes());
+            let differ = u64::from_be_bytes(word) ^ u64::from_be_bytes(theirs);
+            bits += differ.leading_zeros().min(n as u32 * 8);
+            if differ != 0 {
+                break;
+            }
+        }
+        bits.min(limit)
+    }
+
+    /// The node with the longest prefix of `key`.
+    fn longest(&self, key: Prefix<'_>) -> Option<u32> {
+        let mut found = None;
+        let mut at = Self::follow(&self.root);
+        // Prefixes grow along a path, so a torn walk ends by this count.
+        let mut steps = self.max_prefix() + 2;
+        while let Some(node) = at {
+            steps = steps.checked_sub(1)?;
+            let (len, joins) = self.prefix_of(node);
+            let same = self.matching(node, key);
+            if same < len {
+                break;
+            }
+            if !joins {
+                found = Some(node);
+            }
+            if len >= self.max_prefix() || len >= key.len {
+                break;
+            }
+            at = Self::follow(self.child(node, bit(key.data, len)));
+        }
+        found
+    }
+
+    /// The link under which `key`'s node is, or would be put.
+    fn place<'a>(&'a self, key: Prefix<'_>) -> (&'a AtomicU32, Option<u32>) {
+        let mut link = &self.root;
+        loop {
+            let Some(node) = Self::follow(link) else { return (link, None) };
+            let (len, _) = self.prefix_of(node);
+            if self.matching(node, key) < len || len == key.len || len == self.max_prefix() {
+                return (link, Some(node));
+            }
+            link = self.child(node, bit(key.data, len));
+        }
+    }
+
+    fn exact(&self, key: Prefix<'_>) -> Option<u32> {
+        let node = self.place(key).1?;
+        let (len, joins) = self.prefix_of(node);
+        (len == key.len && !joins && self.matching(node, key) == len).then_some(node)
+    }
+
+    fn take_node(&self, cx: &RunCx) -> Result<u32, MapError> {
+        if let Some(node) = self.free.pop(&self.nodes, cx.slot) {
+            return Ok(node);
+        }
+        let fresh = |used: u32| (used < self.nodes.0.count()).then_some(used + 1);
+        self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fresh).map_err(|_| Errno::ENOMEM.into())
+    }
+
+    fn build(&self, node: u32, prefix: u32, data: &[u8], children: [u32; 2]) {
+        let cell = self.cell(node);
+        cell.atomic_u32(PREFIX).store(prefix, Ordering::Relaxed);
+        cell.part(HEADER, self.data_bytes).fill(data.into());
+        for (side, child) in children.into_iter().enumerate() {
+            cell.atomic_u32(CHILD[side]).store(child, Ordering::Relaxed);
+        }
+    }
+
+    fn children_of(&self, node: u32) -> [u32; 2] {
+        [0, 1].map(|side| self.child(node, side).load(Ordering::Relaxed))
+    }
+
+    fn key_of(&self, node: u32, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.prefix_of(node).0.to_le_bytes());
+        self.cell(node).part(HEADER, self.data_bytes).append_to(out);
+    }
+
+    /// The first node with a value below `node` in post-order.
+    fn leftmost(&self, node: u32) -> Option<u32> {
+        let mut last_value = None;
+        let mut at = Some(node);
+        let mut steps = self.max_prefix() + 2;
+        while let Some(node) = at {
+            steps = steps.checked_sub(1)?;
+            if !self.prefix_of(node).1 {
+                last_value = Some(node);
+            }
+            at = Self::follow(self.child(node, 0)).or_else(|| Self::follow(self.child(node, 1)));
+        }
+        last_value
+    }
+
+    /// The node after `key` in post-order (longer prefixes first), the first one when `key` is not in the trie.
+    fn after(&self, key: Option<Prefix<'_>>) -> Option<u32> {
+        let first = || self.leftmost(Self::follow(&self.root)?);
+        let Some(key) = key.filter(|key| key.len <= self.max_prefix()) else { return first() };
+        let mut path = Vec::new();
+        let mut at = Self::follow(&self.root);
+        while let Some(node) = at {
+            path.push(node);
+            let (len, _) = self.prefix_of(node);
+            if self.matching(node, key) < len || len >= key.len || path.len() > self.max_prefix() as usize + 1 {
+                break;
+            }
+            at = Self::follow(self.child(node, bit(key.data, len)));
+        }
+        let here = path.last().copied()?;
+        let (len, joins) = self.prefix_of(here);
+        if len != key.len || joins || self.matching(here, key) != len {
+            return first();
+        }
+        let mut node = path.pop()?;
+        while let Some(parent) = path.pop() {
+            if Self::follow(self.child(parent, 0)) == Some(node)
+                && let Some(other) = Self::follow(self.child(parent, 1))
+                && let Some(next) = self.leftmost(other)
+            {
+                return Some(next);
+            }
+            if !self.prefix_of(parent).1 {
+                return Some(parent);
+            }
+            node = parent;
+        }
+        None
+    }
+
+    fn insert(&self, cx: &RunCx, key: Prefix<'_>, value: ProgBytes<'_>, flags: UpdateFlags) -> Result<(), MapError> {
+        let _held = self.lock.lock(cx, Class::Trie)?;
+        let (link, at) = self.place(key);
+        let exact = self.exact(key);
+        admit(exact.is_some(), flags)?;
+        let full = self.count.load(Ordering::Relaxed) >= self.head.spec().max_entries;
+        if exact.is_none() && full {
+            return Err(Errno::ENOSPC.into());
+        }
+        let node = self.take_node(cx)?;
+        let cell = self.value_of(node);
+        self.shape.reset(cell);
+        self.shape.write(cell, value);
+        let publish = |node: u32| link.store(node + 1, Ordering::Release);
+        let Some(at) = at else {
+            self.build(node, key.len, key.data, [0, 0]);
+            publish(node);
+            self.count.fetch_add(1, Ordering::Relaxed);
+            return Ok(());
+        };
+        let (len, _) = self.prefix_of(at);
+        let same = self.matching(at, key);
+        if same == len && len == key.len {
+            // The same prefix, with a value or joining: the new node takes its place.
+            self.build(node, key.len, key.data, self.children_of(at));
+            publish(node);
+            self.free.push(&self.nodes, cx.slot, at);
+            if exact.is_none() {
+                self.count.fetch_add(1, Ordering::Relaxed);
+            }
+            return Ok(());
+        }
+        let mut buffer = Vec::with_capacity(self.data_bytes);
+        let theirs = self.data_of(at, &mut buffer);
+        let mut children = [0; 2];
+        if same == key.len {
+            // The new node is a prefix of the one that is here.
+            children[bit(theirs, same)] = at + 1;
+            self.build(node, key.len, key.data, children);
+            publish(node);
+        } else {
+            let join = match self.take_node(cx) {
+                Ok(join) => join,
+                Err(error) => {
+                    self.free.push(&self.nodes, cx.slot, node);
+                    return Err(error);
+                }
+            };
+            self.build(node, key.len, key.data, [0, 0]);
+            children[bit(key.data, same)] = node + 1;
+            children[bit(theirs, same)] = at + 1;
+            self.build(join, same | JOIN, theirs, children);
+            publish(join);
+        }
+        self.count.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn remove(&self, cx: &RunCx, key: Prefix<'_>) -> Result<(), MapError> {
+        let _held = self.lock.lock(cx, Class::Trie)?;
+        let mut link = &self.root;
+        let mut parent: Option<(&AtomicU32, u32)> = None;
+        let node = loop {
+            let node = Self::follow(link).ok_or(Errno::ENOENT)?;
+            let (len, joins) = self.prefix_of(node);
+            if self.matching(node, key) < len || len > key.len {
+                return Err(Errno::ENOENT.into());
+            }
+            if len == key.len {
+                if joins {
+                    return Err(Errno::ENOENT.into());
+                }
+                break node;
+            }
+            parent = Some((link, node));
+            link = self.child(node, bit(key.data, len));
+        };
+        self.count.fetch_sub(1, Ordering::Relaxed);
+        match self.children_of(node) {
+            [0, 0] => match parent {
+                // A joining parent has exactly one child left: that takes its place.
+                Some((parent_link, parent)) if self.prefix_of(parent).1 => {
+                    let [left, right] = self.children_of(parent);
+                    let other = if left == node + 1 { right } else { left };
+                    parent_link.store(other, Ordering::Release);
+                    self.free.push(&self.nodes, cx.slot, parent);
+                }
+                _ => link.store(0, Ordering::Release),
+            },
+            [child, 0] | [0, child] => link.store(child, Ordering::Release),
+            children => {
+                // Two branches meet here: the node stays as a join. A new one, since readers may hold its value.
+                let join = match self.take_node(cx) {
+                    Ok(join) => join,
+                    Err(error) => {
+                        self.count.fetch_add(1, Ordering::Relaxed);
+                        return Err(error);
+                    }
+                };
+                let mut buffer = Vec::with_capacity(self.data_bytes);
+                self.build(join, key.len | JOIN, self.data_of(node, &mut buffer), children);
+                link.store(join + 1, Ordering::Release);
+            }
+        }
+        self.free.push(&self.nodes, cx.slot, node);
+        Ok(())
+    }
+}
+
+impl<L: Lock + 'static> Map for Lpm<L> {
+    fn head(&self) -> &Head {
+        &self.head
+    }
+
+    fn lookup(&self, _: &RunCx, key: KeyRef<'_>) -> Option<ValuePtr> {
+        let key = self.parse(key).filter(|key| key.len <= self.max_prefix())?;
+        Some(self.value_of(self.longest(key)?).value_ptr())
+    }
+
+    fn update(&self, cx: &RunCx, key: KeyRef<'_>, value: ProgBytes<'_>, flags: UpdateFlags) -> Result<(), MapError> {
+        if flags > update::EXIST {
+            return Err(Errno::EINVAL.into());
+        }
+        let key = self.parse(key).filter(|key| key.len <= self.max_prefix()).ok_or(Errno::EINVAL)?;
+        self.insert(cx, key, value, flags)
+    }
+
+    fn delete(&self, cx: &RunCx, key: KeyRef<'_>) -> Result<(), MapError> {
+        let key = self.parse(key).filter(|key| key.len <= self.max_prefix()).ok_or(Errno::EINVAL)?;
+        self.remove(cx, key)
+    }
+
+    fn next_key(&self, _: &RunCx, key: Option<KeyRef<'_>>, out: &mut Vec<u8>) -> Result<(), MapError> {
+        let key = key.and_then(|key| self.parse(key));
+        let next = self.after(key).ok_or(Errno::ENOENT)?;
+        self.key_of(next, out);
+        Ok(())
+    }
+
+    fn read(&self, _: &RunCx, key: KeyRef<'_>, _: u64, out: &mut Vec<u8>) -> Result<(), MapError> {
+        let key = self.parse(key).filter(|key| key.len <= self.max_prefix()).ok_or(Errno::ENOENT)?;
+        let node = self.longest(key).ok_or(Errno::ENOENT)?;
+        self.shape.read(self.value_of(node), out);
+        Ok(())
+    }
+
+    fn for_each(&self, _: &RunCx, visit: &mut Visit<'_>) -> Result<u64, MapError> {
+        let _ = visit;
+        Err(MapError::Unsupported)
+    }
+
+    fn memory(&self) -> Vec<Range<u64>> {
+        let region = self.nodes.0.region();
+        vec![region.address()..region.address() + region.bytes() as u64]
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}

@@ -1,0 +1,440 @@
+//! The pool of LRU maps: when no node is free, the least recently used ones are taken out of the table.
+//!
+//! Two lists approximate recency. New nodes enter *inactive*; a node that was used since it was last looked at moves to
+//! *active*; when inactive has become the shorter one, active's unused tail moves back. Eviction takes from inactive's
+//! tail. Using a node only sets a flag in it, so lookups touch no list.
+//!
+//! With common lists, each slot keeps a private stock of free nodes and a list of those it handed out; both are
+//! exchanged with the common lists in batches, so that most insertions take one slot's lock only. Without common lists
+//! (`BPF_F_NO_COMMON_LRU`) each slot has lists and nodes of its own.
+//! The scheme is the one that the kernel's documentation of hash maps describes (map_hash.rst, Linux 6.18).
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use rtbpf_abi::Errno;
+use rtbpf_rt::{Class, Lock, RawLock, RunCx};
+
+use crate::freelist::NONE;
+use crate::hash::{Pool, Table};
+use crate::map::MapError;
+use crate::slab::{Pages, Slab};
+
+/// Nodes moved to a slot's stock at once, at most; and nodes looked at per rotation.
+const BATCH: u32 = 128;
+/// Both, where slots have lists of their own.
+const OWN_BATCH: u32 = 4;
+
+const PREV: usize = 0;
+const NEXT: usize = 4;
+/// Which list a node is on (low byte) and whose (the rest).
+const PLACE: usize = 8;
+/// Whether it was used since it was last looked at; or [`STRAY`].
+const USED: usize = 12;
+const STRAY: u32 = 2;
+
+/// The list a node is on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+enum On {
+    Free = 0,
+    Inactive = 1,
+    Active = 2,
+    /// A slot's stock.
+    Stock = 3,
+    /// Handed out by a slot, not yet given to the common lists.
+    Pending = 4,
+}
+
+/// A list through the nodes. Changed under the lock of its owner only; atomics because lookups run beside.
+struct List {
+    on: On,
+    slot: u32,
+    first: AtomicU32,
+    last: AtomicU32,
+    len: AtomicU32,
+}
+
+/// The words of all nodes.
+struct Nodes(Slab);
+
+impl Nodes {
+    fn word(&self, node: u32, at: usize) -> &AtomicU32 {
+        self.0.cell(node).atomic_u32(at)
+    }
+
+    fn get(&self, node: u32, at: usize) -> u32 {
+        self.word(node, at).load(Ordering::Relaxed)
+    }
+
+    fn set(&self, node: u32, at: usize, value: u32) {
+        self.word(node, at).store(value, Ordering::Relaxed);
+    }
+
+    fn is_used(&self, node: u32) -> bool {
+        self.get(node, USED) == 1
+    }
+
+    /// Whether it left the table while its list could not be locked.
+    fn is_stray(&self, node: u32) -> bool {
+        self.get(node, USED) == STRAY
+    }
+
+    fn place(&self, node: u32) -> (u32, u32) {
+        let place = self.get(node, PLACE);
+        (place & 0xff, place >> 8)
+    }
+}
+
+impl List {
+    fn new(on: On, slot: u32) -> List {
+        let word = || AtomicU32::new(NONE);
+        List { on, slot, first: word(), last: word(), len: AtomicU32::new(0) }
+    }
+
+    fn len(&self) -> u32 {
+        self.len.load(Ordering::Relaxed)
+    }
+
+    fn first(&self) -> Option<u32> {
+        Some(self.first.load(Ordering::Relaxed)).filter(|node| *node != NONE)
+    }
+
+    fn last(&self) -> Option<u32> {
+        Some(self.last.load(Ordering::Relaxed)).filter(|node| *node != NONE)
+    }
+
+    fn holds(&self, nodes: &Nodes, node: u32) -> bool {
+        nodes.place(node) == (self.on as u32, self.slot)
+    }
+
+    fn push(&self, nodes: &Nodes, node: u32) {
+        let old = self.first.load(Ordering::Relaxed);
+        nodes.set(node, PREV, NONE);
+        nodes.set(node, NEXT, old);
+        nodes.set(node, PLACE, self.slot << 8 | self.on as u32);
+        match old {
+            NONE => self.last.store(node, Ordering::Relaxed),
+            old => nodes.set(old, PREV, node),
+        }
+        self.first.store(node, Ordering::Relaxed);
+        self.len.store(self.len() + 1, Ordering::Relaxed);
+    }
+
+    fn remove(&self, nodes: &Nodes, node: u32) {
+        let (prev, next) = (nodes.get(node, PREV), nodes.get(node, NEXT));
+        match prev {
+            NONE => self.first.store(next, Ordering::Relaxed),
+            prev => nodes.set(prev, NEXT, next),
+        }
+        match next {
+            NONE => self.last.store(prev, Ordering::Relaxed),
+            next => nodes.set(next, PREV, prev),
+        }
+        self.len.store(self.len() - 1, Ordering::Relaxed);
+    }
+
+    fn pop(&self, nodes: &Nodes) -> Option<u32> {
+        let node = self.first()?;
+        self.remove(nodes, node);
+        Some(node)
+    }
+}
+
+/// Free, inactive and active nodes, common or one slot's.
+struct Lists {
+    /// Protects the three lists. Taken after a slot's stock lock, before bucket locks; its holder does not sleep.
+    lock: RawLock,
+    free: List,
+    inactive: List,
+    active: List,
+    /// Where the next look for used nodes in inactive begins.
+    rotation: AtomicU32,
+}
+
+impl Lists {
+    fn new(slot: u32) -> Lists {
+        Lists {
+            lock: RawLock::default(),
+            free: List::new(On::Free, slot),
+            inactive: List::new(On::Inactive, slot),
+            active: List::new(On::Active, slot),
+            rotation: AtomicU32::new(NONE),
+        }
+    }
+
+    fn list_of(&self, on: u32) -> Option<&List> {
+        [&self.free, &self.inactive, &self.active].into_iter().find(|list| list.on as u32 == on)
+    }
+
+    /// Takes `node` out of whichever list it is on.
+    fn detach(&self, nodes: &Nodes, node: u32) {
+        if self.rotation.load(Ordering::Relaxed) == node {
+            self.rotation.store(nodes.get(node, PREV), Ordering::Relaxed);
+        }
+        if let Some(list) = self.list_of(nodes.place(node).0) {
+            list.remove(nodes, node);
+        }
+    }
+
+    fn move_to(&self, nodes: &Nodes, node: u32, list: &List) {
+        self.detach(nodes, node);
+        nodes.set(node, USED, 0);
+        list.push(nodes, node);
+    }
+
+    /// Moves used nodes to active, and unused ones back when inactive has become short.
+    fn rotate(&self, nodes: &Nodes, looks: u32) {
+        if self.inactive.len() < self.active.len() {
+            for _ in 0..looks.min(self.active.len()) {
+                let Some(node) = self.active.last() else { break };
+                let list = if nodes.is_used(node) { &self.active } else { &self.inactive };
+                self.move_to(nodes, node, list);
+            }
+        }
+        let mut at = Some(self.rotation.load(Ordering::Relaxed)).filter(|n| *n != NONE).or(self.inactive.last());
+        for _ in 0..looks.min(self.inactive.len()) {
+            let Some(node) = at else { break };
+            let before = Some(nodes.get(node, PREV)).filter(|n| *n != NONE);
+            if nodes.is_used(node) {
+                self.move_to(nodes, node, &self.active);
+            }
+            at = before.or(self.inactive.last());
+        }
+        self.rotation.store(at.unwrap_or(NONE), Ordering::Relaxed);
+    }
+
+    /// Evicts up to `want` nodes to `free`: unused ones from inactive's tail; when there is none, one that is used.
+    fn shrink(&self, nodes: &Nodes, want: u32, looks: u32, free: &List, evict: &dyn Fn(u32) -> bool) {
+        let mut done = 0;
+        let mut at = self.inactive.last();
+        for _ in 0..looks {
+            let Some(node) = at else { break };
+            at = Some(nodes.get(node, PREV)).filter(|n| *n != NONE);
+            if nodes.is_used(node) {
+                self.move_to(nodes, node, &self.active);
+            } else if nodes.is_stray(node) || evict(node) {
+                self.move_to(nodes, node, free);
+                done += 1;
+            }
+            if done == want {
+                break;
+            }
+        }
+        if done > 0 {
+            return;
+        }
+        let list = if self.inactive.len() > 0 { &self.inactive } else { &self.active };
+        let mut at = list.last();
+        while let Some(node) = at {
+            at = Some(nodes.get(node, PREV)).filter(|n| *n != NONE);
+            if evict(node) {
+                self.move_to(nodes, node, free);
+                return;
+            }
+        }
+    }
+}
+
+/// What a slot keeps beside the common lists.
+struct Stock {
+    /// Protects both lists. First lock of an insertion; its holder does not sleep.
+    lock: RawLock,
+    free: List,
+    pending: List,
+}
+
+enum Shape {
+    Common { lists: Lists, stocks: Box<[Stock]>, batch: u32 },
+    PerSlot(Box<[Lists]>),
+}
+
+/// See the module's head.
+pub(crate) struct Lru {
+    nodes: Nodes,
+    shape: Shape,
+}
+
+impl Lru {
+    /// A pool of `entries` nodes. Without common lists `entries` must be a multiple of `slots`.
+    pub(crate) fn new(entries: u32, slots: u32, common: bool, pages: Pages) -> Result<Lru, MapError> {
+        let nodes = Nodes(Slab::new(entries, 16, pages)?);
+        let slots = slots.max(1);
+        let shape = if common {
+            let lists = Lists::new(0);
+            (0..entries).rev().for_each(|node| lists.free.push(&nodes, node));
+            let stock = |slot| Stock {
+                lock: RawLock::default(),
+                free: List::new(On::Stock, slot),
+                pending: List::new(On::Pending, slot),
+            };
+            // Small maps keep small stocks, so that one slot's stock does not starve the others.
+            let batch = (entries / slots / 2).clamp(1, BATCH);
+            Shape::Common { lists, stocks: (0..slots).map(stock).collect(), batch }
+        } else {
+            let lists: Box<[Lists]> = (0..slots).map(Lists::new).collect();
+            let share = (entries / slots).max(1);
+            for node in (0..entries).rev() {
+                lists[((node / share) % slots) as usize].free.push(&nodes, node);
+            }
+            Shape::PerSlot(lists)
+        };
+        Ok(Lru { nodes, shape })
+    }
+
+    /// Takes `node` out of the table, unless it is not (yet, or any more) in it.
+    fn evict(cx: &RunCx, table: &Table<RawLock>, node: u32) -> bool {
+        let bucket = table.bucket_of(table.node_hash(node));
+        table.lock(cx, bucket).is_ok_and(|_held| bucket == table.bucket_of(table.node_hash(node)) && table.unlink(node))
+    }
+
+    fn take_common(
+        &self,
+        cx: &RunCx,
+        table: &Table<RawLock>,
+        lists: &Lists,
+        stocks: &[Stock],
+        batch: u32,
+    ) -> Result<u32, MapError> {
+        let nodes = &self.nodes;
+        let own = cx.slot as usize % stocks.len();
+        let stock = &stocks[own];
+        {
+            let _stock_held = stock.lock.lock(cx, Class::LruLocal).map_err(no_node)?;
+            if stock.free.len() == 0 {
+                let _lists_held = lists.lock.lock(cx, Class::Lru).map_err(no_node)?;
+                self.refill(cx, table, lists, stock, batch);
+            }
+            if let Some(node) = stock.free.pop(nodes) {
+                nodes.set(node, USED, 0);
+                stock.pending.push(nodes, node);
+                return Ok(node);
+            }
+        }
+        // Other slots hold everything: take one of theirs.
+        let stolen = (1..stocks.len()).find_map(|away| {
+            let other = &stocks[(own + away) % stocks.len()];
+            let _held = other.lock.lock(cx, Class::LruLocal).ok()?;
+            if let Some(node) = other.free.pop(nodes) {
+                return Some(node);
+            }
+            let mut at = other.pending.last();
+            while let Some(node) = at {
+                at = Some(nodes.get(node, PREV)).filter(|n| *n != NONE);
+                if nodes.is_stray(node) || Lru::evict(cx, table, node) {
+                    other.pending.remove(nodes, node);
+                    return Some(node);
+                }
+            }
+            None
+        });
+        let node = stolen.ok_or(Errno::ENOMEM)?;
+        let _held = stock.lock.lock(cx, Class::LruLocal).map_err(no_node)?;
+        nodes.set(node, USED, 0);
+        stock.pending.push(nodes, node);
+        Ok(node)
+    }
+
+    /// Gives what a slot handed out to the common lists, and fills its stock. Both locks are held.
+    fn refill(&self, cx: &RunCx, table: &Table<RawLock>, lists: &Lists, stock: &Stock, batch: u32) {
+        let nodes = &self.nodes;
+        while let Some(node) = stock.pending.last() {
+            stock.pending.remove(nodes, node);
+            let list = match (nodes.is_stray(node), nodes.is_used(node)) {
+                (true, _) => &lists.free,
+                (false, true) => &lists.active,
+                (false, false) => &lists.inactive,
+            };
+            nodes.set(node, USED, 0);
+            list.push(nodes, node);
+        }
+        lists.rotate(nodes, BATCH);
+        while stock.free.len() < batch {
+            let Some(node) = lists.free.pop(nodes) else { break };
+            stock.free.push(nodes, node);
+        }
+        if stock.free.len() < batch {
+            let want = batch - stock.free.len();
+            lists.shrink(nodes, want, BATCH, &stock.free, &|node| Lru::evict(cx, table, node));
+        }
+    }
+
+    fn take_own(&self, cx: &RunCx, table: &Table<RawLock>, lists: &Lists) -> Result<u32, MapError> {
+        let nodes = &self.nodes;
+        let _held = lists.lock.lock(cx, Class::Lru).map_err(no_node)?;
+        lists.rotate(nodes, OWN_BATCH);
+        if lists.free.len() == 0 {
+            lists.shrink(nodes, OWN_BATCH, OWN_BATCH, &lists.free, &|node| Lru::evict(cx, table, node));
+        }
+        let node = lists.free.first().ok_or(Errno::ENOMEM)?;
+        lists.move_to(nodes, node, &lists.inactive);
+        Ok(node)
+    }
+}
+
+/// A list that cannot be locked has no node to give.
+fn no_node(_: rtbpf_rt::LockError) -> MapError {
+    Errno::ENOMEM.into()
+}
+
+impl Pool for Lru {
+    type Lock = RawLock;
+
+    const EARLY: bool = true;
+
+    fn take_early(&self, cx: &RunCx, table: &Table<RawLock>) -> Result<Option<u32>, MapError> {
+        match &self.shape {
+            Shape::Common { lists, stocks, batch } => self.take_common(cx, table, lists, stocks, *batch).map(Some),
+            Shape::PerSlot(lists) => self.take_own(cx, table, &lists[cx.slot as usize % lists.len()]).map(Some),
+        }
+    }
+
+    fn take(&self, _: &RunCx, _: &Table<RawLock>, _: bool) -> Result<u32, MapError> {
+        Err(Errno::ENOMEM.into())
+    }
+
+    fn give_back(&self, cx: &RunCx, _: &Table<RawLock>, node: u32) {
+        let nodes = &self.nodes;
+        let slot = nodes.place(node).1 as usize;
+        match &self.shape {
+            Shape::Common { lists, stocks, .. } => {
+                let stock = &stocks[slot % stocks.len()];
+                if let Ok(_held) = stock.lock.lock(cx, Class::LruLocal)
+                    && stock.pending.holds(nodes, node)
+                {
+                    stock.pending.remove(nodes, node);
+                    nodes.set(node, USED, 0);
+                    stock.free.push(nodes, node);
+                    return;
+                }
+                if let Ok(_held) = lists.lock.lock(cx, Class::Lru) {
+                    let on = nodes.place(node).0;
+                    if on == On::Inactive as u32 || on == On::Active as u32 {
+                        lists.move_to(nodes, node, &lists.free);
+                        return;
+                    }
+                }
+                // A handler that interrupted the list's owner: the next eviction finds the node.
+                nodes.set(node, USED, STRAY);
+            }
+            Shape::PerSlot(all) => {
+                let lists = &all[slot % all.len()];
+                match lists.lock.lock(cx, Class::Lru) {
+                    Ok(_held) => lists.move_to(nodes, node, &lists.free),
+                    Err(_) => nodes.set(node, USED, STRAY),
+                }
+            }
+        }
+    }
+
+    fn replaced(&self, cx: &RunCx, table: &Table<RawLock>, node: u32) {
+        self.give_back(cx, table, node);
+    }
+
+    #[inline]
+    fn touch(&self, node: u32) {
+        // Read first: a hot node's line stays shared.
+        if self.nodes.get(node, USED) == 0 {
+            self.nodes.set(node, USED, 1);
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! One value per slot for every element.
+//!
+//! Slot `s` owns a run of whole pages: `base + s * slot_bytes + i * stride`. Values of different slots never share a
+//! cache line, and native code reaches its own by one multiply and one add.
+
+use rtbpf_abi::Errno;
+
+use crate::access::{Cell, ProgBytes, ProgOut};
+use crate::fields::Shape;
+use crate::map::{Layout, MapError};
+use crate::slab::{Pages, Region};
+
+const PAGE: usize = 4096;
+
+/// Values of a per-CPU map.
+pub(crate) struct PercpuCells {
+    region: Region,
+    stride: usize,
+    slot_bytes: usize,
+    count: u32,
+    slots: u32,
+}
+
+impl PercpuCells {
+    pub(crate) fn new(count: u32, value_size: u32, slots: u32, pages: Pages) -> Result<PercpuCells, MapError> {
+        let stride = (value_size as usize).next_multiple_of(8);
+        let slot_bytes =
+            stride.checked_mul(count as usize).and_then(|b| b.checked_next_multiple_of(PAGE)).ok_or(Errno::ENOMEM)?;
+        let bytes = slot_bytes.checked_mul(slots as usize).ok_or(Errno::ENOMEM)?;
+        Ok(PercpuCells { region: Region::new(bytes, pages)?, stride, slot_bytes, count, slots })
+    }
+
+    /// The value of element `index` on `slot`; both must be in range.
+    #[inline]
+    pub(crate) fn cell(&self, index: u32, slot: u32) -> Cell<'_> {
+        assert!(index < self.count && slot < self.slots, "per-CPU value in range");
+        self.region.cell(slot as usize * self.slot_bytes + index as usize * self.stride, self.stride)
+    }
+
+    pub(crate) fn slots(&self) -> u32 {
+        self.slots
+    }
+
+    /// Bytes the control plane hands over for one element.
+    pub(crate) fn control_bytes(&self) -> usize {
+        self.stride * self.slots as usize
+    }
+
+    /// Copies a control-plane value, all slots of it, into element `index`.
+    pub(crate) fn write_all(&self, shape: &Shape, index: u32, value: ProgBytes<'_>) -> Result<(), MapError> {
+        for slot in 0..self.slots {
+            let part = value.slice(slot as usize * self.stride, self.stride).ok_or(Errno::EINVAL)?;
+            shape.write(self.cell(index, slot), part);
+        }
+        Ok(())
+    }
+
+    /// Copies a program's value into its own slot. In a `fresh` element the other slots read zero.
+    pub(crate) fn write_one(&self, shape: &Shape, index: u32, mine: u32, value: ProgBytes<'_>, fresh: bool) {
+        for slot in (0..self.slots).filter(|slot| fresh && *slot != mine) {
+            self.cell(index, slot).zero();
+        }
+        if mine < self.slots {
+            shape.write(self.cell(index, mine), value);
+        }
+    }
+
+    /// Appends every slot's value of element `index`.
+    pub(crate) fn read_all(&self, index: u32, out: &mut Vec<u8>) {
+        for slot in 0..self.slots {
+            self.cell(index, slot).append_to(out);
+        }
+    }
+
+    pub(crate) fn layout(&self) -> Layout {
+        Layout::PercpuArray {
+            base: self.region.address(),
+            stride: self.stride as u64,
+            slot_bytes: self.slot_bytes as u64,
+            entries: self.count,
+        }
+    }
+
+    pub(crate) fn range(&self) -> std::ops::Range<u64> {
+        self.region.address()..self.region.address() + self.region.bytes() as u64
+    }
+}
+
+/// The caller's buffer for helpers that hand a value out, or zeroes when there is none to hand out.
+pub(crate) fn hand_out(value: Option<Cell<'_>>, out: ProgOut<'_>, value_size: u32) {
+    match value {
+        Some(value) => out.fill(value.part(0, value_size as usize).bytes()),
+        None => out.fill(ProgBytes::from(&vec![0u8; out.len().min(value_size as usize)][..])),
+    }
+}

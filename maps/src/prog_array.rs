@@ -1,0 +1,117 @@
+//! `prog_array`: programs by index, for tail calls.
+
+use std::any::Any;
+use std::sync::OnceLock;
+
+use rtbpf_abi::{Errno, ProgType};
+use rtbpf_rt::RunCx;
+
+use crate::access::{KeyRef, ProgBytes, ValuePtr};
+use crate::array::{index_of, next_index};
+use crate::head::Head;
+use crate::map::{Map, MapError, UpdateFlags, update};
+use crate::object::{Object, ProgRef};
+use crate::retire::Shared;
+
+/// An array of programs. All are of one type: the first one's.
+pub struct ProgArray {
+    head: Head,
+    targets: Box<[Shared<ProgRef>]>,
+    owner: OnceLock<(ProgType, u64)>,
+}
+
+impl ProgArray {
+    pub(crate) fn new(head: Head) -> Result<ProgArray, MapError> {
+        Ok(ProgArray { targets: places(head.spec().max_entries)?, head, owner: OnceLock::new() })
+    }
+
+    /// The program at `index`, kept alive by the answer.
+    pub fn get(&self, index: u32) -> Option<ProgRef> {
+        self.targets.get(index as usize)?.get()
+    }
+
+    /// Shows the program at `index`. Inside a run (a section of [`rtbpf_rt::gate`]) what it refers to stays alive for
+    /// the rest of the run.
+    #[inline]
+    pub fn with<R>(&self, index: u32, show: impl FnOnce(&ProgRef) -> R) -> Option<R> {
+        self.targets.get(index as usize)?.with(show)
+    }
+
+    /// Binds the array to a kind of program: its first user or element decides. `false` when it is bound to another.
+    pub fn bind(&self, prog_type: ProgType, compatibility: u64) -> bool {
+        *self.owner.get_or_init(|| (prog_type, compatibility)) == (prog_type, compatibility)
+    }
+
+    /// Empties the array, so that programs that refer to it and are in it can end.
+    pub fn clear(&self) {
+        self.targets.iter().for_each(|place| {
+            place.swap(None);
+        });
+    }
+}
+
+/// Empty places for `count` objects.
+pub(crate) fn places<T: Send + Sync + 'static>(count: u32) -> Result<Box<[Shared<T>]>, MapError> {
+    let mut places = Vec::new();
+    places.try_reserve_exact(count as usize).map_err(|_| Errno::ENOMEM)?;
+    places.resize_with(count as usize, Shared::empty);
+    Ok(places.into_boxed_slice())
+}
+
+/// The place that `key` names.
+pub(crate) fn place<'a, T>(places: &'a [Shared<T>], key: KeyRef<'_>) -> Option<&'a Shared<T>> {
+    places.get(index_of(key)? as usize)
+}
+
+/// Empties the place that `key` names: E2BIG outside, ENOENT when empty.
+pub(crate) fn remove<T: Send + Sync + 'static>(places: &[Shared<T>], key: KeyRef<'_>) -> Result<(), MapError> {
+    let place = place(places, key).ok_or(Errno::E2BIG)?;
+    if place.swap(None) { Ok(()) } else { Err(Errno::ENOENT.into()) }
+}
+
+impl Map for ProgArray {
+    fn head(&self) -> &Head {
+        &self.head
+    }
+
+    fn lookup(&self, _: &RunCx, _: KeyRef<'_>) -> Option<ValuePtr> {
+        None
+    }
+
+    fn update(&self, _: &RunCx, _: KeyRef<'_>, _: ProgBytes<'_>, _: UpdateFlags) -> Result<(), MapError> {
+        Err(Errno::EINVAL.into())
+    }
+
+    fn update_object(&self, _: &RunCx, key: KeyRef<'_>, object: &Object, flags: UpdateFlags) -> Result<(), MapError> {
+        if flags != update::ANY {
+            return Err(Errno::EINVAL.into());
+        }
+        let place = place(&self.targets, key).ok_or(Errno::E2BIG)?;
+        match object {
+            Object::Prog(prog) if self.bind(prog.prog_type(), prog.compatibility()) => {
+                place.swap(Some(prog.clone()));
+                Ok(())
+            }
+            Object::Closed => Err(Errno::EBADF.into()),
+            _ => Err(Errno::EINVAL.into()),
+        }
+    }
+
+    fn delete(&self, _: &RunCx, key: KeyRef<'_>) -> Result<(), MapError> {
+        remove(&self.targets, key)
+    }
+
+    fn next_key(&self, _: &RunCx, key: Option<KeyRef<'_>>, out: &mut Vec<u8>) -> Result<(), MapError> {
+        next_index(key, self.head.spec().max_entries, out)
+    }
+
+    fn read(&self, _: &RunCx, key: KeyRef<'_>, _: u64, out: &mut Vec<u8>) -> Result<(), MapError> {
+        let id = place(&self.targets, key).and_then(|place| place.with(|prog| prog.id())).ok_or(Errno::ENOENT)?;
+        out.extend_from_slice(&id.to_le_bytes());
+        Ok(())
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}

@@ -1,0 +1,383 @@
+//! `ringbuf`: records from any context to one reader.
+//!
+//! Positions count bytes for ever; data is mapped twice in a row, so that a record that wraps is contiguous. A record is
+//! an 8-byte header and its bytes, rounded up to 8:
+//!
+//! ```text
+//! +0  length | BUSY (bit 31) | DISCARD (bit 30)
+//! +4  pages from the record back to the start of the map's memory
+//! +8  the record
+//! ```
+//!
+//! A producer moves the producer position under the lock and marks its record busy. It submits by clearing the mark;
+//! the reader stops at the first busy record, so records arrive in the order of their reservation. Neither position is
+//! ever trusted for memory safety: the reader's may be moved by anyone who maps the ring.
+
+use std::any::Any;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use rtbpf_abi::{Errno, map_spec::flags as create_flags};
+use rtbpf_rt::{Class, Lock, RawLock, RunCx};
+
+use crate::access::{Cell, KeyRef, ProgBytes, ValuePtr};
+use crate::head::Head;
+use crate::map::{Map, MapError, UpdateFlags};
+use crate::slab::Region;
+
+const BUSY: u32 = 1 << 31;
+const DISCARD: u32 = 1 << 30;
+const HEADER: u64 = 8;
+/// Pages in front of the data, as a header counts them: the map itself, consumer page, producer page.
+const PAGES_BEFORE: u64 = 3;
+const PAGE: u64 = 4096;
+
+/// Flags of output, submit and discard.
+pub mod wakeup {
+    /// Do not notify the reader.
+    pub const NO: u64 = 1;
+    /// Notify it in any case.
+    pub const FORCE: u64 = 2;
+}
+
+/// What [`Ringbuf::query`] asks for (`BPF_RB_*`).
+pub mod query {
+    #![allow(missing_docs)]
+    pub const AVAIL_DATA: u64 = 0;
+    pub const RING_SIZE: u64 = 1;
+    pub const CONS_POS: u64 = 2;
+    pub const PROD_POS: u64 = 3;
+}
+
+/// A ring buffer.
+pub struct Ringbuf {
+    head: Head,
+    /// Protects the producer position. Taken at any level, under no other lock; never held while a record is written.
+    lock: RawLock,
+    data: Region,
+    producer: AtomicU64,
+    /// Start of the oldest record that is not consumed, as producers last saw it; only moves under the lock.
+    pending: AtomicU64,
+    consumer: AtomicU64,
+    /// Counts notifications; a reader that sleeps waits on it as a futex.
+    doorbell: AtomicU32,
+}
+
+impl Ringbuf {
+    pub(crate) fn new(head: Head) -> Result<Ringbuf, MapError> {
+        let data = Region::mirrored(head.spec().max_entries as usize)?;
+        let word = || AtomicU64::new(0);
+        let (producer, pending, consumer) = (word(), word(), word());
+        let doorbell = AtomicU32::new(0);
+        Ok(Ringbuf { head, lock: RawLock::default(), data, producer, pending, consumer, doorbell })
+    }
+
+    fn size(&self) -> u64 {
+        u64::from(self.head.spec().max_entries)
+    }
+
+    /// The `len` bytes at position `at`; `len` may not exceed the ring.
+    fn bytes_at(&self, at: u64, len: u64) -> Cell<'_> {
+        self.data.cell((at & (self.size() - 1)) as usize, len as usize)
+    }
+
+    fn header_at(&self, at: u64) -> &AtomicU32 {
+        self.bytes_at(at, HEADER).atomic_u32(0)
+    }
+
+    /// Bytes a record of `len` bytes takes.
+    fn footprint(len: u32) -> u64 {
+        (u64::from(len) + HEADER).next_multiple_of(8)
+    }
+
+    /// Room for a record of `size` bytes; `None` when there is none. The caller submits or discards it.
+    ///
+    /// Semantics: `bpf_ringbuf_reserve`, bpf-helpers(7).
+    pub fn reserve(&self, cx: &RunCx, size: u64, flags: u64) -> Option<ValuePtr> {
+        if flags != 0 {
+            return None;
+        }
+        let at = self.reserve_at(cx, size)?;
+        // A zero-length record still has an address: that of what follows it.
+        Some(self.bytes_at(at, HEADER + size).part(HEADER as usize, size as usize).value_ptr())
+    }
+
+    fn reserve_at(&self, cx: &RunCx, size: u64) -> Option<u64> {
+        let len = u32::try_from(size).ok().filter(|len| *len < DISCARD)?;
+        let need = Ringbuf::footprint(len);
+        if need > self.size() {
+            return None;
+        }
+        let _held = self.lock.lock(cx, Class::Ringbuf).ok()?;
+        let consumer = self.consumer.load(Ordering::Acquire);
+        let at = self.producer.load(Ordering::Relaxed);
+        // Skip what was consumed, and what was finished: the oldest busy record bounds how far a producer may go, even
+        // where the reader's position was moved behind our back.
+        let mut pending = self.pending.load(Ordering::Relaxed);
+        if pending < consumer && consumer <= at {
+            pending = consumer;
+        }
+        while pending < at {
+            let header = self.header_at(pending).load(Ordering::Acquire);
+            if header & BUSY != 0 {
+                break;
+            }
+            pending += Ringbuf::footprint(header & !DISCARD);
+        }
+        self.pending.store(pending, Ordering::Relaxed);
+        let next = at + need;
+        let overwrite = self.head.spec().flags & create_flags::RB_OVERWRITE != 0;
+        if next.wrapping_sub(pending) > self.size() - 1 {
+            return None;
+        }
+        if next.wrapping_sub(consumer) > self.size() - 1 {
+            if !overwrite {
+                return None;
+            }
+            self.drop_oldest(consumer, next);
+        }
+        let header = self.bytes_at(at, HEADER);
+        let pages = ((at & (self.size() - 1)) / PAGE + PAGES_BEFORE) as u32;
+        header.atomic_u32(4).store(pages, Ordering::Relaxed);
+        header.atomic_u32(0).store(len | BUSY, Ordering::Relaxed);
+        // Release: who sees the position sees the busy mark.
+        self.producer.store(next, Ordering::Release);
+        Some(at)
+    }
+
+    /// Moves the reader past the oldest records, until `next` fits (`BPF_F_RB_OVERWRITE`).
+    fn drop_oldest(&self, consumer: u64, next: u64) {
+        let mut at = consumer;
+        while next.wrapping_sub(at) > self.size() - 1 && at < self.producer.load(Ordering::Relaxed) {
+            at += Ringbuf::footprint(self.header_at(at).load(Ordering::Relaxed) & !(BUSY | DISCARD));
+        }
+        self.consumer.store(at, Ordering::Release);
+    }
+
+    fn commit(&self, at: u64, flags: u64, discard: bool) {
+        let header = self.header_at(at);
+        let len = header.load(Ordering::Relaxed) & !(BUSY | DISCARD);
+        // Sequentially consistent: the reader, who reads the header and then sleeps, and we, who write the header and
+        // then look at its position, must not miss each other.
+        header.swap(if discard { len | DISCARD } else { len }, Ordering::SeqCst);
+        let reader_waits_here = self.consumer.load(Ordering::SeqCst) & (self.size() - 1) == at & (self.size() - 1);
+        if flags & wakeup::FORCE != 0 || (reader_waits_here && flags & wakeup::NO == 0) {
+            self.doorbell.fetch_add(1, Ordering::Release);
+        }
+    }
+
+    /// Position of the record whose bytes are at `sample`, when that is one that was reserved here.
+    fn position_of(&self, sample: u64) -> Option<u64> {
+        let off = self.data.offset_of(sample.checked_sub(HEADER)?)? as u64;
+        let off = off & (self.size() - 1);
+        let busy = off.is_multiple_of(8) && self.header_at(off).load(Ordering::Relaxed) & BUSY != 0;
+        busy.then_some(off)
+    }
+
+    /// Hands the record at `sample`, which `reserve` answered, to the reader. An address that is not a reserved
+    /// record's is ignored.
+    pub fn submit(&self, sample: u64, flags: u64) {
+        if let Some(at) = self.position_of(sample) {
+            self.commit(at, flags, false);
+        }
+    }
+
+    /// Gives the record at `sample` back.
+    pub fn discard(&self, sample: u64, flags: u64) {
+        if let Some(at) = self.position_of(sample) {
+            self.commit(at, flags, true);
+        }
+    }
+
+    /// Copies a record in (`bpf_ringbuf_output`): EINVAL for unknown flags, EAGAIN without room.
+    pub fn output(&self, cx: &RunCx, record: ProgBytes<'_>, flags: u64) -> Result<(), MapError> {
+        if flags & !(wakeup::NO | wakeup::FORCE) != 0 {
+            return Err(Errno::EINVAL.into());
+        }
+        let size = record.len() as u64;
+        let at = self.reserve_at(cx, size).ok_or(Errno::EAGAIN)?;
+        self.bytes_at(at, HEADER + size).part(HEADER as usize, size as usize).fill(record);
+        self.commit(at, flags, false);
+        Ok(())
+    }
+
+    /// `bpf_ringbuf_query`; 0 for unknown questions.
+    pub fn query(&self, what: u64) -> u64 {
+        let (consumer, producer) = (self.consumer.load(Ordering::Acquire), self.producer.load(Ordering::Acquire));
+        match what {
+            query::AVAIL_DATA => producer.saturating_sub(consumer),
+            query::RING_SIZE => self.size(),
+            query::CONS_POS => consumer,
+            query::PROD_POS => producer,
+            _ => 0,
+        }
+    }
+
+    /// Shows each finished record to `take` and consumes it, until `take` answers `false` or none is left; answers how
+    /// many were shown. One reader at a time.
+    pub fn consume(&self, take: &mut dyn FnMut(&[u8]) -> bool) -> usize {
+        let mut shown = 0;
+        let mut record = Vec::new();
+        loop {
+            let at = self.consumer.load(Ordering::Relaxed);
+            if at >= self.producer.load(Ordering::Acquire) {
+                return shown;
+            }
+            let header = self.header_at(at).load(Ordering::Acquire);
+            if header & BUSY != 0 {
+                return shown;
+            }
+            let len = header & !DISCARD;
+            let next = at + Ringbuf::footprint(len);
+            let mut go_on = true;
+            if header & DISCARD == 0 && u64::from(len) + HEADER <= self.size() {
+                record.clear();
+                self.bytes_at(at, HEADER + u64::from(len)).part(HEADER as usize, len as usize).append_to(&mut record);
+                go_on = take(&record);
+                shown += 1;
+            }
+            // Release: the record's bytes are read before its room is given back. A compare, since an overwriting
+            // producer may have moved on.
+            let _ = self.consumer.compare_exchange(at, next, Ordering::SeqCst, Ordering::Relaxed);
+            if !go_on {
+                return shown;
+            }
+        }
+    }
+
+    /// The word that counts notifications, for a reader that sleeps.
+    pub fn doorbell(&self) -> &AtomicU32 {
+        &self.doorbell
+    }
+}
+
+impl Map for Ringbuf {
+    fn head(&self) -> &Head {
+        &self.head
+    }
+
+    fn lookup(&self, _: &RunCx, _: KeyRef<'_>) -> Option<ValuePtr> {
+        None
+    }
+
+    fn update(&self, _: &RunCx, _: KeyRef<'_>, _: ProgBytes<'_>, _: UpdateFlags) -> Result<(), MapError> {
+        Err(MapError::Unsupported)
+    }
+
+    fn delete(&self, _: &RunCx, _: KeyRef<'_>) -> Result<(), MapError> {
+        Err(MapError::Unsupported)
+    }
+
+    fn next_key(&self, _: &RunCx, _: Option<KeyRef<'_>>, _: &mut Vec<u8>) -> Result<(), MapError> {
+        Err(MapError::Unsupported)
+    }
+
+    fn read(&self, _: &RunCx, _: KeyRef<'_>, _: u64, _: &mut Vec<u8>) -> Result<(), MapError> {
+        Err(MapError::Unsupported)
+    }
+
+    fn memory(&self) -> Vec<Range<u64>> {
+        vec![self.data.address()..self.data.address() + self.data.bytes() as u64]
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rtbpf_abi::{MapKind, MapSpec};
+
+    const CX: RunCx = RunCx::program(0);
+
+    fn ring(flags: u32) -> Ringbuf {
+        let mut spec = MapSpec::new(MapKind::Ringbuf, 0, 0, 4096);
+        spec.flags = flags;
+        Ringbuf::new(Head::new(spec, 2)).expect("two pages")
+    }
+
+    fn records(ring: &Ringbuf) -> Vec<Vec<u8>> {
+        let mut out = Vec::new();
+        ring.consume(&mut |record| {
+            out.push(record.to_vec());
+            true
+        });
+        out
+    }
+
+    #[test]
+    fn records_come_out_in_the_order_of_their_reservation() {
+        let ring = ring(0);
+        let first = ring.reserve(&CX, 8, 0).expect("room");
+        ring.output(&CX, b"second"[..].into(), 0).expect("room");
+        assert_eq!(records(&ring), Vec::<Vec<u8>>::new(), "the first is still busy");
+        ring.submit(first.addr(), 0);
+        assert_eq!(records(&ring), [vec![0; 8], b"second".to_vec()]);
+    }
+
+    #[test]
+    fn discarded_records_take_room_until_consumed_but_are_not_shown() {
+        let ring = ring(0);
+        let record = ring.reserve(&CX, 8, 0).expect("room");
+        ring.discard(record.addr(), 0);
+        assert_eq!(ring.query(query::AVAIL_DATA), 16);
+        assert!(records(&ring).is_empty());
+        assert_eq!(ring.query(query::CONS_POS), 16);
+    }
+
+    #[test]
+    fn a_ring_holds_less_than_its_size_and_a_full_one_says_so() {
+        let check = |size: u64, fits: bool| {
+            let ring = ring(0);
+            assert_eq!(ring.reserve(&CX, size, 0).is_some(), fits, "reserve {size}");
+        };
+        check(4080, true);
+        check(4081, false);
+        check(4088, false);
+        check(u64::MAX, false);
+        check(1 << 30, false);
+        let ring = ring(0);
+        let sent = std::iter::repeat_with(|| ring.output(&CX, [0; 16][..].into(), 0)).take_while(Result::is_ok).count();
+        assert_eq!(sent, 170);
+        assert_eq!(ring.output(&CX, [0; 16][..].into(), 0), Err(Errno::EAGAIN.into()));
+        assert_eq!(ring.query(query::PROD_POS), 4080);
+        assert_eq!(records(&ring).len(), 170);
+        assert!(ring.output(&CX, [0; 16][..].into(), 0).is_ok());
+    }
+
+    #[test]
+    fn records_survive_every_wrap() {
+        let ring = ring(0);
+        for round in 0..1000u32 {
+            let record: Vec<u8> = (0..round % 333 + 1).map(|i| (i ^ round) as u8).collect();
+            ring.output(&CX, record[..].into(), 0).expect("room");
+            assert_eq!(records(&ring), [record]);
+        }
+    }
+
+    #[test]
+    fn an_overwriting_ring_keeps_the_newest() {
+        let ring = ring(create_flags::RB_OVERWRITE);
+        for i in 0..1000u64 {
+            ring.output(&CX, i.to_le_bytes()[..].into(), 0).expect("overwrites");
+        }
+        let kept = records(&ring);
+        assert!(kept.len() >= 200);
+        assert_eq!(kept.last(), Some(&999u64.to_le_bytes().to_vec()));
+    }
+
+    #[test]
+    fn foreign_addresses_and_moved_positions_do_no_harm() {
+        let ring = ring(0);
+        ring.submit(0, 0);
+        ring.submit(u64::MAX, 0);
+        ring.discard(ring.data.address() + 3, 0);
+        let record = ring.reserve(&CX, 64, 0).expect("room");
+        ring.consumer.store(u64::MAX - 7, Ordering::Relaxed);
+        assert!(ring.reserve(&CX, 4048, 0).is_none(), "would overwrite the busy record");
+        ring.submit(record.addr(), 0);
+        assert!(records(&ring).is_empty());
+    }
+}

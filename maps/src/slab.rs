@@ -1,0 +1,219 @@
+//! Type-stable memory: mapped when a map is created, unmapped when it drops, never handed back in between.
+//!
+//! Element `i` keeps its address and its layout for the life of the map. So a lookup needs no lock and no reference
+//! count: at worst it reads an element that meanwhile holds another key.
+
+use rtbpf_abi::Errno;
+use rtbpf_rt::ZeroIsValid;
+
+use crate::access::Cell;
+use crate::map::MapError;
+
+/// When pages come into being.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Pages {
+    /// All of them, when the map is created: no page fault later.
+    Now,
+    /// Each when its first element is used; but the system must have the memory for all.
+    OnTouchReserved,
+    /// Each when its first element is used, if there is memory then.
+    OnTouch,
+}
+
+/// Zeroed, page-aligned memory of this process.
+pub(crate) struct Region {
+    base: *mut u8,
+    bytes: usize,
+}
+
+// SAFETY: the memory is only accessed through `Cell`s, whose accesses are atomic; the fields never change.
+unsafe impl Send for Region {}
+// SAFETY: as above.
+unsafe impl Sync for Region {}
+
+impl Region {
+    pub(crate) fn new(bytes: usize, pages: Pages) -> Result<Region, MapError> {
+        let reserve = if pages == Pages::OnTouch { libc::MAP_NORESERVE } else { 0 };
+        // SAFETY: an anonymous mapping at an address of the kernel's choice touches nothing that exists.
+        let base = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                bytes.max(1),
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | reserve,
+                -1,
+                0,
+            )
+        };
+        if base == libc::MAP_FAILED {
+            return Err(Errno::ENOMEM.into());
+        }
+        let region = Region { base: base.cast(), bytes };
+        if pages == Pages::Now {
+            // Kernels before 5.14 lack the advice; then pages come on first touch.
+            // SAFETY: the range was just mapped.
+            unsafe { libc::madvise(base, bytes.max(1), libc::MADV_POPULATE_WRITE) };
+        }
+        Ok(region)
+    }
+
+    /// Memory of `bytes` (a multiple of the page size) that appears twice in a row, so that a record which wraps around
+    /// the end is contiguous.
+    pub(crate) fn mirrored(bytes: usize) -> Result<Region, MapError> {
+        let total = bytes.checked_mul(2).ok_or(Errno::E2BIG)?;
+        // SAFETY: a fresh reservation; then two mappings of one fresh file laid over it, inside the reservation.
+        unsafe {
+            let base = libc::mmap(
+                std::ptr::null_mut(),
+                total,
+                libc::PROT_NONE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+                -1,
+                0,
+            );
+            if base == libc::MAP_FAILED {
+                return Err(Errno::ENOMEM.into());
+            }
+            let region = Region { base: base.cast(), bytes: total };
+            let file = libc::memfd_create(c"rtbpf-ring".as_ptr(), libc::MFD_CLOEXEC);
+            if file < 0 {
+                return Err(Errno::ENOMEM.into());
+            }
+            let lay = |at: usize| {
+                let protection = libc::PROT_READ | libc::PROT_WRITE;
+                let flags = libc::MAP_SHARED | libc::MAP_FIXED;
+                libc::mmap(region.base.add(at).cast(), bytes, protection, flags, file, 0) != libc::MAP_FAILED
+            };
+            let done = libc::ftruncate(file, bytes as libc::off_t) == 0 && lay(0) && lay(bytes);
+            libc::close(file);
+            if done { Ok(region) } else { Err(Errno::ENOMEM.into()) }
+        }
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(crate) fn address(&self) -> u64 {
+        self.base as u64
+    }
+
+    /// `len` bytes from `off`, a multiple of 8.
+    #[inline]
+    pub(crate) fn cell(&self, off: usize, len: usize) -> Cell<'_> {
+        assert!(off <= self.bytes && len <= self.bytes - off && off.is_multiple_of(8), "cell inside the region");
+        // SAFETY: checked above; the mapping is page-aligned and lives as long as `self`.
+        unsafe { Cell::new(self.base.add(off), len) }
+    }
+
+    /// Whether `address` lies in it, and where.
+    pub(crate) fn offset_of(&self, address: u64) -> Option<usize> {
+        let off = usize::try_from(address.checked_sub(self.base as u64)?).ok()?;
+        (off < self.bytes).then_some(off)
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        // SAFETY: mapped by us with this size, and every borrow of it has ended.
+        unsafe { libc::munmap(self.base.cast(), self.bytes.max(1)) };
+    }
+}
+
+/// Elements of one size.
+pub(crate) struct Slab {
+    region: Region,
+    stride: usize,
+    count: u32,
+}
+
+impl Slab {
+    /// `count` zeroed elements of `stride` bytes (rounded up to 8).
+    pub(crate) fn new(count: u32, stride: usize, pages: Pages) -> Result<Slab, MapError> {
+        let stride = stride.checked_next_multiple_of(8).ok_or(Errno::E2BIG)?;
+        let bytes = stride.checked_mul(count as usize).ok_or(Errno::ENOMEM)?;
+        Ok(Slab { region: Region::new(bytes, pages)?, stride, count })
+    }
+
+    /// Element `index`, which must be below the count.
+    #[inline]
+    pub(crate) fn cell(&self, index: u32) -> Cell<'_> {
+        assert!(index < self.count, "element inside the slab");
+        // SAFETY: `index * stride + stride <= count * stride`, the size of the region; strides are multiples of 8.
+        unsafe { Cell::new(self.region.base.add(index as usize * self.stride), self.stride) }
+    }
+
+    pub(crate) fn count(&self) -> u32 {
+        self.count
+    }
+
+    pub(crate) fn stride(&self) -> usize {
+        self.stride
+    }
+
+    pub(crate) fn region(&self) -> &Region {
+        &self.region
+    }
+}
+
+// SAFETY: a word of 0 is an empty chain, and a lock of zeroes is free; neither has a destructor.
+unsafe impl<L: ZeroIsValid> ZeroIsValid for crate::hash::Bucket<L> {}
+
+/// An array of words and locks, as large as buckets need, whose pages come when they are used.
+pub(crate) struct ZeroedArray<T> {
+    region: Region,
+    count: usize,
+    element: std::marker::PhantomData<T>,
+}
+
+impl<T: ZeroIsValid + Sync> ZeroedArray<T> {
+    pub(crate) fn new(count: usize, pages: Pages) -> Result<ZeroedArray<T>, MapError> {
+        let bytes = count.checked_mul(size_of::<T>()).ok_or(Errno::ENOMEM)?;
+        Ok(ZeroedArray { region: Region::new(bytes, pages)?, count, element: std::marker::PhantomData })
+    }
+
+    /// Element `index`, which must be below the count.
+    #[inline]
+    pub(crate) fn get(&self, index: usize) -> &T {
+        assert!(index < self.count, "element inside the array");
+        // SAFETY: inside the region, page-aligned base and `T`-sized steps, zeroed memory is a valid `T`, and only
+        // shared references are ever made.
+        unsafe { &*self.region.base.cast::<T>().add(index) }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.count
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::access::ProgBytes;
+
+    #[test]
+    fn elements_are_zeroed_apart_and_stable() {
+        let slab = Slab::new(3, 13, Pages::Now).expect("a page");
+        assert_eq!(slab.stride(), 16);
+        let first = slab.cell(0).value_ptr();
+        slab.cell(1).fill(ProgBytes::from(&[0xff; 16][..]));
+        assert_eq!(slab.cell(0).bytes().to_vec(), [0; 16]);
+        assert_eq!(slab.cell(2).bytes().to_vec(), [0; 16]);
+        assert_eq!(slab.cell(0).value_ptr(), first);
+        assert_eq!(slab.cell(1).value_ptr().addr(), first.addr() + 16);
+    }
+
+    #[test]
+    fn what_cannot_be_mapped_is_an_error() {
+        assert!(Slab::new(u32::MAX, usize::MAX / 2, Pages::OnTouch).is_err());
+        assert!(Region::new(1 << 60, Pages::OnTouch).is_err());
+    }
+
+    #[test]
+    fn a_mirrored_region_shows_its_first_bytes_again() {
+        let region = Region::mirrored(4096).expect("two pages");
+        region.cell(4088, 16).fill(ProgBytes::from(&(1..=16).collect::<Vec<u8>>()[..]));
+        assert_eq!(region.cell(0, 8).bytes().to_vec(), (9..=16).collect::<Vec<u8>>());
+        assert_eq!(region.cell(8184, 8).bytes().to_vec(), (1..=8).collect::<Vec<u8>>());
+    }
+}

@@ -1,0 +1,200 @@
+//! Sections in which what a map handed out stays alive, and the end of what was replaced.
+//!
+//! A run of a program is a section. What can be replaced while programs run (inner maps, tail-call targets, code) is
+//! *retired*: freed only when every thread that was in a section at that moment has left it. Sections cost two plain
+//! stores each way; the one who frees pays for the ordering with `membarrier`.
+
+use std::cell::Cell;
+use std::marker::PhantomData;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, compiler_fence, fence};
+
+use crate::lock::word;
+
+/// Threads that can be in sections at once without slowing reclamation.
+const THREADS: usize = 512;
+
+#[repr(align(64))]
+struct Reader {
+    /// 0 when unused, else the thread's id.
+    tid: AtomicU32,
+    nesting: AtomicU32,
+    /// The epoch in which the section began; 0 outside.
+    since: AtomicU64,
+}
+
+static READERS: [Reader; THREADS] =
+    [const { Reader { tid: AtomicU32::new(0), nesting: AtomicU32::new(0), since: AtomicU64::new(0) } }; THREADS];
+/// Sections of threads that found no entry: nothing is freed while there are any.
+static UNLISTED: AtomicU32 = AtomicU32::new(0);
+static EPOCH: AtomicU64 = AtomicU64::new(1);
+static ASYMMETRIC: AtomicBool = AtomicBool::new(false);
+
+type Last = Box<dyn FnOnce() + Send>;
+
+/// What is retired and not yet freed, with the epoch of its retirement. Level Task only; nothing is called under it.
+static RETIRED: Mutex<Vec<(u64, Last)>> = Mutex::new(Vec::new());
+
+thread_local! {
+    static MINE: Cell<Option<&'static Reader>> = const { Cell::new(None) };
+}
+
+/// A section of the calling thread. Nests; ends when dropped.
+pub struct Section {
+    listed: Option<&'static Reader>,
+    thread_bound: PhantomData<*const ()>,
+}
+
+/// Begins a section. Usable at every level.
+#[inline]
+pub fn enter() -> Section {
+    let Some(reader) = MINE.get().or_else(register) else {
+        UNLISTED.fetch_add(1, Ordering::SeqCst);
+        return Section { listed: None, thread_bound: PhantomData };
+    };
+    // A handler may come between any two of these lines. It leaves `nesting` as it found it, and leaves `since` set
+    // unless it was the outermost; so the order nesting, then epoch keeps the epoch set for as long as we need it.
+    reader.nesting.store(reader.nesting.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    compiler_fence(Ordering::SeqCst);
+    if reader.since.load(Ordering::Relaxed) == 0 {
+        reader.since.store(EPOCH.load(Ordering::Relaxed), Ordering::Relaxed);
+        if ASYMMETRIC.load(Ordering::Relaxed) {
+            compiler_fence(Ordering::SeqCst);
+        } else {
+            fence(Ordering::SeqCst);
+        }
+    }
+    Section { listed: Some(reader), thread_bound: PhantomData }
+}
+
+impl Drop for Section {
+    #[inline]
+    fn drop(&mut self) {
+        let Some(reader) = self.listed else {
+            UNLISTED.fetch_sub(1, Ordering::SeqCst);
+            return;
+        };
+        let left = reader.nesting.load(Ordering::Relaxed) - 1;
+        reader.nesting.store(left, Ordering::Relaxed);
+        compiler_fence(Ordering::SeqCst);
+        if left == 0 {
+            // Release: all reads of the section come before; pairs with the acquire in `oldest`.
+            reader.since.store(0, Ordering::Release);
+        }
+    }
+}
+
+#[cold]
+fn register() -> Option<&'static Reader> {
+    let tid = crate::lock::held::me().tid;
+    let claim = |reader: &&Reader| {
+        let old = reader.tid.load(Ordering::Acquire);
+        (old == 0 || !crate::lock::held::thread_lives(old))
+            && reader.tid.compare_exchange(old, tid, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    };
+    let unused = |reader: &&Reader| reader.tid.compare_exchange(0, tid, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+    let reader = READERS.iter().find(unused).or_else(|| READERS.iter().find(claim))?;
+    reader.nesting.store(0, Ordering::Relaxed);
+    reader.since.store(0, Ordering::Release);
+    let asymmetric = word::membarrier(libc::MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED);
+    ASYMMETRIC.store(asymmetric, Ordering::SeqCst);
+    MINE.set(Some(reader));
+    Some(reader)
+}
+
+/// The epoch of the oldest section under way; `u64::MAX` when there is none.
+fn oldest() -> u64 {
+    // Makes every reader's stores of `enter` visible before its later loads, as a fence there would.
+    fence(Ordering::SeqCst);
+    if ASYMMETRIC.load(Ordering::Relaxed) {
+        word::membarrier(libc::MEMBARRIER_CMD_PRIVATE_EXPEDITED);
+    }
+    if UNLISTED.load(Ordering::SeqCst) != 0 {
+        return 0;
+    }
+    let since = READERS.iter().map(|reader| reader.since.load(Ordering::Acquire));
+    since.filter(|since| *since != 0).min().unwrap_or(u64::MAX)
+}
+
+/// Calls `last` once no section that began before this call is under way. Level Task only. The thing retired must
+/// already be unreachable for new sections.
+pub fn retire(last: impl FnOnce() + Send + 'static) {
+    let epoch = EPOCH.fetch_add(1, Ordering::SeqCst);
+    if let Ok(mut retired) = RETIRED.lock() {
+        retired.push((epoch, Box::new(last)));
+    }
+    reclaim();
+}
+
+/// Frees what can be freed now; answers how much is left. Worker loops call it between runs.
+pub fn reclaim() -> usize {
+    let oldest = oldest();
+    let (ready, left) = {
+        let Ok(mut retired) = RETIRED.lock() else { return 0 };
+        let (ready, left): (Vec<_>, Vec<_>) = retired.drain(..).partition(|(epoch, _)| *epoch < oldest);
+        let count = left.len();
+        *retired = left;
+        (ready, count)
+    };
+    // Outside the lock: dropping a map may retire others.
+    ready.into_iter().for_each(|(_, last)| last());
+    left
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::mpsc::channel;
+
+    use super::*;
+
+    fn flag() -> (Arc<AtomicBool>, impl FnOnce() + Send + 'static) {
+        let flag = Arc::new(AtomicBool::new(false));
+        let set = flag.clone();
+        (flag, move || set.store(true, Ordering::SeqCst))
+    }
+
+    /// Other tests of this process may be in sections of their own for a moment.
+    fn within_a_second(done: impl Fn() -> bool) -> bool {
+        (0..1000).any(|_| {
+            reclaim();
+            done() || {
+                std::thread::sleep(std::time::Duration::from_millis(1));
+                false
+            }
+        })
+    }
+
+    #[test]
+    fn what_is_retired_outlives_the_sections_that_could_see_it() {
+        let (freed, last) = flag();
+        let outer = enter();
+        let inner = enter();
+        retire(last);
+        drop(inner);
+        reclaim();
+        assert!(!freed.load(Ordering::SeqCst), "freed under an open section");
+        drop(outer);
+        assert!(within_a_second(|| freed.load(Ordering::SeqCst)));
+    }
+
+    #[test]
+    fn sections_of_other_threads_count_and_later_ones_do_not() {
+        let (freed, last) = flag();
+        let (entered, wait_entered) = channel();
+        let (leave, wait_leave) = channel::<()>();
+        let thread = std::thread::spawn(move || {
+            let _section = enter();
+            entered.send(()).expect("the test listens");
+            let _ = wait_leave.recv();
+        });
+        wait_entered.recv().expect("the thread entered");
+        retire(last);
+        let _later = enter();
+        reclaim();
+        assert!(!freed.load(Ordering::SeqCst), "freed under the other thread's section");
+        drop(leave);
+        thread.join().expect("no panic");
+        assert!(within_a_second(|| freed.load(Ordering::SeqCst)));
+    }
+}
