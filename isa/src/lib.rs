@@ -18,6 +18,7 @@
 #![forbid(unsafe_code)]
 
 pub mod asm;
+pub mod classic;
 pub mod decode;
 pub mod effects;
 pub mod encode;

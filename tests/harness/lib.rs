@@ -1,4 +1,6 @@
 //! What the suites share: cases, engines, oracles, generators.
 
 pub mod case;
+pub mod classic;
 pub mod oracle;
+pub mod rng;
