@@ -1,2 +1,42 @@
-//! Under construction.
+//! An embeddable eBPF machine.
+//!
+//! ```
+//! use rtbpf::{Ctx, Engine, isa, verifier::Assumptions, abi::ProgType};
+//! // r0 = *(u8 *)(r1 + 1); exit
+//! let code = isa::RawInsn::parse_all(&[0x71, 0x10, 1, 0, 0, 0, 0, 0, 0x95, 0, 0, 0, 0, 0, 0, 0]).unwrap();
+//! let engine = Engine::default();
+//! let program = engine.bind_unverified(isa::decode(&code)?, Assumptions::new(ProgType::Plain), vec![])?;
+//! let result = program.run(&mut engine.session(0), &mut Ctx::plain(&[5, 7]))?;
+//! assert_eq!(result, 7);
+//! # Ok::<(), rtbpf::Error>(())
+//! ```
+#![deny(unsafe_code)]
+
+pub use rtbpf_abi as abi;
+pub use rtbpf_isa as isa;
+pub use rtbpf_maps as maps;
+pub use rtbpf_verifier as verifier;
+
+mod bind;
+pub mod ctx;
+pub mod engine;
+pub mod error;
+mod executable;
 pub mod helpers;
+pub mod interp;
+#[allow(unsafe_code)]
+pub mod mem;
+pub mod packet;
+pub mod region;
+mod run;
+pub mod world;
+
+pub use ctx::Ctx;
+pub use engine::{CancelHandle, Config, Engine};
+pub use error::{Error, Fault, FaultKind};
+pub use executable::{Executable, Session};
+pub use helpers::custom::{Bytes, HelperArg, HelperCx, HelperRet, IntoHelper, OutBytes};
+pub use interp::{Checked, Observer};
+pub use packet::Packet;
+pub use rtbpf_rt::level::Model;
+pub use world::World;

@@ -1,0 +1,301 @@
+//! Contexts: what R1 points to, for each program type.
+//!
+//! A [`Ctx`] holds the native context that [`rtbpf_abi::ctx`] describes, and the packet behind it where there is one.
+//! Programs that are checked read it field by field; programs that are proved read the same bytes directly.
+
+mod test_run;
+
+use std::sync::Arc;
+
+use rtbpf_abi::ctx::{CtxField, CtxLayout, CtxOp, FieldKind, layout};
+use rtbpf_abi::{AttachType, ProgType};
+use rtbpf_isa::{Size, eval};
+
+use crate::error::FaultKind;
+use crate::mem::{Buffer, Span};
+use crate::packet::Packet;
+use crate::region::{Region, RegionKind};
+
+/// Why a context could not be built. The words are for people; `errno` is what Linux answers a test run with.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{what}")]
+pub struct CtxError {
+    /// What is wrong with the input.
+    pub what: String,
+    /// Linux's answer.
+    pub errno: rtbpf_abi::Errno,
+}
+
+/// What a load of the context gives.
+pub(crate) enum CtxValue {
+    Scalar(u64),
+    /// A pointer into the packet, this far from the start of its region.
+    Packet(i64),
+    Null,
+    /// A pointer to other memory.
+    Memory {
+        kind: RegionKind,
+        span: Span,
+        off: i64,
+        writable: bool,
+    },
+}
+
+/// The context of one run.
+#[derive(Clone, Debug)]
+pub struct Ctx {
+    prog_type: ProgType,
+    attach_type: Option<AttachType>,
+    layout: Option<&'static CtxLayout>,
+    memory: Arc<Buffer>,
+    /// Bytes that programs see.
+    len: usize,
+    packet: Option<Packet>,
+    /// What pointer fields point to, by UAPI offset.
+    objects: Vec<CtxObject>,
+    writable: bool,
+}
+
+/// Memory behind a pointer field.
+#[derive(Clone, Debug)]
+struct CtxObject {
+    field: u16,
+    kind: RegionKind,
+    memory: Arc<Buffer>,
+    writable: bool,
+}
+
+impl Ctx {
+    /// The plain context of embedders: `r1` points to a copy of `memory`, `r2` is its length.
+    pub fn plain(memory: &[u8]) -> Ctx {
+        Ctx::bytes(ProgType::Plain, None, memory)
+    }
+
+    /// A context whose first bytes are `bytes` and whose other bytes are 0 (tracepoint, kprobe, raw_tracepoint,
+    /// perf_event, syscall …); no field points anywhere.
+    pub fn bytes(prog_type: ProgType, attach_type: Option<AttachType>, bytes: &[u8]) -> Ctx {
+        let layout = layout(prog_type, attach_type);
+        // Linux knows at attach how much of an open context exists; here all that a program may touch does.
+        let open = layout.and_then(|layout| layout.open).map_or(0, |open| open.end);
+        let least = layout.map_or(0, |layout| layout.native_size.max(open) as usize);
+        let memory = Buffer::zeroed(bytes.len().max(least));
+        memory.write(0, bytes);
+        let len = layout.map_or(bytes.len(), |layout| bytes.len().max(layout.size.max(open) as usize));
+        Ctx { prog_type, attach_type, layout, memory, len, packet: None, objects: Vec::new(), writable: true }
+    }
+
+    /// A context with fields, all zero, and a packet behind it.
+    pub(crate) fn with_packet(prog_type: ProgType, attach_type: Option<AttachType>, packet: Packet) -> Ctx {
+        let mut ctx = Ctx { packet: Some(packet), ..Ctx::bytes(prog_type, attach_type, &[]) };
+        ctx.refresh();
+        ctx
+    }
+
+    /// What a run leaves in its place while it owns the context.
+    pub(crate) fn taken() -> Ctx {
+        Ctx::bytes(ProgType::Unspec, None, &[])
+    }
+
+    /// The program type it was built for.
+    pub fn prog_type(&self) -> ProgType {
+        self.prog_type
+    }
+
+    /// The attach type it was built for.
+    pub fn attach_type(&self) -> Option<AttachType> {
+        self.attach_type
+    }
+
+    /// The packet, where it has one.
+    pub fn packet(&self) -> Option<&Packet> {
+        self.packet.as_ref()
+    }
+
+    pub(crate) fn packet_mut(&mut self) -> Option<&mut Packet> {
+        self.packet.as_mut()
+    }
+
+    /// The bytes that programs see, pointers excepted.
+    pub fn to_vec(&self) -> Vec<u8> {
+        self.memory.to_vec(0, self.len)
+    }
+
+    /// The number in the `size` bytes at `off`; 0 outside.
+    pub fn get(&self, off: usize, size: Size) -> u64 {
+        Span::of(&self.memory, 0, self.len).load(off as i64, size).unwrap_or(0)
+    }
+
+    /// Sets the `size` bytes at `off`; nothing outside.
+    pub fn set(&mut self, off: usize, size: Size, value: u64) {
+        Span::of(&self.memory, 0, self.len).store(off as i64, size, value);
+    }
+
+    /// The field with this UAPI name.
+    pub fn field(&self, name: &str) -> Option<&'static CtxField> {
+        self.layout?.fields.iter().find(|field| field.name == name)
+    }
+
+    /// The value of a 1-, 2-, 4- or 8-byte field by name; 0 where there is none.
+    pub fn field_value(&self, name: &str) -> u64 {
+        let size = |field: &CtxField| Size::from_bytes(field.size as u32);
+        self.field(name).and_then(|f| Some(self.get(f.offset as usize, size(f)?))).unwrap_or(0)
+    }
+
+    /// Sets a field by name; nothing where there is none.
+    pub fn set_field(&mut self, name: &str, value: u64) {
+        if let Some(field) = self.field(name)
+            && let Some(size) = Size::from_bytes(field.size as u32)
+        {
+            self.set(field.offset as usize, size, value);
+        }
+    }
+
+    /// Copies a field's bytes from a structure of the same layout; what lies beyond its end stays.
+    pub(crate) fn copy_field(&mut self, name: &str, from: &[u8]) {
+        if let Some(field) = self.field(name)
+            && let Some(bytes) = from.get(field.offset as usize..(field.offset + field.size) as usize)
+        {
+            self.memory.write(field.offset as usize, bytes);
+        }
+    }
+
+    /// Brings `len` and the packet's addresses up to date after the packet changed.
+    pub(crate) fn skb_changed(&mut self) {
+        if let Some(packet) = &self.packet {
+            let len = packet.len() as u64;
+            self.set_field("len", len);
+        }
+        self.refresh();
+    }
+
+    /// Puts memory behind a pointer field, zeroes to a null pointer.
+    pub(crate) fn set_object(&mut self, name: &str, kind: RegionKind, memory: Arc<Buffer>, writable: bool) {
+        if let Some(field) = self.field(name) {
+            self.set(field.offset as usize, Size::D, memory.addr());
+            self.objects.retain(|object| object.field != field.offset);
+            self.objects.push(CtxObject { field: field.offset, kind, memory, writable });
+        }
+    }
+
+    /// The bytes of the memory behind a pointer field.
+    pub(crate) fn object(&self, name: &str) -> Option<&Arc<Buffer>> {
+        let field = self.field(name)?;
+        self.objects.iter().find(|object| object.field == field.offset).map(|object| &object.memory)
+    }
+
+    /// Writes the packet's native addresses into their slots, after it moved.
+    pub(crate) fn refresh(&mut self) {
+        let (Some(layout), Some(packet)) = (self.layout, &self.packet) else { return };
+        let (meta, data, end) = packet.addrs();
+        let native = Span::of(&self.memory, 0, self.memory.len());
+        for field in layout.fields {
+            let addr = match field.kind {
+                FieldKind::PacketData => data,
+                FieldKind::PacketMeta => meta,
+                FieldKind::PacketEnd => end,
+                _ => continue,
+            };
+            native.store(field.native_offset as i64, Size::D, addr);
+        }
+    }
+
+    /// Size of the native context in bytes.
+    pub(crate) fn native_len(&self) -> usize {
+        self.memory.len()
+    }
+
+    /// Native address of the context.
+    pub(crate) fn addr(&self) -> u64 {
+        self.memory.addr()
+    }
+
+    /// The region of R1.
+    pub(crate) fn region(&self) -> Region {
+        let kind = if self.prog_type == ProgType::Plain { RegionKind::Mem } else { RegionKind::Ctx };
+        Region::memory(kind, Span::of(&self.memory, 0, self.len), self.writable)
+    }
+
+    /// What R2 holds at entry.
+    pub(crate) fn second_arg(&self) -> u64 {
+        if self.prog_type == ProgType::Plain { self.len as u64 } else { 0 }
+    }
+
+    /// Whether accesses go by fields.
+    pub(crate) fn has_layout(&self) -> bool {
+        self.layout.is_some()
+    }
+
+    pub(crate) fn packet_region(&self) -> Region {
+        match &self.packet {
+            Some(packet) => packet.region(true),
+            None => Region::memory(RegionKind::Packet, Span::EMPTY, false),
+        }
+    }
+
+    /// A load by a checked program; `None` when the layout does not allow it.
+    pub(crate) fn load(&self, off: i64, size: Size, signed: bool) -> Option<CtxValue> {
+        let Some(layout) = self.layout else {
+            return Span::of(&self.memory, 0, self.len).load(off, size).map(CtxValue::Scalar);
+        };
+        let op = if signed { CtxOp::LoadSigned } else { CtxOp::Load };
+        let access = layout.access(i32::try_from(off).ok()?, size.bytes(), op).ok()?;
+        Some(match access.kind {
+            FieldKind::Scalar => {
+                let memory = Span::of(&self.memory, 0, self.memory.len());
+                CtxValue::Scalar(memory.load(access.native_offset as i64, size)?)
+            }
+            FieldKind::PacketMeta => CtxValue::Packet(0),
+            FieldKind::PacketData => CtxValue::Packet(self.packet.as_ref()?.meta_len() as i64),
+            FieldKind::PacketEnd => {
+                let packet = self.packet.as_ref()?;
+                CtxValue::Packet((packet.meta_len() + packet.linear_len()) as i64)
+            }
+            FieldKind::FlowKeys
+            | FieldKind::SockCommonOrNull
+            | FieldKind::Sock
+            | FieldKind::SockOrNull
+            | FieldKind::TracepointBuffer
+            | FieldKind::Btf(_) => self.pointer(off),
+        })
+    }
+
+    /// What the pointer field at `off` points to.
+    fn pointer(&self, off: i64) -> CtxValue {
+        match self.objects.iter().find(|object| object.field as i64 == off) {
+            Some(CtxObject { kind, memory, writable, .. }) => {
+                let span = Span::of(memory, 0, memory.len());
+                CtxValue::Memory { kind: *kind, span, off: 0, writable: *writable }
+            }
+            None => CtxValue::Null,
+        }
+    }
+
+    /// Whether a checked program may store there.
+    pub(crate) fn may_write(&self, off: i64, size: Size) -> bool {
+        let Some(layout) = self.layout else { return self.writable };
+        i32::try_from(off).is_ok_and(|off| layout.access(off, size.bytes(), CtxOp::Store).is_ok())
+    }
+
+    /// A legacy packet load, in host order; `None` when it is out of range.
+    ///
+    /// Negative offsets count from the network (-0x10_0000) and link-layer (-0x20_0000) headers, as in classic BPF.
+    /// The plain context is its own packet.
+    pub(crate) fn load_packet(&self, at: i64, size: Size) -> Result<Option<u64>, FaultKind> {
+        const NETWORK: i64 = -0x10_0000;
+        const LINK: i64 = -0x20_0000;
+        if self.prog_type == ProgType::Plain {
+            let big_endian = |value: u64| eval::swap(rtbpf_isa::Swap::ToBe, size, value);
+            let raw = Span::of(&self.memory, 0, self.len).load(at, size);
+            return Ok(raw.map(|value| if size == Size::B { value } else { big_endian(value) }));
+        }
+        let packet = self.packet.as_ref().ok_or(FaultKind::NoPacket)?;
+        // Programs that see no Ethernet header have it before `data`.
+        let network = if self.hides_ethernet() { 0 } else { 14 };
+        Ok(match at {
+            0.. => packet.load(at, size),
+            NETWORK.. => packet.load(at - NETWORK + network, size),
+            LINK.. => packet.load_from_link(at - LINK, network, size),
+            _ => None,
+        })
+    }
+}

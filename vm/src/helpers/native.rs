@@ -1,0 +1,108 @@
+//! Where helper functions meet native addresses [unsafe room].
+//!
+//! A helper's arguments are addresses that an engine vouches for: the checked interpreter has tested each against its
+//! region by the helper's prototype row, and the other engines run only programs of which the verifier proved the same.
+//! A [`Cx`] is that promise as a value. It exists only while an engine calls a helper, and its methods turn arguments
+//! into bytes, maps and the run's own state, so that helpers themselves contain no unsafe code.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use rtbpf_abi::Errno;
+use rtbpf_abi::frame::{FaultCode, RunFrame};
+use rtbpf_maps::{Head, MapRef, ProgBytes, ProgOut};
+
+use rtbpf_rt::RunCx;
+
+use crate::run::Host;
+
+/// One call of a helper.
+pub(crate) struct Cx<'a> {
+    args: [u64; 5],
+    frame: &'a mut RunFrame,
+}
+
+/// Runs `helper` for an engine. A panic in it becomes a fault of the run.
+///
+/// Only the `extern "C"` entries of [`super::FUNCTIONS`] call this, and only engines call those, with arguments that
+/// satisfy the helper's prototype row and a frame whose `host` is the run's [`Host`].
+pub(crate) fn enter(helper: fn(&mut Cx<'_>) -> u64, args: [u64; 5], frame: &mut RunFrame) -> u64 {
+    let mut cx = Cx { args, frame };
+    match catch_unwind(AssertUnwindSafe(|| helper(&mut cx))) {
+        Ok(result) => result,
+        Err(_) => {
+            frame.fault = FaultCode::Helper;
+            0
+        }
+    }
+}
+
+impl<'a> Cx<'a> {
+    /// Argument `n`, 1 to 5.
+    pub fn arg(&self, n: usize) -> u64 {
+        self.args[n - 1]
+    }
+
+    /// The run's state.
+    pub fn host(&mut self) -> &mut Host {
+        // SAFETY: the engine set `host` to the live state of this run before the call and does not touch it until the
+        // call returns; `&mut self` makes this the only reference made from it meanwhile.
+        unsafe { &mut *self.frame.host.cast::<Host>() }
+    }
+
+    /// Slot and level of the run, as maps ask for them.
+    pub fn run_cx(&mut self) -> RunCx {
+        self.host().cx
+    }
+
+    /// The frame, for helpers that set its fields.
+    pub fn frame(&mut self) -> &mut RunFrame {
+        self.frame
+    }
+
+    /// The map in argument `n`: a pointer to its head.
+    pub fn map(&self, n: usize) -> Result<MapRef, Errno> {
+        // SAFETY: the row says that the argument is a map; engines pass the address of the head of one that the run
+        // keeps alive.
+        let head = unsafe { &*(self.arg(n) as *const Head) };
+        head.map().ok_or(Errno::EINVAL)
+    }
+
+    /// The `len` readable bytes in argument `n`.
+    pub fn bytes(&self, n: usize, len: usize) -> ProgBytes<'a> {
+        // SAFETY: the row says that the argument covers `len` readable bytes, which outlive the call.
+        unsafe { ProgBytes::new(self.arg(n) as *const u8, len) }
+    }
+
+    /// A copy of the `len` readable bytes in argument `n`; empty for a null pointer.
+    pub fn copied(&self, n: usize, len: usize) -> Vec<u8> {
+        if self.arg(n) == 0 { Vec::new() } else { self.bytes(n, len).to_vec() }
+    }
+
+    /// The `len` writable bytes in argument `n`.
+    pub fn out(&self, n: usize, len: usize) -> ProgOut<'a> {
+        // SAFETY: the row says that the argument covers `len` writable bytes, which outlive the call.
+        unsafe { ProgOut::new(self.arg(n) as *mut u8, len) }
+    }
+
+    /// Copies `bytes` to the memory in argument `n`, which has `len` bytes.
+    pub fn write(&self, n: usize, len: usize, bytes: &[u8]) {
+        self.out(n, len.min(bytes.len())).fill(bytes.into());
+    }
+
+    /// Bytes at an address that the run itself owns or was granted: its stack, context, packet, or what the checked
+    /// interpreter found behind an address argument. `None` when they are not all there.
+    pub fn own_bytes(&mut self, addr: u64, len: usize) -> Option<Vec<u8>> {
+        let host = self.host();
+        let packet = host.ctx.packet().map(|packet| packet.addrs());
+        let packet = packet.map(|(meta, _, end)| (meta, end.saturating_sub(meta)));
+        let stack = (host.stack.addr(), host.stack.len() as u64);
+        let ctx = (host.ctx.addr(), host.ctx.native_len() as u64);
+        let end = addr.checked_add(len as u64)?;
+        let inside = |(start, size): (u64, u64)| start <= addr && end <= start.saturating_add(size);
+        if !inside(stack) && !inside(ctx) && !packet.is_some_and(inside) && !host.granted.is_some_and(inside) {
+            return None;
+        }
+        // SAFETY: the range lies inside memory that the run keeps alive.
+        Some(unsafe { ProgBytes::new(addr as *const u8, len) }.to_vec())
+    }
+}

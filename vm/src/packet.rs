@@ -1,0 +1,254 @@
+//! A packet's bytes, with room before and behind them.
+//!
+//! ```text
+//!  0        meta       data                 end          buffer end
+//!  │ headroom │ metadata │ bytes of the packet │ tailroom │
+//! ```
+
+use std::sync::Arc;
+
+use rtbpf_isa::Size;
+
+use crate::mem::{Buffer, Span};
+use crate::region::{Region, RegionKind};
+
+/// A packet buffer and the marks in it, as byte offsets.
+#[derive(Clone, Debug)]
+pub struct Packet {
+    buffer: Arc<Buffer>,
+    meta: usize,
+    data: usize,
+    end: usize,
+    /// How many of the first bytes `data..data_end` shows; all of them but for paged buffers.
+    linear: usize,
+}
+
+impl Packet {
+    /// `bytes`, with room for `headroom` more before and `tailroom` more behind.
+    pub fn new(bytes: &[u8], headroom: usize, tailroom: usize) -> Packet {
+        let buffer = Buffer::zeroed(headroom + bytes.len() + tailroom);
+        buffer.write(headroom, bytes);
+        let end = headroom + bytes.len();
+        Packet { buffer, meta: headroom, data: headroom, end, linear: usize::MAX }
+    }
+
+    /// Its length in bytes, without metadata.
+    pub fn len(&self) -> usize {
+        self.end - self.data
+    }
+
+    /// Whether it has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.end == self.data
+    }
+
+    /// Bytes that programs see between `data` and `data_end`.
+    pub fn linear_len(&self) -> usize {
+        self.len().min(self.linear)
+    }
+
+    /// Shows programs only the first `len` bytes, as a paged buffer does until they are pulled.
+    pub fn set_linear(&mut self, len: usize) {
+        self.linear = len;
+    }
+
+    /// Bytes of metadata before it.
+    pub fn meta_len(&self) -> usize {
+        self.data - self.meta
+    }
+
+    /// Bytes free before the metadata.
+    pub fn headroom(&self) -> usize {
+        self.meta
+    }
+
+    /// Bytes free behind it.
+    pub fn tailroom(&self) -> usize {
+        self.buffer.len() - self.end
+    }
+
+    /// Native addresses of metadata, data and end.
+    pub fn addrs(&self) -> (u64, u64, u64) {
+        let at = |off: usize| self.buffer.addr() + off as u64;
+        (at(self.meta), at(self.data), at(self.data + self.linear_len()))
+    }
+
+    /// A copy of its bytes.
+    pub fn to_vec(&self) -> Vec<u8> {
+        self.buffer.to_vec(self.data, self.len())
+    }
+
+    /// The bytes at `at`; `false` when they do not all lie inside.
+    pub fn read(&self, at: usize, out: &mut [u8]) -> bool {
+        self.inside(at, out.len()) && self.buffer.read(self.data + at, out)
+    }
+
+    /// Overwrites the bytes at `at`; `false` when they do not all lie inside.
+    pub fn write(&self, at: usize, bytes: &[u8]) -> bool {
+        self.inside(at, bytes.len()) && self.buffer.write(self.data + at, bytes)
+    }
+
+    fn inside(&self, at: usize, len: usize) -> bool {
+        at.checked_add(len).is_some_and(|end| end <= self.len())
+    }
+
+    /// The big-endian number at `at`; `None` outside.
+    pub fn load(&self, at: i64, size: Size) -> Option<u64> {
+        let mut bytes = [0; 8];
+        let used = bytes.get_mut(8 - size.bytes() as usize..)?;
+        self.read(usize::try_from(at).ok()?, used).then_some(u64::from_be_bytes(bytes))
+    }
+
+    /// The big-endian number at `at` from the link-layer header, which lies 14 bytes before the network header at
+    /// `network`.
+    pub fn load_from_link(&self, at: i64, network: i64, size: Size) -> Option<u64> {
+        let at = usize::try_from(self.data as i64 + network - 14 + at).ok()?;
+        let mut bytes = [0; 8];
+        let used = bytes.get_mut(8 - size.bytes() as usize..)?;
+        (at + used.len() <= self.end && self.buffer.read(at, used)).then_some(u64::from_be_bytes(bytes))
+    }
+
+    /// The region that programs see: metadata and linear bytes.
+    pub fn region(&self, writable: bool) -> Region {
+        let len = self.meta_len() + self.linear_len();
+        Region::memory(RegionKind::Packet, Span::of(&self.buffer, self.meta, len), writable)
+    }
+
+    /// Moves the start by `delta` bytes, metadata with it; `false` when there is no room, or fewer than `keep` bytes
+    /// would be left.
+    pub fn move_head(&mut self, delta: i64, keep: usize) -> bool {
+        let moved = |mark: usize| usize::try_from(mark as i64 + delta).ok();
+        match (moved(self.meta), moved(self.data)) {
+            (Some(meta), Some(data)) if data + keep <= self.end => {
+                if self.meta < self.data {
+                    let bytes = self.buffer.to_vec(self.meta, self.meta_len());
+                    self.buffer.write(meta, &bytes);
+                }
+                (self.meta, self.data) = (meta, data);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Moves the start of the metadata by `delta` bytes; `false` when it would leave the headroom or pass the data.
+    pub fn move_meta(&mut self, delta: i64) -> bool {
+        match usize::try_from(self.meta as i64 + delta) {
+            Ok(meta) if meta <= self.data => {
+                self.meta = meta;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Makes the first `len` bytes metadata; `false` when there are fewer.
+    pub fn split_meta(&mut self, len: usize) -> bool {
+        let inside = len <= self.len();
+        if inside {
+            self.meta = self.data;
+            self.data += len;
+        }
+        inside
+    }
+
+    /// Drops the metadata.
+    pub fn clear_meta(&mut self) {
+        self.meta = self.data;
+    }
+
+    /// Sets the length; new bytes are zero. Grows the buffer where `grow` allows it; `false` when there is no room.
+    pub fn set_len(&mut self, len: usize, grow: bool) -> bool {
+        let Some(end) = self.data.checked_add(len) else { return false };
+        if end > self.buffer.len() {
+            if !grow {
+                return false;
+            }
+            self.reallocate(self.data, end - self.data);
+        }
+        let old = self.end;
+        self.end = self.data + len;
+        if self.end > old {
+            self.buffer.write(old, &vec![0; self.end - old]);
+        }
+        true
+    }
+
+    /// Inserts `len` zero bytes at `at`, or removes `-len` there, by moving the bytes before `at`. The buffer grows as
+    /// it must. `false` when the range does not lie inside.
+    pub fn resize_at(&mut self, at: usize, len: i64) -> bool {
+        let old = self.to_vec();
+        let Some((head, tail)) = old.split_at_checked(at) else { return false };
+        let mut new = head.to_vec();
+        match usize::try_from(len) {
+            Ok(added) => {
+                new.resize(at + added, 0);
+                new.extend_from_slice(tail);
+            }
+            Err(_) => match tail.get(len.unsigned_abs() as usize..) {
+                Some(kept) => new.extend_from_slice(kept),
+                None => return false,
+            },
+        }
+        let start = self.data as i64 - len;
+        match usize::try_from(start) {
+            Ok(start) if start >= self.data - self.meta => self.data = start,
+            _ => {
+                self.reallocate(256, new.len());
+                self.data = 256;
+            }
+        }
+        self.meta = self.data;
+        self.end = self.data + new.len();
+        self.buffer.write(self.data, &new)
+    }
+
+    /// Moves everything to a new buffer with at least this much room.
+    fn reallocate(&mut self, headroom: usize, room: usize) {
+        let bytes = self.buffer.to_vec(self.meta, self.end - self.meta);
+        let meta_len = self.meta_len();
+        let headroom = headroom.max(meta_len);
+        let buffer = Buffer::zeroed(headroom + room.max(self.len()) + 512);
+        buffer.write(headroom - meta_len, &bytes);
+        (self.meta, self.end) = (headroom - meta_len, headroom + self.len());
+        self.data = headroom;
+        self.buffer = buffer;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn heads_and_tails_move_within_their_room() {
+        let mut packet = Packet::new(b"abcdef", 8, 4);
+        assert!(packet.move_head(2, 0));
+        assert_eq!(packet.to_vec(), b"cdef");
+        assert!(packet.move_head(-4, 0));
+        assert_eq!(packet.to_vec(), b"\0\0abcdef");
+        assert!(!packet.move_head(-7, 0) && !packet.move_head(9, 0) && !packet.move_head(6, 3));
+        assert!(packet.set_len(12, false) && !packet.set_len(13, false));
+        assert!(packet.set_len(300, true));
+        assert_eq!(&packet.to_vec()[..8], b"\0\0abcdef");
+    }
+
+    #[test]
+    fn bytes_are_inserted_and_removed_inside() {
+        let mut packet = Packet::new(b"abcdef", 2, 0);
+        assert!(packet.resize_at(3, 2));
+        assert_eq!(packet.to_vec(), b"abc\0\0def");
+        assert!(packet.resize_at(3, 300));
+        assert!(packet.resize_at(3, -302));
+        assert_eq!(packet.to_vec(), b"abcdef");
+        assert!(!packet.resize_at(4, -3) && !packet.resize_at(7, 1));
+    }
+
+    #[test]
+    fn loads_are_big_endian_and_bounded() {
+        let packet = Packet::new(&[1, 2, 3, 4], 0, 0);
+        assert_eq!(packet.load(1, Size::H), Some(0x0203));
+        assert_eq!(packet.load(1, Size::W), None);
+        assert_eq!(packet.load(-1, Size::B), None);
+    }
+}

@@ -1,0 +1,124 @@
+//! The machine's own state during one run: what helpers reach through [`RunFrame::host`].
+
+use std::ffi::c_void;
+use std::ptr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+use std::time::Instant;
+
+use rtbpf_abi::frame::{FaultCode, RunFrame};
+use rtbpf_maps::{Layout, MapRef};
+use rtbpf_rt::RunCx;
+
+use crate::ctx::Ctx;
+use crate::engine::CancelHandle;
+use crate::error::FaultKind;
+use crate::executable::Bound;
+use crate::mem::{Buffer, Keep};
+use crate::world::World;
+
+/// State of one run.
+pub(crate) struct Host {
+    /// The program that runs now, and those that called it or that it was tail-called from.
+    pub programs: Vec<Arc<Bound>>,
+    pub ctx: Ctx,
+    pub cx: RunCx,
+    pub stack: Arc<Buffer>,
+    pub cancel: Arc<AtomicU32>,
+    deadline: Option<Instant>,
+    random: u64,
+    /// Bytes that the current helper may read besides its arguments: address and length.
+    pub granted: Option<(u64, u64)>,
+}
+
+impl Host {
+    pub fn new(
+        exe: &Arc<Bound>,
+        ctx: Ctx,
+        cx: RunCx,
+        stack: Arc<Buffer>,
+        cancel: CancelHandle,
+        deadline: Option<Instant>,
+        random: u64,
+    ) -> Host {
+        Host { programs: vec![exe.clone()], ctx, cx, stack, cancel: cancel.0, deadline, random, granted: None }
+    }
+
+    /// The context, and where the random numbers stand.
+    pub fn end(self) -> (Ctx, u64) {
+        (self.ctx, self.random)
+    }
+
+    /// The outside.
+    pub fn world(&self) -> &World {
+        // A run always has a program: `new` puts one in and nothing takes it out.
+        &self.programs[0].engine.config.world
+    }
+
+    /// A frame for this run. `host` is set before each call of a helper.
+    pub fn frame(&self) -> RunFrame {
+        let mut frame = RunFrame {
+            ctx: ptr::with_exposed_provenance_mut(self.ctx.addr() as usize),
+            stack_top: ptr::null_mut(),
+            fuel: 0,
+            fault: FaultCode::None,
+            fault_at: RunFrame::NOWHERE,
+            tail_calls: 0,
+            cpu: self.cx.slot,
+            entry_sp: 0,
+            data: ptr::null_mut(),
+            data_end: ptr::null_mut(),
+            data_meta: ptr::null_mut(),
+            cancel: self.cancel.as_ptr().cast_const(),
+            host: ptr::null_mut::<c_void>(),
+            stack: ptr::null_mut(),
+        };
+        self.describe_packet(&mut frame);
+        frame
+    }
+
+    /// Puts the packet's addresses into the frame.
+    pub fn describe_packet(&self, frame: &mut RunFrame) {
+        if let Some(packet) = self.ctx.packet() {
+            let (meta, data, end) = packet.addrs();
+            let pointer = |addr: u64| ptr::with_exposed_provenance_mut(addr as usize);
+            (frame.data_meta, frame.data, frame.data_end) = (pointer(meta), pointer(data), pointer(end));
+        }
+    }
+
+    pub fn deadline_passed(&self) -> bool {
+        self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
+    }
+
+    /// The next random number (splitmix64: one addition and three multiplications, every seed good).
+    pub fn random(&mut self) -> u64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.random;
+        mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ mixed >> 31
+    }
+
+    /// The program at `index` of a program array.
+    pub fn program_at(&self, map: &MapRef, index: u32) -> Option<Arc<Bound>> {
+        let _ = (map, index);
+        None
+    }
+
+    /// What keeps the object at this address alive.
+    pub fn keep_of(&self, addr: u64) -> Keep {
+        let _ = addr;
+        Keep::Nothing
+    }
+
+    /// Address and size of a map's direct value.
+    pub fn direct_value(&self, map: &MapRef) -> Result<(u64, u32), FaultKind> {
+        match map.layout() {
+            Layout::Array { base, .. } => Ok((base, map.spec().value_size)),
+            Layout::Opaque | Layout::PercpuArray { .. } => Err(FaultKind::Expected {
+                expected: "a map with one direct value",
+                found: map.spec().kind.number() as u64,
+            }),
+        }
+    }
+}
