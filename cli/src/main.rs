@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod asm;
+mod batch;
 mod capture;
 mod disasm;
 mod error;
@@ -16,12 +17,14 @@ use clap::Parser;
 #[command(version, propagate_version = true)]
 enum Command {
     Asm(asm::Args),
+    Batch(batch::Options),
     Disasm(disasm::Args),
 }
 
 fn main() -> ExitCode {
     let done = match Command::parse() {
         Command::Asm(args) => asm::main(&args),
+        Command::Batch(options) => batch::run(&options),
         Command::Disasm(args) => disasm::main(&args),
     };
     match done {
