@@ -15,6 +15,7 @@ pub mod policy;
 pub mod prog_kind;
 pub mod prog_rules;
 pub mod prog_type;
+pub mod sections;
 
 pub use errno::Errno;
 pub use helper::{Arg, HelperId, HelperProto, Ret};
