@@ -7,7 +7,8 @@ use std::collections::HashMap;
 use rtbpf_abi::map_kind::LookupResult;
 use rtbpf_abi::map_rules::{BtfRule, RULES};
 use rtbpf_abi::map_spec::{self, SpecialField, SpecialKind};
-use rtbpf_abi::{Creator, Errno, MapKind, MapRules, MapSpec, ProgKind, helper};
+use rtbpf_abi::policy::{self, ProgFacts};
+use rtbpf_abi::{AttachType, Creator, Errno, MapKind, MapRules, MapSpec, Policy, ProgKind, ProgType, helper};
 use serde_json::Value;
 use tables::Differences;
 
@@ -132,29 +133,35 @@ fn cases() -> Option<Vec<Value>> {
     Some(text.lines().map(|line| serde_json::from_str(line).expect("one JSON object a line")).collect())
 }
 
+/// The map that a `create` step asks for; `made` holds earlier ones by name.
+fn spec_of(step: &Value, made: &HashMap<String, MapSpec>) -> Option<MapSpec> {
+    let number = |field: &str| step[field].as_u64().unwrap_or(0);
+    let size = |field: &str| u32::try_from(number(field)).expect("sizes are 32 bits");
+    let kind = step["type"].as_str().and_then(MapKind::from_name)?;
+    let mut spec = MapSpec::new(kind, size("key_size"), size("value_size"), size("max_entries"));
+    (spec.flags, spec.numa_node, spec.map_extra) = (size("flags"), size("numa_node"), number("map_extra"));
+    (spec.btf_key, spec.btf_value) = (size("btf_key_id"), size("btf_value_id"));
+    spec.name = step["name"].as_str().unwrap_or_default().into();
+    spec.inner = step["inner"].as_str().and_then(|name| made.get(name)).cloned().map(Box::new);
+    Some(spec)
+}
+
 #[test]
 fn maps_are_created_and_refused_as_on_linux() {
     let Some(cases) = cases() else { return };
     let mut diff = Differences::default();
     for case in &cases {
         let creator = if case["cred"] == "root" { Creator::ROOT } else { Creator::NOBODY };
-        let mut made: HashMap<&str, MapSpec> = HashMap::new();
+        let mut made = HashMap::new();
         for step in case["steps"].as_array().into_iter().flatten().filter(|step| step["op"] == "create") {
-            let number = |field: &str| step[field].as_u64().unwrap_or(0);
-            let Some(kind) = step["type"].as_str().and_then(MapKind::from_name) else { continue };
-            let typed = step.get("btf").is_some();
-            let size = |field: &str| u32::try_from(number(field)).expect("sizes are 32 bits");
-            let mut spec = MapSpec::new(kind, size("key_size"), size("value_size"), size("max_entries"));
-            (spec.flags, spec.numa_node, spec.map_extra) = (size("flags"), size("numa_node"), number("map_extra"));
-            (spec.btf_key, spec.btf_value) = (size("btf_key_id"), size("btf_value_id"));
-            spec.name = step["name"].as_str().unwrap_or_default().into();
-            spec.inner = step["inner"].as_str().and_then(|name| made.get(name)).cloned().map(Box::new);
+            let Some(spec) = spec_of(step, &made) else { continue };
             let linux = step["errno"].as_str();
             if linux.is_none() {
-                made.insert(step["as"].as_str().unwrap_or_default(), spec.clone());
+                made.insert(step["as"].as_str().unwrap_or_default().to_owned(), spec.clone());
             }
             // What the types say is in bytes that are not part of a spec; memory is no rule.
-            if typed && linux.is_some() && MapRules::of(kind).is_some_and(|r| r.btf != BtfRule::Required)
+            let typed = step.get("btf").is_some();
+            if typed && linux.is_some() && MapRules::of(spec.kind).is_some_and(|r| r.btf != BtfRule::Required)
                 || linux == Some("ENOMEM")
             {
                 continue;
@@ -164,4 +171,40 @@ fn maps_are_created_and_refused_as_on_linux() {
         }
     }
     diff.finish(400);
+}
+
+#[test]
+fn programs_use_maps_as_linux_lets_them() {
+    let Some(cases) = cases() else { return };
+    let mut diff = Differences::default();
+    for case in cases.iter().filter(|case| case["group"].as_str().is_some_and(|group| group.starts_with("policy"))) {
+        let mut made = HashMap::new();
+        // Special fields are in types that are not part of a spec.
+        if case["steps"].as_array().into_iter().flatten().any(|step| step.get("btf").is_some()) {
+            continue;
+        }
+        for step in case["steps"].as_array().into_iter().flatten() {
+            let name = step["as"].as_str().unwrap_or_default().to_owned();
+            if step["op"] == "create" {
+                made.extend(spec_of(step, &made).map(|spec| (name, spec)));
+                continue;
+            }
+            let Some(prog) = step["prog_type"].as_str().and_then(ProgType::from_name) else { continue };
+            let attach = step["expected_attach_type"].as_u64().and_then(|n| AttachType::from_number(n as u32));
+            let sleepable = step["prog_flags"].as_u64().unwrap_or(0) & 16 != 0;
+            let facts = ProgFacts { prog, attach, sleepable };
+            let maps = step["map_relocs"].as_object().into_iter().flat_map(|relocs| relocs.values());
+            let verdicts =
+                maps.filter_map(|name| made.get(name.as_str()?)).map(|map| policy::check(&Policy::V6_18, &facts, map));
+            let ours = verdicts.map(|verdict| match verdict {
+                policy::Verdict::Ok | policy::Verdict::Warn(_) => "",
+                policy::Verdict::Err(_, text) => text.leak(),
+            });
+            let ours = ours.max().unwrap_or_default();
+            // Programs that another type had bound the map to are refused without a word.
+            let linux = step["log_tail"].as_str().unwrap_or_default();
+            diff.check(|| format!("{} {}", case["title"], step["desc"]), ours, linux);
+        }
+    }
+    diff.finish(200);
 }

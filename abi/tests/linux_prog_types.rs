@@ -3,7 +3,7 @@
 mod tables;
 
 use rtbpf_abi::prog_rules::{self, Features, LoadNeed, ProgRules, flags};
-use rtbpf_abi::{AttachType, ProgType};
+use rtbpf_abi::{AttachType, ProgType, limits};
 use tables::{Differences, Row};
 
 /// Values that were tried in R0 at exit, beside -4096 and -4095.
@@ -151,4 +151,36 @@ fn capabilities_equal_linux() {
         }
     }
     diff.finish(70);
+}
+
+#[test]
+fn limits_equal_linux() {
+    let Some(table) = tables::open("limits.tsv") else { return };
+    let mut diff = Differences::default();
+    let largest = |what: &str| {
+        let accepted = table.rows().filter(|row| row.get("what") == what && row.get("result") == "ok");
+        accepted.filter_map(|row| row.get("value").parse::<u64>().ok()).max().unwrap_or_else(|| panic!("no row {what}"))
+    };
+    for (what, ours) in [
+        ("instructions (r0 = 0 repeated, then exit)", limits::MAX_INSNS as u64),
+        ("undecided conditional jumps in a row (pending branch states)", limits::MAX_PENDING_BRANCHES as u64),
+        ("iterations of a 2-instruction counted loop (1M instructions processed)", limits::MAX_PROCESSED_INSNS / 2 - 2),
+        ("deepest byte stored in one frame", limits::STACK_BYTES.into()),
+        ("caller uses 1: largest frame of one subprogram", (limits::STACK_BYTES - limits::STACK_ROUND).into()),
+        (
+            "three frames, 100 + 100 + n",
+            (limits::STACK_BYTES - 2 * 100_u32.next_multiple_of(limits::STACK_ROUND)).into(),
+        ),
+        (
+            "frame of main below a subprogram with a tail call (subprogram frame 64)",
+            (limits::STACK_BEFORE_TAIL_CALL - limits::STACK_ROUND).into(),
+        ),
+        ("frames in the deepest call chain (main counts 1)", limits::MAX_FRAMES as u64),
+        ("subprograms beside main", limits::MAX_SUBPROGS as u64 - 1),
+        ("distinct maps in one program", limits::MAX_MAPS as u64),
+        ("constant n in: if data + n > data_end exit; read the byte n - 1", limits::MAX_PACKET_OFF.into()),
+    ] {
+        diff.check(|| what.to_owned(), ours, largest(what));
+    }
+    diff.finish(11);
 }
