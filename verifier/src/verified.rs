@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use rtbpf_abi::{AttachType, MapSpec, Policy, ProgType};
+use rtbpf_abi::{AttachType, MapSpec, Policy, ProgType, limits};
 use rtbpf_isa::Program;
 
 use crate::facts::Facts;
@@ -65,6 +65,8 @@ pub struct Assumptions {
     pub cpus: u32,
     /// Real-time policy.
     pub policy: Policy,
+    /// For a plain context: bytes behind R1 that every run has.
+    pub plain_ctx_bytes: u32,
 }
 
 impl Assumptions {
@@ -80,6 +82,7 @@ impl Assumptions {
             kfuncs: Vec::new(),
             cpus: 2,
             policy: Policy::V6_18,
+            plain_ctx_bytes: 0,
         }
     }
 }
@@ -93,6 +96,39 @@ pub struct Options {
     pub privilege: Privilege,
     /// Bits of the kernel's log level: 1 paths, 2 every state, 4 statistics.
     pub log_level: u32,
+    /// Instructions to process before giving up; `None`: the profile's.
+    pub budget: Option<u64>,
+}
+
+impl Options {
+    /// Instructions to process before giving up. Counted, not timed: the same program gets the same verdict anywhere.
+    pub fn budget(&self) -> u64 {
+        self.budget.unwrap_or(match self.profile {
+            Profile::Compat => limits::MAX_PROCESSED_INSNS,
+            Profile::Strict => 16 * limits::MAX_PROCESSED_INSNS,
+        })
+    }
+}
+
+/// How much was walked to reach a verdict.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Stats {
+    /// Instructions processed, repeated walks counted.
+    pub processed: u64,
+    /// States that were kept for comparison.
+    pub states: u64,
+    /// The most of them at one time.
+    pub peak_states: u64,
+    /// The deepest stack of pending branches.
+    pub pending: u64,
+}
+
+/// What a finished walk leaves behind.
+pub(crate) struct Proof {
+    pub facts: Facts,
+    pub lowering: Lowering,
+    pub stats: Stats,
+    pub log: String,
 }
 
 /// A program the verifier accepted: what it ran under and what it found out. The only thing that engines without
@@ -103,6 +139,8 @@ pub struct VerifiedProgram {
     given: Assumptions,
     proved: Facts,
     lowering: Lowering,
+    stats: Stats,
+    log: String,
 }
 
 impl VerifiedProgram {
@@ -113,8 +151,32 @@ impl VerifiedProgram {
     /// # Safety
     ///
     /// Every access the program can make must be one that a proof would allow.
+    #[allow(unsafe_code)]
     pub unsafe fn assume(code: Program, given: Assumptions) -> VerifiedProgram {
-        VerifiedProgram { code, given, proved: Facts::none(), lowering: Lowering::identity() }
+        VerifiedProgram {
+            code,
+            given,
+            proved: Facts::none(),
+            lowering: Lowering::identity(),
+            stats: Stats::default(),
+            log: String::new(),
+        }
+    }
+
+    /// The only other way to make one: a finished proof.
+    pub(crate) fn proven(code: Program, given: Assumptions, proof: Proof) -> VerifiedProgram {
+        let Proof { facts, lowering, stats, log } = proof;
+        VerifiedProgram { code, given, proved: facts, lowering, stats, log }
+    }
+
+    /// How much was walked.
+    pub fn stats(&self) -> Stats {
+        self.stats
+    }
+
+    /// The log, in the kernel's format; empty at level 0.
+    pub fn log(&self) -> &str {
+        &self.log
     }
 
     /// The program.

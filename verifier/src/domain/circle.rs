@@ -180,7 +180,7 @@ impl<const B: u32> Circle<B> {
     }
 
     /// Product: from unsigned bounds where they do not overflow, else from signed ones, whichever is smaller.
-    pub fn mul(self, other: Circle<B>) -> Circle<B> {
+    pub fn times(self, other: Circle<B>) -> Circle<B> {
         let wide = |x: u64, y: u64| x as u128 * y as u128;
         let mut best = Self::FULL;
         if wide(self.umax(), other.umax()) <= Self::MAX as u128 {
@@ -319,7 +319,7 @@ mod tests {
     fn operators_hold_every_result_at_4_bits() {
         sound("add", C::add, AluOp::Add, false);
         sound("sub", C::sub, AluOp::Sub, false);
-        sound("mul", C::mul, AluOp::Mul, false);
+        sound("mul", C::times, AluOp::Mul, false);
         sound("udiv", C::udiv, AluOp::Div, false);
         sound("umod", C::umod, AluOp::Mod, false);
         sound("sdiv", C::sdiv, AluOp::Sdiv, true);

@@ -174,7 +174,7 @@ mod tests {
     #[test]
     fn refined_operands_keep_every_sampled_pair() {
         let mut draw = Draw(4);
-        for _ in 0..60_000 {
+        for _ in 0..6_000 {
             let ((a, x1, x2), (b, y1, y2)) = (draw.scalar(), draw.scalar());
             for op in OPS {
                 for width in [Width::W64, Width::W32] {

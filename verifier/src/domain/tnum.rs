@@ -109,7 +109,7 @@ impl Tnum {
     }
 
     /// Product by long multiplication: known ones of `self` add the other's value, unknown bits may add all of it.
-    pub fn mul(self, other: Tnum) -> Tnum {
+    pub fn times(self, other: Tnum) -> Tnum {
         let value = self.value.wrapping_mul(other.value);
         let mut doubt = Tnum::constant(0);
         let (mut a, mut b) = (self, other);
@@ -234,7 +234,7 @@ mod tests {
     fn operators_hold_every_result_at_4_bits() {
         sound("add", Tnum::add, |x, y| x.wrapping_add(y));
         sound("sub", Tnum::sub, |x, y| x.wrapping_sub(y));
-        sound("mul", Tnum::mul, |x, y| x.wrapping_mul(y));
+        sound("mul", Tnum::times, |x, y| x.wrapping_mul(y));
         sound("and", Tnum::and, |x, y| x & y);
         sound("or", Tnum::or, |x, y| x | y);
         sound("xor", Tnum::xor, |x, y| x ^ y);

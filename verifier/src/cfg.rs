@@ -1,0 +1,160 @@
+//! Control flow: what can be reached, where paths meet, and which registers are live.
+
+use rtbpf_isa::effects::{Flow, RegSet};
+use rtbpf_isa::{Callee, Imm64, Insn, InsnIdx, Program, Reg};
+
+use crate::reject::{Checked, refuse};
+
+/// What the flow of a program says about each instruction.
+#[derive(Clone, Debug, Default)]
+pub struct Flows {
+    /// States are compared here: jump targets, branches, returns.
+    pub meets: Vec<bool>,
+    /// Registers of the current frame that some path from here reads before it writes them.
+    pub live: Vec<RegSet>,
+}
+
+/// Checks that every instruction can be reached, and finds out where paths meet.
+pub fn flows(program: &Program, back_edges: bool) -> Checked<Flows> {
+    let count = program.len();
+    let mut meets = vec![false; count];
+    let mut mark = |at: InsnIdx| {
+        if let Some(meet) = meets.get_mut(at.index()) {
+            *meet = true;
+        }
+    };
+    for (at, insn) in program.iter() {
+        match insn.flow() {
+            Flow::Next | Flow::Exit => {}
+            Flow::Jump(to) => mark(at.target(to)),
+            Flow::Branch(to) => {
+                mark(at);
+                mark(at.target(to));
+            }
+            Flow::Call(_) => mark(at.next()),
+        }
+        if let Insn::Call(Callee::Helper(_) | Callee::Kfunc { .. }) = insn
+            && is_checkpoint_call(insn)
+        {
+            mark(at);
+        }
+    }
+    reach(program, back_edges)?;
+    Ok(Flows { meets, live: live_registers(program) })
+}
+
+/// Calls at which loops converge: those that call back.
+fn is_checkpoint_call(insn: &Insn) -> bool {
+    match *insn {
+        Insn::Call(Callee::Helper(id)) => CALLS_BACK.contains(&id),
+        Insn::Call(Callee::Kfunc { .. }) => true,
+        _ => false,
+    }
+}
+
+/// Helpers that run a subprogram of the caller while it waits: for_each_map_elem, find_vma, loop, user_ringbuf_drain.
+const CALLS_BACK: [i32; 4] = [164, 180, 181, 209];
+
+#[derive(Clone, Copy, PartialEq)]
+enum Color {
+    White,
+    Open,
+    Done,
+}
+
+fn reach(program: &Program, back_edges: bool) -> Checked {
+    let mut colors = vec![Color::White; program.len()];
+    let mut stack: Vec<(InsnIdx, u8)> = vec![(InsnIdx(0), 0)];
+    if let Some(first) = colors.first_mut() {
+        *first = Color::Open;
+    }
+    while let Some((at, tried)) = stack.last_mut() {
+        let at = *at;
+        let Some(insn) = program.get(at) else {
+            return refuse!(FallsThrough, EINVAL, "last insn is not an exit or jmp");
+        };
+        let edges = edges(at, insn);
+        let edge = edges.get(*tried as usize).copied().flatten();
+        *tried += 1;
+        match edge {
+            Some((to, is_jump)) => match colors.get(to.index()) {
+                Some(Color::White) => {
+                    colors[to.index()] = Color::Open;
+                    stack.push((to, 0));
+                }
+                Some(Color::Open) if is_jump && !back_edges => {
+                    let (from, to) = (program.slot(at), program.slot(to));
+                    return refuse!(InfiniteLoop, EINVAL, "back-edge from insn {from} to {to}");
+                }
+                Some(Color::Open | Color::Done) => {}
+                None => return refuse!(FallsThrough, EINVAL, "jump out of range from insn {} to {}", at, to),
+            },
+            None if *tried > 2 => {
+                colors[at.index()] = Color::Done;
+                stack.pop();
+            }
+            None => {}
+        }
+    }
+    match colors.iter().position(|&color| color == Color::White) {
+        Some(at) => {
+            let slot = program.slot(InsnIdx(at as u32));
+            refuse!(Unreachable, EINVAL, "unreachable insn {slot}")
+        }
+        None => Ok(()),
+    }
+}
+
+/// Where an instruction leads, and whether that is a jump.
+fn edges(at: InsnIdx, insn: &Insn) -> [Option<(InsnIdx, bool)>; 2] {
+    let next = Some((at.next(), false));
+    match insn.flow() {
+        Flow::Next => match insn {
+            Insn::Imm { value: Imm64::Func { to }, .. } => [next, Some((at.target(*to), false))],
+            _ => [next, None],
+        },
+        Flow::Jump(to) => [Some((at.target(to), true)), None],
+        Flow::Branch(to) => [next, Some((at.target(to), true))],
+        Flow::Call(to) => [next, Some((at.target(to), false))],
+        Flow::Exit => [None, None],
+    }
+}
+
+/// Backward fix point, function by function: `live(i) = uses(i) ∪ (⋃ live(successors) ∖ defs(i))`.
+fn live_registers(program: &Program) -> Vec<RegSet> {
+    let mut live = vec![RegSet::EMPTY; program.len()];
+    let mut changed = true;
+    while changed {
+        changed = false;
+        for (index, insn) in program.insns().iter().enumerate().rev() {
+            let at = InsnIdx(index as u32);
+            let after = successors(at, insn).into_iter().flatten();
+            let out = after.filter_map(|to| live.get(to.index())).fold(RegSet::EMPTY, |all, set| all.with(*set));
+            let new = uses(insn).with(out.without(insn.defs()));
+            if let Some(set) = live.get_mut(at.index())
+                && *set != new
+            {
+                *set = new;
+                changed = true;
+            }
+        }
+    }
+    live
+}
+
+fn successors(at: InsnIdx, insn: &Insn) -> [Option<InsnIdx>; 2] {
+    match insn.flow() {
+        Flow::Next | Flow::Call(_) => [Some(at.next()), None],
+        Flow::Jump(to) => [Some(at.target(to)), None],
+        Flow::Branch(to) => [Some(at.next()), Some(at.target(to))],
+        Flow::Exit => [None, None],
+    }
+}
+
+fn uses(insn: &Insn) -> RegSet {
+    match insn {
+        // A bad field may name any register.
+        Insn::Bad { .. } => RegSet(u16::MAX),
+        _ => insn.uses().without(RegSet::of(Reg::FP)),
+    }
+}

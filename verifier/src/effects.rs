@@ -1,0 +1,52 @@
+//! What calling a subprogram may do, whatever the path: callee to caller, to a fix point.
+
+use rtbpf_abi::helper::{self, HelperId};
+use rtbpf_isa::{Callee, Insn, InsnIdx, Program};
+
+use crate::verified::Assumptions;
+
+/// Effects of one subprogram and of all that it calls.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Effects {
+    /// Packet pointers taken before are dead after.
+    pub moves_packet: bool,
+    /// May sleep.
+    pub sleeps: bool,
+}
+
+/// The effects of each subprogram. A tail call moves the packet, for all that anyone knows.
+pub fn of(program: &Program, given: &Assumptions) -> Vec<Effects> {
+    let mut effects = vec![Effects::default(); program.subprogs().len()];
+    let mut calls = vec![Vec::new(); program.subprogs().len()];
+    for (index, subprog) in program.subprogs().iter().enumerate() {
+        for at in subprog.start.0..subprog.end.0 {
+            match program.get(InsnIdx(at)) {
+                Some(Insn::Call(Callee::Helper(id))) => {
+                    let id = HelperId(*id as u32);
+                    let proto = helper::proto(id, given.prog_type, given.attach_type, given.sleepable).found();
+                    let tail_call = id.0 == crate::call::id::TAIL_CALL;
+                    effects[index].moves_packet |= tail_call || proto.is_some_and(|p| p.invalidates_packet);
+                    effects[index].sleeps |= proto.is_some_and(|p| p.might_sleep);
+                }
+                Some(Insn::Call(Callee::Local { to })) => {
+                    calls[index].push(program.subprog_at(InsnIdx(at).target(*to)));
+                }
+                _ => {}
+            }
+        }
+    }
+    // Callers hear of callees; each round carries an effect one call further.
+    loop {
+        let before = effects.clone();
+        for (caller, callees) in calls.iter().enumerate() {
+            for &callee in callees {
+                let from = before.get(callee).copied().unwrap_or_default();
+                effects[caller].moves_packet |= from.moves_packet;
+                effects[caller].sleeps |= from.sleeps;
+            }
+        }
+        if effects == before {
+            return effects;
+        }
+    }
+}

@@ -1,0 +1,600 @@
+//! The walk: every path, depth first, until each ends in an exit or in a state that was covered before.
+//!
+//! ```text
+//!          ┌── checkpoint ── trail ── checkpoint ── trail ──▶ current state
+//!  entry ──┤        └─ pending branch (state, parent, trail so far)
+//!          └── …
+//! ```
+//!
+//! A checkpoint counts the paths that still run below it. Once none does, it covers every state that its needed facts
+//! hold in. One that still has running paths is a loop's head if it is met again: an equal state never ends.
+
+use std::collections::HashMap;
+
+use rtbpf_isa::{Insn, InsnIdx, Program, Reg, effects::RegSet};
+
+use crate::cfg::Flows;
+use crate::domain::Precision;
+use crate::facts::Facts;
+use crate::needed::{FRAMES, Need, Touch, Trail, undo_trail};
+use crate::prune::{Match, View, covers};
+use crate::reject::{Checked, refuse};
+use crate::state::{Frame, State};
+use crate::value::{Kind, Value};
+use crate::verified::{Assumptions, Options, Profile, Stats};
+
+/// Index of a checkpoint.
+type Id = usize;
+
+/// A state that later ones are compared with.
+struct Checkpoint {
+    state: State,
+    at: InsnIdx,
+    parent: Option<Id>,
+    /// From the parent to here.
+    trail: Trail,
+    /// Slots written whole on the trail, by frame.
+    written: [u64; FRAMES],
+    /// Paths that still run below.
+    branches: u32,
+    /// Bounds that a walk below used.
+    need: Need,
+    /// Slots that a walk below read, by frame.
+    read: [u64; FRAMES],
+    /// Some walk below ended at a loop head that was not finished: needs and reads are not complete.
+    loop_head: Option<Id>,
+    /// Some checkpoint names this one as its loop's head.
+    is_head: bool,
+    hits: u32,
+    misses: u32,
+}
+
+/// A branch to walk later.
+struct Pending {
+    state: State,
+    at: InsnIdx,
+    from: InsnIdx,
+    parent: Option<Id>,
+    trail: Trail,
+    written: [u64; FRAMES],
+}
+
+/// Where control goes after an instruction.
+pub(crate) enum Next {
+    /// There.
+    Go(InsnIdx),
+    /// The path is done.
+    End,
+}
+
+/// What arriving at an instruction means.
+enum Arrival {
+    Covered,
+    Walk,
+}
+
+/// One verification under way.
+pub(crate) struct Walk<'a> {
+    pub program: &'a Program,
+    pub given: &'a Assumptions,
+    pub opts: &'a Options,
+    pub flows: &'a Flows,
+    pub state: State,
+    pub at: InsnIdx,
+    pub facts: Facts,
+    pub lowering: crate::lower::Lowering,
+    pub stats: Stats,
+    pub log: crate::log::Log,
+    /// Bytes of stack each subprogram touched.
+    pub stack_bytes: Vec<u32>,
+    /// Instruction kinds of pointer seen so far, for memory instructions.
+    pub pointer_kinds: Vec<Option<crate::step::mem::PointerClass>>,
+    /// Static subprograms that run later, from timers and the like.
+    pub async_entries: Vec<usize>,
+    /// Their entry states.
+    pub async_frames: Vec<Frame>,
+    /// The function walked on its own: 0 for the program, else a global function.
+    pub entry: usize,
+    /// What calling each subprogram does, whatever its path.
+    pub effects: Vec<crate::effects::Effects>,
+    /// No path came to the current instruction before.
+    pub first_visit: bool,
+    trail: Trail,
+    written: [u64; FRAMES],
+    parent: Option<Id>,
+    pending: Vec<Pending>,
+    checkpoints: Vec<Checkpoint>,
+    free: Vec<Id>,
+    met: HashMap<(InsnIdx, InsnIdx), Vec<Id>>,
+    next_id: u32,
+    jumps: u64,
+    jumps_at_checkpoint: u64,
+    insns_at_checkpoint: u64,
+}
+
+/// Pending branches, at most.
+const MAX_PENDING: usize = 8192;
+/// Runs of a trail after which a checkpoint is made at the next meeting point.
+const LONG_TRAIL: usize = 40;
+
+impl<'a> Walk<'a> {
+    pub fn new(program: &'a Program, given: &'a Assumptions, opts: &'a Options, flows: &'a Flows) -> Walk<'a> {
+        let facts = Facts {
+            insns: vec![crate::facts::InsnFacts { unreached: true, ..Default::default() }; program.len()],
+            ..Facts::default()
+        };
+        Walk {
+            program,
+            given,
+            opts,
+            flows,
+            state: State::new(Frame::new(0, 0, InsnIdx(0))),
+            at: InsnIdx(0),
+            facts,
+            lowering: crate::lower::Lowering::identity(),
+            stats: Stats::default(),
+            log: crate::log::Log::new(opts.log_level),
+            stack_bytes: vec![0; program.subprogs().len()],
+            pointer_kinds: vec![None; program.len()],
+            async_entries: Vec::new(),
+            async_frames: Vec::new(),
+            entry: 0,
+            effects: crate::effects::of(program, given),
+            first_visit: false,
+            trail: Trail::default(),
+            written: [0; FRAMES],
+            parent: None,
+            pending: Vec::new(),
+            checkpoints: Vec::new(),
+            free: Vec::new(),
+            met: HashMap::new(),
+            next_id: 0,
+            jumps: 0,
+            jumps_at_checkpoint: 0,
+            insns_at_checkpoint: 0,
+        }
+    }
+
+    /// A fresh id.
+    pub fn fresh_id(&mut self) -> u32 {
+        self.next_id += 1;
+        self.next_id
+    }
+
+    /// How exactly operators are followed.
+    pub fn precision(&self) -> Precision {
+        match self.opts.profile {
+            Profile::Compat => Precision::Linux,
+            Profile::Strict => Precision::Full,
+        }
+    }
+
+    /// Walks everything that can run from `state` at the start of function `entry`.
+    pub fn run(&mut self, entry: usize, state: State) -> Checked {
+        let Some(start) = self.program.subprogs().get(entry).map(|s| s.start) else { return Ok(()) };
+        self.entry = entry;
+        self.state = state;
+        self.at = start;
+        self.trail = Trail::default();
+        self.written = [0; FRAMES];
+        self.parent = None;
+        self.checkpoints.clear();
+        self.free.clear();
+        self.met.clear();
+        self.walk().map_err(|mut rejection| {
+            rejection.at.get_or_insert(self.at);
+            rejection
+        })
+    }
+
+    fn walk(&mut self) -> Checked {
+        let mut arrived_from: Option<InsnIdx> = None;
+        loop {
+            let at = self.at;
+            let Some(insn) = self.program.get(at).copied() else {
+                return refuse!(Internal, EFAULT, "invalid insn idx {at} insn_cnt {}", self.program.len());
+            };
+            self.stats.processed += 1;
+            if self.stats.processed > self.opts.budget() {
+                return refuse!(TooComplex, E2BIG, "BPF program is too large. Processed {} insn", self.stats.processed);
+            }
+            let meets = self.flows.meets.get(at.index()).copied().unwrap_or(true);
+            let covered = meets && matches!(self.arrive(at, &insn)?, Arrival::Covered);
+            if self.log.wants_paths()
+                && let Some(from) = arrived_from.take()
+            {
+                self.log.path(self.program.slot(from), self.program.slot(at), &self.state);
+            }
+            let next = if covered {
+                self.log.safe();
+                Next::End
+            } else {
+                self.log.insn(self.program, at);
+                self.trail.push(at);
+                let next = self.step(at, &insn)?;
+                self.log.state_after(&self.state, &insn);
+                next
+            };
+            match next {
+                Next::Go(to) => self.at = to,
+                Next::End => {
+                    self.end_path();
+                    let Some(pending) = self.pending.pop() else { return Ok(()) };
+                    arrived_from = Some(pending.from);
+                    self.at = pending.at;
+                    self.state = pending.state;
+                    self.parent = pending.parent;
+                    self.trail = pending.trail;
+                    self.written = pending.written;
+                }
+            }
+        }
+    }
+
+    /// Counts a jump: states are kept after some of them.
+    pub fn count_jump(&mut self) {
+        self.jumps += 1;
+    }
+
+    /// Puts `state` aside, to be walked from `at` later.
+    pub fn push(&mut self, state: State, at: InsnIdx) -> Checked {
+        if self.pending.len() >= MAX_PENDING {
+            return refuse!(TooComplex, EFAULT, "The sequence of {} jumps is too complex.", self.pending.len() + 1);
+        }
+        if let Some(parent) = self.parent.and_then(|id| self.checkpoints.get_mut(id)) {
+            parent.branches += 1;
+        }
+        self.pending.push(Pending {
+            state,
+            at,
+            from: self.at,
+            parent: self.parent,
+            trail: self.trail.clone(),
+            written: self.written,
+        });
+        self.stats.pending = self.stats.pending.max(self.pending.len() as u64);
+        Ok(())
+    }
+
+    fn end_path(&mut self) {
+        let mut at = self.parent;
+        while let Some(id) = at {
+            let Some(checkpoint) = self.checkpoints.get_mut(id) else { return };
+            checkpoint.branches -= 1;
+            if checkpoint.branches > 0 {
+                return;
+            }
+            // No path below runs any more; the trail will not be followed again.
+            checkpoint.trail = Trail::default();
+            at = checkpoint.parent;
+        }
+    }
+
+    /// Compares the current state with those seen at `at`, and may keep it for later ones.
+    fn arrive(&mut self, at: InsnIdx, insn: &Insn) -> Checked<Arrival> {
+        let state_freq = self.given.prog_flags & 8 != 0;
+        let converges = self.converges_at(insn);
+        let force = converges || state_freq || self.trail.runs() > LONG_TRAIL;
+        let insns = self.stats.processed - self.insns_at_checkpoint;
+        let jumps = self.jumps - self.jumps_at_checkpoint;
+        let mut keep = force || jumps >= 2 && insns >= 8;
+
+        let key = (at, self.state.frame().call_site);
+        let mut list = self.met.remove(&key).unwrap_or_default();
+        let mut hit = None;
+        let mut index = list.len();
+        while index > 0 {
+            index -= 1;
+            let id = list[index];
+            let Some(checkpoint) = self.checkpoints.get(id) else { continue };
+            if checkpoint.branches > 0 {
+                if converges {
+                    if self.covered_by(id, Match::Within) {
+                        hit = Some((index, id));
+                        break;
+                    }
+                } else if self.covered_by(id, Match::Same)
+                    && checkpoint.state.may_goto_depth == self.state.may_goto_depth
+                    && self.same_depths(id)
+                {
+                    self.met.insert(key, list);
+                    return refuse!(InfiniteLoop, EINVAL, "infinite loop detected at insn {}", self.program.slot(at));
+                }
+                // In a loop, states are kept rarely: it may take many rounds.
+                if !force && jumps < 20 && insns < 100 {
+                    keep = false;
+                }
+            } else {
+                let how = if checkpoint.loop_head.is_some() { Match::Within } else { Match::Needed };
+                if self.covered_by(id, how) {
+                    hit = Some((index, id));
+                    break;
+                }
+            }
+            if keep && let Some(checkpoint) = self.checkpoints.get_mut(id) {
+                checkpoint.misses += 1;
+                let patience = if converges && checkpoint.branches > 0 { 64 } else { 3 };
+                if checkpoint.misses > checkpoint.hits * patience + patience {
+                    list.remove(index);
+                    if checkpoint.branches == 0 {
+                        self.forget(id);
+                    }
+                }
+            }
+        }
+        if let Some((index, id)) = hit {
+            // The most useful ones are looked at first.
+            list.remove(index);
+            list.push(id);
+            self.met.insert(key, list);
+            self.cover(id);
+            return Ok(Arrival::Covered);
+        }
+        if keep {
+            let id = self.keep(at);
+            list.push(id);
+        }
+        if !list.is_empty() {
+            self.met.insert(key, list);
+        }
+        Ok(Arrival::Walk)
+    }
+
+    /// Where a state within an earlier one on the same path ends the path: the language promises that these loops end.
+    fn converges_at(&self, insn: &Insn) -> bool {
+        match *insn {
+            Insn::MayGoto { .. } => true,
+            Insn::Call(callee) => crate::call::converges(callee, self),
+            _ => false,
+        }
+    }
+
+    fn same_depths(&self, id: Id) -> bool {
+        let depths = |state: &State| -> Vec<u32> {
+            let callbacks = state.frames().iter().map(|f| f.callback_depth);
+            let iters = state.frames().iter().flat_map(|f| {
+                f.stack.spills().filter_map(|v| match v.kind {
+                    Kind::Iter { depth, first: true, .. } => Some(depth),
+                    _ => None,
+                })
+            });
+            callbacks.chain(iters).collect()
+        };
+        self.checkpoints.get(id).is_some_and(|c| depths(&c.state) == depths(&self.state))
+    }
+
+    fn covered_by(&self, id: Id, how: Match) -> bool {
+        let Some(checkpoint) = self.checkpoints.get(id) else { return false };
+        let live = |at: InsnIdx| self.flows.live.get(at.index()).copied().unwrap_or(RegSet(u16::MAX));
+        let complete = checkpoint.branches == 0 && checkpoint.loop_head.is_none();
+        let view = View {
+            live: &live,
+            at: checkpoint.at,
+            need: &checkpoint.need,
+            slots: complete.then_some(&checkpoint.read[..]),
+            uninit_stack: self.opts.privilege.perfmon,
+        };
+        covers(&checkpoint.state, &self.state, &view, how)
+    }
+
+    /// The current path ends in `id`: what `id` needs and reads, this path needs and reads.
+    fn cover(&mut self, id: Id) {
+        let Some(checkpoint) = self.checkpoints.get_mut(id) else { return };
+        checkpoint.hits += 1;
+        let running = checkpoint.branches > 0;
+        checkpoint.is_head |= running;
+        let head = if running { Some(id) } else { checkpoint.loop_head };
+        match head {
+            None => {
+                let (need, read) = (checkpoint.need, checkpoint.read);
+                for (frame, slots) in read.iter().enumerate() {
+                    self.mark_read(frame as u32, *slots);
+                }
+                self.propagate(need, false);
+            }
+            Some(head) if self.checkpoints.get(head).is_some_and(|c| c.branches > 0) => {
+                // Whatever the head turns out to need, the checkpoints between it and here do not hear of.
+                let mut at = self.parent;
+                while let Some(id) = at.filter(|&id| id != head) {
+                    let Some(checkpoint) = self.checkpoints.get_mut(id) else { return };
+                    checkpoint.loop_head = Some(head);
+                    at = checkpoint.parent;
+                }
+            }
+            Some(_) => {
+                for frame in 0..self.state.depth() {
+                    self.mark_read(frame as u32, u64::MAX);
+                }
+                self.propagate(Need::everything(), false);
+            }
+        }
+    }
+
+    fn keep(&mut self, at: InsnIdx) -> Id {
+        self.jumps_at_checkpoint = self.jumps;
+        self.insns_at_checkpoint = self.stats.processed;
+        let checkpoint = Checkpoint {
+            state: self.state.clone(),
+            at,
+            parent: self.parent,
+            trail: self.trail.take(),
+            written: std::mem::replace(&mut self.written, [0; FRAMES]),
+            branches: 1,
+            need: Need::default(),
+            read: [0; FRAMES],
+            loop_head: None,
+            is_head: false,
+            hits: 0,
+            misses: 0,
+        };
+        self.stats.states += 1;
+        let id = match self.free.pop() {
+            Some(id) => {
+                self.checkpoints[id] = checkpoint;
+                id
+            }
+            None => {
+                self.checkpoints.push(checkpoint);
+                self.checkpoints.len() - 1
+            }
+        };
+        let kept = (self.checkpoints.len() - self.free.len()) as u64;
+        self.stats.peak_states = self.stats.peak_states.max(kept);
+        self.parent = Some(id);
+        id
+    }
+
+    /// Frees a finished checkpoint. Nothing below it runs, so nobody follows its parent link through it.
+    fn forget(&mut self, id: Id) {
+        // A loop head that others name must stay recognisable as finished.
+        if let Some(checkpoint) = self.checkpoints.get_mut(id)
+            && !checkpoint.is_head
+        {
+            checkpoint.state = State::new(Frame::new(0, 0, InsnIdx(0)));
+            self.free.push(id);
+        }
+    }
+
+    /// A check depends on the bounds of `reg`, before the current instruction.
+    pub fn demand(&mut self, reg: Reg) {
+        if self.state.reg(reg).is_scalar() {
+            self.propagate(Need::reg(self.state.current(), reg), true);
+        }
+    }
+
+    /// A check depends on the bounds of a spilled number, before the current instruction.
+    pub fn demand_slot(&mut self, frame: u32, slot: usize) {
+        let mut need = Need::default();
+        need.add(crate::needed::Place::Slot(frame as u8, slot as u8));
+        self.propagate(need, true);
+    }
+
+    /// Forgets bounds that changed since the path was last at `at` and that nothing needed, so that a loop converges.
+    pub fn widen(&mut self, at: InsnIdx) {
+        let mut earlier = self.parent;
+        while let Some(id) = earlier {
+            let Some(checkpoint) = self.checkpoints.get(id) else { return };
+            if checkpoint.at == at && checkpoint.state.depth() == self.state.depth() {
+                break;
+            }
+            earlier = checkpoint.parent;
+        }
+        let Some(checkpoint) = earlier.and_then(|id| self.checkpoints.get(id)) else { return };
+        for frame in 0..self.state.depth() {
+            let old = checkpoint.state.frame_at(frame as u32);
+            for reg in Reg::ALL {
+                let (a, b) = (&old.regs[reg.index()], &self.state.frame_at(frame as u32).regs[reg.index()]);
+                let needed = checkpoint.need.has(crate::needed::Place::Reg(frame as u8, reg as u8));
+                if a.is_scalar() && b.is_scalar() && !needed && a.num != b.num {
+                    self.state.frame_at_mut(frame as u32).regs[reg.index()] = Value::UNKNOWN;
+                }
+            }
+            for slot in 0..old.stack.slots().len() {
+                let spilled = |stack: &crate::state::Stack| stack.slot(slot).and_then(|s| s.spilled()).copied();
+                let needed = checkpoint.need.has(crate::needed::Place::Slot(frame as u8, slot as u8));
+                let (a, b) = (spilled(&old.stack), spilled(&self.state.frame_at(frame as u32).stack));
+                if let (Some(a), Some(b)) = (a, b)
+                    && a.is_scalar()
+                    && b.is_scalar()
+                    && !needed
+                    && a.num != b.num
+                {
+                    let size = self.state.frame_at(frame as u32).stack.slot(slot).map_or(8, |s| s.spill_size());
+                    let wide = Value::scalar(crate::prove::narrow(size));
+                    let slot = self.state.frame_at_mut(frame as u32).stack.slot_mut(slot);
+                    slot.value = Some(std::rc::Rc::new(wide));
+                }
+            }
+        }
+    }
+
+    /// Notes `need` at every checkpoint that it leads back to. `inside` an instruction, which is on the trail already.
+    fn propagate(&mut self, mut need: Need, inside: bool) {
+        if need.is_empty() || self.parent.is_none() {
+            return;
+        }
+        let mut depth = self.state.current();
+        if inside && let Some(Touch::Leave | Touch::LeaveCallback) = self.trail.last_touch() {
+            depth += 1;
+        }
+        undo_trail(self.program, &self.trail, inside, &mut need, &mut depth);
+        let mut at = self.parent;
+        while let Some(id) = at {
+            let Some(checkpoint) = self.checkpoints.get_mut(id) else { return };
+            need = checkpoint.need.note(&need, &checkpoint.state);
+            if need.is_empty() {
+                return;
+            }
+            let mut depth = checkpoint.state.current();
+            undo_trail(self.program, &checkpoint.trail, false, &mut need, &mut depth);
+            at = checkpoint.parent;
+        }
+    }
+
+    /// The path reads `slots` of `frame`: so it does from every checkpoint that did not see them written since.
+    pub fn mark_read(&mut self, frame: u32, slots: u64) {
+        let index = frame as usize % FRAMES;
+        let mut slots = slots & !self.written[index];
+        let mut at = self.parent;
+        while let Some(id) = at {
+            let Some(checkpoint) = self.checkpoints.get_mut(id) else { return };
+            if checkpoint.state.depth() <= frame as usize {
+                return;
+            }
+            slots &= !checkpoint.read[index];
+            if slots == 0 {
+                return;
+            }
+            checkpoint.read[index] |= slots;
+            slots &= !checkpoint.written[index];
+            at = checkpoint.parent;
+        }
+    }
+
+    /// The path wrote all of `slots` of `frame`.
+    pub fn mark_written(&mut self, frame: u32, slots: u64) {
+        self.written[frame as usize % FRAMES] |= slots;
+    }
+
+    /// Says what the current instruction did.
+    pub fn touch(&mut self, touch: Touch) {
+        self.trail.touch(touch);
+    }
+
+    /// Enters a subprogram: nothing in its frame comes from an older one.
+    pub fn enter(&mut self, frame: Frame) {
+        self.mark_written(self.state.depth() as u32, u64::MAX);
+        self.state.push(frame);
+    }
+
+    /// The readable value of a register.
+    pub fn read(&self, reg: Reg) -> Checked<Value> {
+        let value = *self.state.reg(reg);
+        if value.kind == Kind::Uninit {
+            return refuse!(UninitRegister, EACCES, "R{} !read_ok", reg as u8);
+        }
+        Ok(value)
+    }
+
+    /// Whether a register may be written.
+    pub fn check_writable(&self, reg: Reg) -> Checked {
+        if reg == Reg::FP {
+            return refuse!(FramePointer, EACCES, "frame pointer is read only");
+        }
+        Ok(())
+    }
+
+    /// Sets a register.
+    pub fn set(&mut self, reg: Reg, value: Value) {
+        self.state.set(reg, value);
+    }
+}
+
+impl Walk<'_> {
+    /// What was found out about the program as a whole, when every path is done.
+    pub fn take_facts(&mut self) -> Facts {
+        let mut facts = std::mem::take(&mut self.facts);
+        facts.stack_bytes = self.stack_bytes.iter().map(|bytes| bytes.next_multiple_of(8)).collect();
+        facts
+    }
+}

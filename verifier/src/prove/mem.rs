@@ -1,0 +1,75 @@
+//! Memory of helpers and the kernel: flow keys, sockets, buffers, kernel structures.
+
+use rtbpf_abi::ctx::{self, CtxLayout, CtxOp};
+use rtbpf_abi::helper::SockKind;
+
+use super::Target;
+use crate::explore::Walk;
+use crate::reject::{Checked, refuse};
+
+impl Walk<'_> {
+    pub(super) fn flow_keys_access(&self, target: &Target) -> Checked {
+        let (off, size) = (target.fixed() as i64 + target.pointer.num.smin(), target.size);
+        let end = ctx::FLOW_KEYS.size as i64;
+        if off < 0 || off + size as i64 > end || target.pointer.num.as_constant().is_none() {
+            return refuse!(OutOfBounds, EACCES, "invalid access to flow keys off={off} size={size}");
+        }
+        Ok(())
+    }
+
+    pub(super) fn sock_access(&self, target: &Target, kind: SockKind) -> Checked {
+        let layout: &CtxLayout = match kind {
+            SockKind::SockCommon => &ctx::SOCK_COMMON,
+            SockKind::Sock => &ctx::FULL_SOCK,
+            SockKind::TcpSock => &ctx::TCP_SOCK,
+            SockKind::XdpSock => &ctx::XDP_SOCK,
+        };
+        let (r, name) = (target.r(), target.pointer.type_name());
+        if target.pointer.num.smin() < 0 {
+            return refuse!(
+                OutOfBounds,
+                EACCES,
+                "R{r} min value is negative, either use unsigned index or do a if (index >=0) check."
+            );
+        }
+        if layout.access(target.fixed(), target.size, CtxOp::Load).is_err() {
+            let (off, size) = (target.fixed(), target.size);
+            return refuse!(OutOfBounds, EACCES, "R{r} invalid {name} access off={off} size={size}");
+        }
+        Ok(())
+    }
+
+    /// The buffer of a writable raw tracepoint: its size is known when the program is attached.
+    pub(super) fn check_buffer(&self, target: &Target) -> Checked {
+        let (r, off) = (target.r(), target.fixed());
+        if off < 0 {
+            let size = target.size;
+            return refuse!(OutOfBounds, EACCES, "R{r} invalid tracepoint buffer access: off={off}, size={size}");
+        }
+        if target.pointer.num.as_constant() != Some(0) {
+            let tnum = target.pointer.num.tnum();
+            return refuse!(OutOfBounds, EACCES, "R{r} invalid variable buffer offset: off={off}, var_off={tnum}");
+        }
+        Ok(())
+    }
+
+    /// A kernel structure: loads that may fault and then give 0, at constant offsets.
+    pub(super) fn kernel_access(&self, target: &Target, name: &str, writes: bool) -> Checked {
+        let (r, off) = (target.r(), target.fixed());
+        if off < 0 {
+            return refuse!(OutOfBounds, EACCES, "R{r} is ptr_{name} invalid negative access: off={off}");
+        }
+        if target.pointer.num.as_constant() != Some(0) {
+            let tnum = target.pointer.num.tnum();
+            return refuse!(
+                OutOfBounds,
+                EACCES,
+                "R{r} is ptr_{name} invalid variable offset: off={off}, var_off={tnum}"
+            );
+        }
+        if writes {
+            return refuse!(ReadOnly, EACCES, "only read is supported");
+        }
+        Ok(())
+    }
+}

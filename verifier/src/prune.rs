@@ -1,0 +1,228 @@
+//! State inclusion: whether everything that can happen from one state was seen from another.
+//!
+//! `old` covers `new` when every needed fact of `old` holds in `new`. Ids name equalities, not objects: they must
+//! correspond one to one.
+
+use rtbpf_isa::Reg;
+use rtbpf_isa::effects::RegSet;
+
+use crate::needed::Need;
+use crate::state::{Byte, Frame, Slot, State};
+use crate::value::{Kind, Value};
+
+/// How closely states are compared.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Match {
+    /// On needed facts.
+    Needed,
+    /// On all facts, by inclusion.
+    Within,
+    /// On all facts, by equality.
+    Same,
+}
+
+/// What a comparison reads of `old`, beside its state.
+pub struct View<'a> {
+    /// Live registers at a given instruction.
+    pub live: &'a dyn Fn(rtbpf_isa::InsnIdx) -> RegSet,
+    /// Where the states are.
+    pub at: rtbpf_isa::InsnIdx,
+    /// Needed bounds.
+    pub need: &'a Need,
+    /// Live slots, by frame; `None`: all.
+    pub slots: Option<&'a [u64]>,
+    /// Uninitialised stack may be read.
+    pub uninit_stack: bool,
+}
+
+/// Correspondence of ids between two states.
+#[derive(Default)]
+struct Ids {
+    pairs: Vec<(u32, u32)>,
+}
+
+impl Ids {
+    fn correspond(&mut self, old: u32, new: u32) -> bool {
+        if (old == 0) != (new == 0) {
+            return false;
+        }
+        if old == 0 {
+            return true;
+        }
+        for &(a, b) in &self.pairs {
+            if a == old {
+                return b == new;
+            }
+            if b == new {
+                return false;
+            }
+        }
+        self.pairs.push((old, new));
+        true
+    }
+
+    /// Whether values that both states share can keep their ids: each corresponds to itself. Changes nothing if not.
+    fn keep_own<'a>(&mut self, values: impl Iterator<Item = &'a Value>) -> bool {
+        let before = self.pairs.len();
+        for value in values {
+            let uid = match value.kind {
+                Kind::MapValue(map) | Kind::MapPtr(map) => map.uid,
+                _ => 0,
+            };
+            if ![value.id, value.ref_id, uid].iter().all(|&id| self.correspond(id, id)) {
+                self.pairs.truncate(before);
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Scalars: what was not linked before may be linked now.
+    fn correspond_links(&mut self, old: u32, new: u32) -> bool {
+        old == 0 || self.correspond(old, new)
+    }
+}
+
+/// Whether `old` covers `new`.
+pub fn covers(old: &State, new: &State, view: &View, how: Match) -> bool {
+    if old.depth() != new.depth() {
+        return false;
+    }
+    let mut ids = Ids::default();
+    if !held_match(old, new, &mut ids) {
+        return false;
+    }
+    let frames = old.frames().iter().zip(new.frames());
+    for (index, (a, b)) in frames.enumerate() {
+        if a.call_site != b.call_site || a.subprog != b.subprog || a.callback != b.callback {
+            return false;
+        }
+        let at = match old.frames().get(index + 1) {
+            Some(callee) if callee.callback.is_some() => callee.call_site,
+            Some(callee) => callee.call_site.next(),
+            None => view.at,
+        };
+        if std::rc::Rc::ptr_eq(a, b) && ids.keep_own(a.regs.iter().chain(a.stack.spills())) {
+            continue;
+        }
+        if !frame_covers(index, a, b, (view.live)(at), view, how, &mut ids) {
+            return false;
+        }
+    }
+    true
+}
+
+fn held_match(old: &State, new: &State, ids: &mut Ids) -> bool {
+    let (a, b) = (&old.held, &new.held);
+    let refs = a.refs.len() == b.refs.len() && a.refs.iter().zip(&b.refs).all(|(x, y)| ids.correspond(x.id, y.id));
+    let lock = match (a.lock, b.lock) {
+        (None, None) => true,
+        (Some(x), Some(y)) => x.object == y.object && ids.correspond(x.id, y.id),
+        _ => false,
+    };
+    refs && lock && a.rcu == b.rcu && a.preempt == b.preempt && a.irq.len() == b.irq.len()
+}
+
+fn frame_covers(index: usize, a: &Frame, b: &Frame, live: RegSet, view: &View, how: Match, ids: &mut Ids) -> bool {
+    let needed = |reg: Reg| view.need.all || view.need.regs[index] & 1 << reg as u16 != 0;
+    for reg in live.iter() {
+        let how = if how == Match::Needed && needed(reg) { Match::Within } else { how };
+        if !value_covers(&a.regs[reg.index()], &b.regs[reg.index()], how, ids) {
+            return false;
+        }
+    }
+    if a.stack.is_same(&b.stack) && ids.keep_own(a.stack.spills()) {
+        return true;
+    }
+    for (at, slot) in a.stack.slots().iter().enumerate() {
+        let live = view.slots.is_none_or(|live| live.get(index).is_none_or(|set| set & 1 << at != 0));
+        if !live && how != Match::Same {
+            continue;
+        }
+        let needed = view.need.all || view.need.slots[index] & 1 << at != 0;
+        let how = if how == Match::Needed && needed { Match::Within } else { how };
+        let empty = Slot::default();
+        if !slot_covers(slot, b.stack.slot(at).unwrap_or(&empty), view.uninit_stack, how, ids) {
+            return false;
+        }
+    }
+    how != Match::Same || b.stack.slots().len() <= a.stack.slots().len()
+}
+
+fn slot_covers(a: &Slot, b: &Slot, uninit_stack: bool, how: Match, ids: &mut Ids) -> bool {
+    if let (Some(x), Some(y)) = (as_scalar(a, uninit_stack), as_scalar(b, uninit_stack)) {
+        return value_covers(&x, &y, how, ids);
+    }
+    for (x, y) in a.bytes.iter().zip(&b.bytes) {
+        let fine = match (x, y) {
+            _ if how == Match::Same => x == y,
+            (Byte::Invalid, _) => true,
+            (Byte::Misc, Byte::Dynptr | Byte::Iter) => false,
+            (Byte::Misc, _) if uninit_stack => true,
+            (Byte::Misc, Byte::Zero | Byte::Misc) => true,
+            _ => x == y,
+        };
+        if !fine {
+            return false;
+        }
+    }
+    let holds_value = a.bytes.iter().any(|b| matches!(b, Byte::Spill | Byte::Dynptr | Byte::Iter));
+    match (&a.value, &b.value) {
+        (Some(x), Some(y)) if holds_value => {
+            std::rc::Rc::ptr_eq(x, y) && ids.pairs.is_empty() || value_covers(x, y, how, ids)
+        }
+        (Some(_), None) if holds_value => false,
+        _ => true,
+    }
+}
+
+/// A whole slot as a number: a spilled scalar, or eight bytes of which nothing is known.
+fn as_scalar(slot: &Slot, uninit_stack: bool) -> Option<Value> {
+    if slot.bytes == [Byte::Spill; 8] {
+        return slot.value.as_deref().filter(|v| v.is_scalar()).copied();
+    }
+    let unknown = |b: &Byte| *b == Byte::Misc || uninit_stack && *b == Byte::Invalid;
+    let touched = slot.bytes.contains(&Byte::Misc);
+    (touched && slot.bytes.iter().all(unknown)).then_some(Value::UNKNOWN)
+}
+
+fn value_covers(a: &Value, b: &Value, how: Match, ids: &mut Ids) -> bool {
+    match a.kind {
+        Kind::Uninit => return how != Match::Same || b.kind == Kind::Uninit,
+        Kind::Scalar => {
+            if !b.is_scalar() {
+                return false;
+            }
+            return match how {
+                Match::Needed => true,
+                Match::Within => {
+                    let links = a.id == 0 || a.plus == b.plus && a.off == b.off && ids.correspond_links(a.id, b.id);
+                    links && a.num.includes(&b.num)
+                }
+                Match::Same => a.num == b.num && (a.id == 0) == (b.id == 0) && ids.correspond_links(a.id, b.id),
+            };
+        }
+        _ => {}
+    }
+    let kinds = match (a.kind, b.kind) {
+        (Kind::Packet(x), Kind::Packet(y)) | (Kind::PacketMeta(x), Kind::PacketMeta(y)) => {
+            // More bytes checked is fine; a pointer known to be past the end must stay one.
+            if how == Match::Same || x < 0 { x == y } else { y >= x }
+        }
+        (Kind::MapValue(x), Kind::MapValue(y)) | (Kind::MapPtr(x), Kind::MapPtr(y)) => {
+            x.map == y.map && x.inner == y.inner && ids.correspond(x.uid, y.uid)
+        }
+        (Kind::Iter { state: x, .. }, Kind::Iter { state: y, .. }) => x == y,
+        (x, y) => x == y,
+    };
+    let numbers = match how {
+        Match::Same => a.num == b.num,
+        Match::Needed | Match::Within => a.num.includes(&b.num),
+    };
+    kinds
+        && a.nullable == b.nullable
+        && a.off == b.off
+        && numbers
+        && ids.correspond(a.id, b.id)
+        && ids.correspond(a.ref_id, b.ref_id)
+}

@@ -1,0 +1,143 @@
+//! A frame's stack: 64 slots of 8 bytes, each byte with a kind, each slot with the value that was spilled to it.
+//!
+//! ```text
+//!  R10 ─▶ 0    slot 0: bytes -8 … -1      byte index 0 is the lowest address, -8
+//!        -8    slot 1: bytes -16 … -9
+//! ```
+
+use std::rc::Rc;
+
+use crate::value::Value;
+
+/// Bytes of a slot.
+pub const SLOT_BYTES: i32 = 8;
+
+/// What one byte holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Byte {
+    /// Never written.
+    #[default]
+    Invalid,
+    /// Some number.
+    Misc,
+    /// Zero.
+    Zero,
+    /// Part of the slot's spilled value.
+    Spill,
+    /// Part of a dynptr.
+    Dynptr,
+    /// Part of an iterator.
+    Iter,
+}
+
+/// Eight bytes.
+#[derive(Clone, Debug, Default)]
+pub struct Slot {
+    /// By address.
+    pub bytes: [Byte; 8],
+    /// The spilled value, or the state of a dynptr or iterator. A scalar of fewer than 8 bytes is zero-extended.
+    pub value: Option<Rc<Value>>,
+}
+
+impl Slot {
+    /// Bytes that belong to the spilled value, from the lowest address.
+    pub fn spill_size(&self) -> u32 {
+        self.bytes.iter().take_while(|&&b| b == Byte::Spill).count() as u32
+    }
+
+    /// The spilled value.
+    pub fn spilled(&self) -> Option<&Value> {
+        if self.bytes[0] == Byte::Spill { self.value.as_deref() } else { None }
+    }
+
+    /// Whether it is a dynptr, iterator or saved interrupt state, which plain stores may not tear.
+    pub fn is_object(&self) -> bool {
+        self.bytes.iter().any(|b| matches!(b, Byte::Dynptr | Byte::Iter))
+    }
+
+    /// Forgets the spilled value: its bytes become some number.
+    pub fn scrub(&mut self) {
+        self.value = None;
+        for byte in &mut self.bytes {
+            match byte {
+                Byte::Spill | Byte::Dynptr | Byte::Iter => *byte = Byte::Misc,
+                Byte::Invalid | Byte::Misc | Byte::Zero => {}
+            }
+        }
+    }
+}
+
+/// The slots that were touched so far, shared until written.
+#[derive(Clone, Debug, Default)]
+pub struct Stack {
+    slots: Rc<Vec<Slot>>,
+}
+
+impl Stack {
+    /// Which slot holds the byte at `off` (negative), and at which index.
+    pub fn locate(off: i32) -> (usize, usize) {
+        let below = -off - 1;
+        ((below / SLOT_BYTES) as usize, (SLOT_BYTES - 1 - below % SLOT_BYTES) as usize)
+    }
+
+    /// All touched slots.
+    pub fn slots(&self) -> &[Slot] {
+        &self.slots
+    }
+
+    /// Whether the same slots are behind both.
+    pub fn is_same(&self, other: &Stack) -> bool {
+        Rc::ptr_eq(&self.slots, &other.slots)
+    }
+
+    /// Slot `at`, if touched.
+    pub fn slot(&self, at: usize) -> Option<&Slot> {
+        self.slots.get(at)
+    }
+
+    /// Slot `at`, to change; grows the stack to hold it.
+    pub fn slot_mut(&mut self, at: usize) -> &mut Slot {
+        let slots = Rc::make_mut(&mut self.slots);
+        if slots.len() <= at {
+            slots.resize_with(at + 1, Slot::default);
+        }
+        &mut slots[at]
+    }
+
+    /// The byte at `off`.
+    pub fn byte(&self, off: i32) -> Byte {
+        let (slot, index) = Stack::locate(off);
+        self.slots.get(slot).map_or(Byte::Invalid, |slot| slot.bytes[index])
+    }
+
+    /// Spilled values.
+    pub fn spills(&self) -> impl Iterator<Item = &Value> {
+        self.slots.iter().filter_map(|slot| slot.value.as_deref())
+    }
+
+    /// Replaces spilled values that `change` has another one for.
+    pub fn rewrite(&mut self, change: &impl Fn(&Value) -> Option<Value>) {
+        if self.spills().all(|v| change(v).is_none()) {
+            return;
+        }
+        for slot in Rc::make_mut(&mut self.slots) {
+            if let Some(new) = slot.value.as_deref().and_then(change) {
+                slot.value = Some(Rc::new(new));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn offsets_name_slots_from_the_top() {
+        let check = |off, want| assert_eq!(Stack::locate(off), want);
+        check(-1, (0, 7));
+        check(-8, (0, 0));
+        check(-9, (1, 7));
+        check(-512, (63, 0));
+    }
+}

@@ -1,0 +1,214 @@
+//! Arithmetic on numbers, and what happens to pointers under it.
+
+use rtbpf_isa::{AluOp, Imm64, Operand, Reg, Size, Swap, Width};
+
+use crate::domain::Scalar;
+use crate::explore::Walk;
+use crate::reject::{Checked, refuse};
+use crate::value::{Kind, MapRef, Value};
+
+impl Walk<'_> {
+    pub(super) fn alu(&mut self, op: AluOp, width: Width, dst: Reg, src: Operand) -> Checked {
+        let source = match src {
+            Operand::Reg(src) => self.read(src)?,
+            // An immediate is sign-extended to 64 bits; a 32-bit operation looks at its low half only.
+            Operand::Imm(imm) => Value::constant(imm as i64 as u64),
+        };
+        if op == AluOp::Mov {
+            self.check_writable(dst)?;
+            return self.mov(width, dst, src, source);
+        }
+        let old = self.read(dst)?;
+        self.check_operand(op, width, src)?;
+        self.check_writable(dst)?;
+        self.note_operand(op, width, src);
+        match (old.is_pointer(), source.is_pointer()) {
+            (false, false) => {
+                let num = old.num.alu(op, width, &source.num, self.precision());
+                self.set_result(op, width, dst, src, &old, num);
+                Ok(())
+            }
+            (true, true) => {
+                if op == AluOp::Sub && self.opts.privilege.perfmon {
+                    self.set(dst, Value::UNKNOWN);
+                    return Ok(());
+                }
+                let sign = super::ptr_alu::operator(op);
+                refuse!(PointerArithmetic, EACCES, "R{} pointer {sign} pointer prohibited", dst as u8)
+            }
+            (true, false) => {
+                if let Operand::Reg(src) = src {
+                    self.demand(src);
+                }
+                self.pointer_alu(op, width, dst, &old, &source.num, false)
+            }
+            (false, true) => {
+                self.demand(dst);
+                self.pointer_alu(op, width, dst, &source, &old.num, true)
+            }
+        }
+    }
+
+    /// `dst = old op imm` stays linked to what `old` is linked to when it only adds a constant.
+    fn set_result(&mut self, op: AluOp, width: Width, dst: Reg, src: Operand, old: &Value, num: Scalar) {
+        let mut new = Value::scalar(num);
+        if let (AluOp::Add, Width::W64, Operand::Imm(imm)) = (op, width, src)
+            && old.id != 0
+            && !old.plus
+            && self.opts.privilege.bpf
+        {
+            new = Value { id: old.id, plus: true, off: imm, ..new };
+        }
+        self.set(dst, new);
+    }
+
+    fn check_operand(&self, op: AluOp, width: Width, src: Operand) -> Checked {
+        let Operand::Imm(imm) = src else { return Ok(()) };
+        match op {
+            AluOp::Div | AluOp::Mod | AluOp::Sdiv | AluOp::Smod if imm == 0 => {
+                refuse!(Arithmetic, EINVAL, "div by zero")
+            }
+            AluOp::Lsh | AluOp::Rsh | AluOp::Arsh if !(0..width.bits() as i32).contains(&imm) => {
+                refuse!(Arithmetic, EINVAL, "invalid shift {imm}")
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn mov(&mut self, width: Width, dst: Reg, src: Operand, source: Value) -> Checked {
+        let Operand::Reg(from) = src else {
+            let num = match width {
+                Width::W64 => source.num,
+                Width::W32 => source.num.zero_extend_low(),
+            };
+            self.set(dst, Value::scalar(num));
+            return Ok(());
+        };
+        match width {
+            Width::W64 => {
+                let source = self.linked(from, source);
+                self.set(dst, source);
+            }
+            Width::W32 if source.is_scalar() => {
+                let fits = source.num.umax() <= u32::MAX as u64;
+                let new = if fits { self.linked(from, source) } else { source.unlinked() };
+                self.set(dst, Value { num: new.num.zero_extend_low(), ..new });
+            }
+            Width::W32 => {
+                if !self.opts.privilege.perfmon {
+                    return refuse!(PointerLeak, EACCES, "R{} partial copy of pointer", from as u8);
+                }
+                self.set(dst, Value::scalar(Scalar::unsigned(Size::W)));
+            }
+        }
+        Ok(())
+    }
+
+    /// The value of `from`, made to share an id with its copies.
+    pub(super) fn linked(&mut self, from: Reg, mut value: Value) -> Value {
+        if value.is_scalar() && value.id == 0 && value.num.as_constant().is_none() {
+            value.id = self.fresh_id();
+            self.set(from, value);
+        }
+        value
+    }
+
+    pub(super) fn move_sx(&mut self, width: Width, from: Size, dst: Reg, src: Reg) -> Checked {
+        let source = self.read(src)?;
+        self.check_writable(dst)?;
+        if source.is_pointer() {
+            if !self.opts.privilege.perfmon {
+                return refuse!(PointerLeak, EACCES, "R{} sign-extension part of pointer", src as u8);
+            }
+            self.set(dst, Value::scalar(Scalar::UNKNOWN.move_sx(width, Size::D)));
+            return Ok(());
+        }
+        // A value that its sign extension leaves alone stays linked.
+        let limit = 1u64 << (from.bits() - 1);
+        let same = source.num.umax() < limit;
+        let new = if same { self.linked(src, source) } else { source.unlinked() };
+        let num = new.num.move_sx(width, from);
+        self.set(dst, Value { num, ..new });
+        Ok(())
+    }
+
+    pub(super) fn neg(&mut self, width: Width, dst: Reg) -> Checked {
+        let old = self.unary(dst)?;
+        let num = if old.is_scalar() { old.num.neg(width) } else { unknown(width) };
+        self.set(dst, Value::scalar(num));
+        Ok(())
+    }
+
+    pub(super) fn swap(&mut self, kind: Swap, size: Size, dst: Reg) -> Checked {
+        let old = self.unary(dst)?;
+        let num = if old.is_scalar() && self.precision() == crate::domain::Precision::Full {
+            old.num.swap(kind, size)
+        } else {
+            Scalar::unsigned(size)
+        };
+        self.set(dst, Value::scalar(num));
+        Ok(())
+    }
+
+    fn unary(&mut self, dst: Reg) -> Checked<Value> {
+        let old = self.read(dst)?;
+        if old.is_pointer() && !self.opts.privilege.perfmon {
+            return refuse!(PointerArithmetic, EACCES, "R{} pointer arithmetic prohibited", dst as u8);
+        }
+        self.check_writable(dst)?;
+        Ok(old)
+    }
+
+    pub(super) fn addr_cast(&mut self, dst: Reg, src: Reg) -> Checked {
+        self.read(src)?;
+        self.check_writable(dst)?;
+        refuse!(BadField, EINVAL, "addr_space_cast insn can only be used in a program that has an associated arena")
+    }
+
+    pub(super) fn wide_load(&mut self, dst: Reg, value: Imm64) -> Checked {
+        self.check_writable(dst)?;
+        let new = match value {
+            Imm64::Const([low, high]) => Value::constant((high as u64) << 32 | low as u64),
+            Imm64::Map { map, .. } => Value::pointer(Kind::MapPtr(MapRef { map, inner: false, uid: 0 })),
+            Imm64::MapValue { map, off, .. } => {
+                let pointer = Value::pointer(Kind::MapValue(MapRef { map, inner: false, uid: 0 }));
+                Value { off: off as i32, ..pointer }
+            }
+            Imm64::Func { to } => {
+                let target = self.at.target(to);
+                Value::pointer(Kind::Func(self.program.subprog_at(target) as u32))
+            }
+            Imm64::Var { btf_id, .. } => {
+                return refuse!(Kfunc, EINVAL, "pseudo btf_id {btf_id} in ldimm64 isn't a known kernel variable");
+            }
+        };
+        self.set(dst, new);
+        Ok(())
+    }
+
+    /// Notes whether division and shift are in range on every path. Bounds of a register are no fact: paths may have
+    /// ended in a state that was covered without them.
+    fn note_operand(&mut self, op: AluOp, width: Width, src: Operand) {
+        let by_constant = matches!(src, Operand::Imm(imm) if imm != 0 || !divides(op));
+        if let Some(facts) = self.facts.insns.get_mut(self.at.index()) {
+            facts.divisor_nonzero = divides(op) && by_constant;
+            facts.shift_in_range =
+                shifts(op) && matches!(src, Operand::Imm(by) if (0..width.bits() as i32).contains(&by));
+        }
+    }
+}
+
+fn divides(op: AluOp) -> bool {
+    matches!(op, AluOp::Div | AluOp::Mod | AluOp::Sdiv | AluOp::Smod)
+}
+
+fn shifts(op: AluOp) -> bool {
+    matches!(op, AluOp::Lsh | AluOp::Rsh | AluOp::Arsh)
+}
+
+fn unknown(width: Width) -> Scalar {
+    match width {
+        Width::W64 => Scalar::UNKNOWN,
+        Width::W32 => Scalar::unsigned(Size::W),
+    }
+}

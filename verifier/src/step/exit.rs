@@ -1,0 +1,182 @@
+//! Leaving a frame.
+
+use rtbpf_abi::{AttachType, ProgType};
+use rtbpf_isa::Reg;
+
+use crate::domain::Scalar;
+use crate::explore::{Next, Walk};
+use crate::needed::Touch;
+use crate::reject::{Checked, refuse};
+use crate::value::{Kind, Value};
+
+impl Walk<'_> {
+    pub(super) fn exit(&mut self) -> Checked<Next> {
+        let outermost = self.state.depth() == 1;
+        let callback = self.state.frame().callback;
+        if outermost {
+            self.check_nothing_held("BPF_EXIT instruction in main prog", true)?;
+        }
+        if !outermost {
+            return match callback {
+                Some(callback) => self.leave_callback(callback),
+                None => self.leave_local(),
+            };
+        }
+        self.check_result()?;
+        Ok(Next::End)
+    }
+
+    /// References, locks and regions must be given back here. `locks` says whether locks are looked at too.
+    pub(crate) fn check_nothing_held(&self, place: &str, locks: bool) -> Checked {
+        let held = &self.state.held;
+        if locks && held.lock.is_some() {
+            return refuse!(Lock, EINVAL, "{place} cannot be used inside bpf_spin_lock-ed region");
+        }
+        if !held.refs.is_empty() {
+            return refuse!(ReferenceLeak, EINVAL, "{place} would lead to reference leak");
+        }
+        if !held.irq.is_empty() {
+            return refuse!(Lock, EINVAL, "{place} cannot be used inside bpf_local_irq_save-ed region");
+        }
+        if held.rcu > 0 {
+            return refuse!(Lock, EINVAL, "{place} cannot be used inside bpf_rcu_read_lock-ed region");
+        }
+        if held.preempt > 0 {
+            return refuse!(Lock, EINVAL, "{place} cannot be used inside bpf_preempt_disable-ed region");
+        }
+        Ok(())
+    }
+
+    fn leave_local(&mut self) -> Checked<Next> {
+        let result = *self.state.reg(Reg::R0);
+        if matches!(result.kind, Kind::Stack(_)) {
+            return refuse!(InvalidAccess, EINVAL, "cannot return stack pointer to the caller");
+        }
+        let frame = self.state.pop();
+        self.set(Reg::R0, result);
+        self.touch(Touch::Leave);
+        Ok(Next::Go(frame.call_site.next()))
+    }
+
+    fn check_result(&mut self) -> Checked {
+        let frame = self.state.frame();
+        if let Some(callback) = frame.callback {
+            return self.check_range("At async callback return", callback.returns, false);
+        }
+        let result = self.read(Reg::R0)?;
+        if result.is_pointer() && !self.opts.privilege.perfmon {
+            return refuse!(PointerLeak, EACCES, "R0 leaks addr as return value");
+        }
+        if self.entry != 0 {
+            if !result.is_scalar() {
+                let name = result.type_name();
+                return refuse!(
+                    ReturnValue,
+                    EINVAL,
+                    "At subprogram exit the register R0 is not a scalar value ({name})"
+                );
+            }
+            return Ok(());
+        }
+        match exit_range(self.given.prog_type, self.given.attach_type) {
+            Some(range) => {
+                if !result.is_scalar() {
+                    let name = result.type_name();
+                    return refuse!(
+                        ReturnValue,
+                        EINVAL,
+                        "At program exit the register R0 is not a known value ({name})"
+                    );
+                }
+                self.check_range("At program exit", range, false)
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// R0 must be a number in `low..=high`.
+    pub(crate) fn check_range(&mut self, place: &str, (low, high): (i32, i32), low_half: bool) -> Checked {
+        let result = self.read(Reg::R0)?;
+        if !result.is_scalar() {
+            return refuse!(ReturnValue, EACCES, "R0 not a scalar value");
+        }
+        self.demand(Reg::R0);
+        let (smin, smax) = if low_half {
+            (result.num.low().smin(), result.num.low().smax())
+        } else {
+            (result.num.smin(), result.num.smax())
+        };
+        if smin >= low as i64 && smax <= high as i64 {
+            return Ok(());
+        }
+        let known = describe(&result.num);
+        refuse!(ReturnValue, EINVAL, "{place} the register R0 has{known} should have been in [{low}, {high}]")
+    }
+
+    /// Marks the registers that a call leaves unreadable.
+    pub(crate) fn clobber(&mut self) {
+        let frame = self.state.frame_mut();
+        for reg in &mut frame.regs[..=Reg::R5.index()] {
+            *reg = Value::UNINIT;
+        }
+    }
+}
+
+fn describe(num: &Scalar) -> String {
+    let mut text = String::new();
+    if num.smin() > i64::MIN {
+        text += &format!(" smin={}", num.smin());
+    }
+    if num.smax() < i64::MAX {
+        text += &format!(" smax={}", num.smax());
+    }
+    if text.is_empty() { " unknown scalar value".into() } else { text }
+}
+
+/// Values that a program may return; `None`: any. Measured on Linux 6.18.
+pub(crate) fn exit_range(prog: ProgType, attach: Option<AttachType>) -> Option<(i32, i32)> {
+    use AttachType as A;
+    match prog {
+        ProgType::CgroupSkb if attach == Some(A::CgroupInetEgress) => Some((0, 3)),
+        ProgType::CgroupSkb | ProgType::CgroupSock | ProgType::CgroupDevice => Some((0, 1)),
+        ProgType::SockOps | ProgType::CgroupSysctl | ProgType::CgroupSockopt => Some((0, 1)),
+        ProgType::SkLookup | ProgType::Netfilter => Some((0, 1)),
+        ProgType::CgroupSockAddr => match attach {
+            Some(A::CgroupInet4Bind | A::CgroupInet6Bind) => Some((0, 3)),
+            Some(A::CgroupUdp4Recvmsg | A::CgroupUdp6Recvmsg | A::CgroupUnixRecvmsg) => Some((1, 1)),
+            Some(A::CgroupInet4Getpeername | A::CgroupInet6Getpeername | A::CgroupUnixGetpeername) => Some((1, 1)),
+            Some(A::CgroupInet4Getsockname | A::CgroupInet6Getsockname | A::CgroupUnixGetsockname) => Some((1, 1)),
+            _ => Some((0, 1)),
+        },
+        ProgType::Kprobe if matches!(attach, Some(A::TraceKprobeSession | A::TraceUprobeSession)) => Some((0, 1)),
+        ProgType::Tracing => match attach {
+            Some(A::TraceFentry | A::TraceFexit) => Some((0, 0)),
+            Some(A::TraceIter) => Some((0, 1)),
+            _ => None,
+        },
+        ProgType::Kprobe
+        | ProgType::Unspec
+        | ProgType::SocketFilter
+        | ProgType::SchedCls
+        | ProgType::SchedAct
+        | ProgType::Tracepoint
+        | ProgType::Xdp
+        | ProgType::PerfEvent
+        | ProgType::LwtIn
+        | ProgType::LwtOut
+        | ProgType::LwtXmit
+        | ProgType::SkSkb
+        | ProgType::SkMsg
+        | ProgType::RawTracepoint
+        | ProgType::LwtSeg6local
+        | ProgType::LircMode2
+        | ProgType::SkReuseport
+        | ProgType::FlowDissector
+        | ProgType::RawTracepointWritable
+        | ProgType::StructOps
+        | ProgType::Ext
+        | ProgType::Lsm
+        | ProgType::Syscall
+        | ProgType::Plain => None,
+    }
+}
