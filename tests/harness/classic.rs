@@ -32,9 +32,19 @@ pub fn run(filter: &[ClassicInsn], context: &[u8], packet: Option<&[u8]>) -> Opt
         }
         match i.code {
             0x20 if packet.is_none() => a = word(i.k as usize)?,
-            0x20 if i.k == 0xffff_f000 => a = (word(16)? as u16).swap_bytes() as u32,
-            0x20 if i.k == 0xffff_f014 => a = word(8)?,
-            0x20 if i.k == 0xffff_f028 => a ^= x,
+            0x20 | 0x28 | 0x30 if i.k >= 0xffff_f000 => match i.k - 0xffff_f000 {
+                0 => a = (word(16)? as u16).swap_bytes() as u32,
+                4 => a = word(4)?,
+                8 => a = word(40)?,
+                20 => a = word(8)?,
+                24 => a = word(12)?,
+                32 => a = word(68)?,
+                40 => a ^= x,
+                44 => a = word(24)?,
+                48 => a = word(20)?,
+                60 => a = (word(28)? as u16).swap_bytes() as u32,
+                _ => return None,
+            },
             0x20 => a = packet_or_return_0!(i.k, 4),
             0x28 => a = packet_or_return_0!(i.k, 2),
             0x30 => a = packet_or_return_0!(i.k, 1),
@@ -93,7 +103,7 @@ pub fn random_filter(rng: &mut Rng) -> Vec<ClassicInsn> {
                 0x05 => rng.below(room) as u32,
                 0x60 | 0x61 | 0x02 | 0x03 => rng.below(4) as u32,
                 0x64 | 0x74 => rng.below(32) as u32,
-                0x20 if rng.below(4) == 0 => 0xffff_f000 + [0, 20, 40][rng.below(3) as usize],
+                0x20 if rng.below(4) == 0 => 0xffff_f000 + rng.pick(&[0, 4, 8, 20, 24, 32, 40, 44, 48, 60]),
                 0x20 | 0x28 | 0x30 | 0x40 | 0x48 | 0x50 | 0xb1 => rng.below(70) as u32 & !(rng.below(2) as u32 * 3),
                 _ => rng.edge() as u32,
             };

@@ -2,5 +2,6 @@
 
 pub mod case;
 pub mod classic;
+pub mod fuzz;
 pub mod oracle;
 pub mod rng;
