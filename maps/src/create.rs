@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use rtbpf_abi::map_spec::flags;
+use rtbpf_abi::map_rules::{self, Creator};
 use rtbpf_abi::{Errno, MapKind, MapSpec};
 use rtbpf_rt::{PiMutex, RawLock};
 
@@ -21,7 +22,6 @@ use crate::prog_array::ProgArray;
 use crate::queue_stack::QueueStack;
 use crate::redirect::{Loopback, RedirectMap, Targets};
 use crate::ringbuf::Ringbuf;
-use crate::rules;
 use crate::slab::Pages;
 use crate::sock::SocketMap;
 use crate::stack_trace::StackTrace;
@@ -46,6 +46,8 @@ pub struct CreateCx {
     pub seed: u32,
     /// The map whose attributes inner maps must have, for maps of maps; else `MapSpec::inner` says it.
     pub inner: Option<MapRef>,
+    /// Who asks.
+    pub creator: Creator,
     /// Which devices redirects can go to.
     pub targets: Arc<dyn Targets>,
 }
@@ -59,6 +61,7 @@ impl CreateCx {
             prefault: false,
             seed: 0x5eed,
             inner: None,
+            creator: Creator::ROOT,
             targets: Arc::new(Loopback),
         }
     }
@@ -68,9 +71,12 @@ impl CreateCx {
 ///
 /// Errors are those of `BPF_MAP_CREATE` on Linux 6.18 for the same attributes.
 pub fn create(spec: &MapSpec, cx: &CreateCx) -> Result<MapRef, MapError> {
-    rules::check(spec, cx)?;
     let mut spec = spec.clone();
     spec.frozen = None;
+    if let Some(inner) = &cx.inner {
+        spec.inner = Some(Box::new(inner.spec().clone()));
+    }
+    map_rules::check(&spec, cx.creator)?;
     let preallocated = if cx.prefault { Pages::Now } else { Pages::OnTouchReserved };
     let map = match spec.kind {
         MapKind::Array | MapKind::PercpuArray => Box::new(Array::new(Head::new(spec, cx.cpus), preallocated)?),
@@ -88,10 +94,10 @@ pub fn create(spec: &MapSpec, cx: &CreateCx) -> Result<MapRef, MapError> {
         MapKind::ProgArray => Box::new(ProgArray::new(Head::new(spec, cx.cpus))?),
         MapKind::PerfEventArray | MapKind::CgroupArray => Box::new(PerfEventArray::new(Head::new(spec, cx.cpus))?),
         MapKind::StackTrace => Box::new(StackTrace::new(Head::new(spec, cx.cpus), preallocated)?),
-        MapKind::ArrayOfMaps => Box::new(MapInMap::array(Head::new(with_template(spec, cx)?, cx.cpus))?),
+        MapKind::ArrayOfMaps => Box::new(MapInMap::array(Head::new(spec, cx.cpus))?),
         MapKind::HashOfMaps => {
             let table = object_table(&spec, cx, preallocated)?;
-            Box::new(MapInMap::hash(Head::new(with_template(spec, cx)?, cx.cpus), table))
+            Box::new(MapInMap::hash(Head::new(spec, cx.cpus), table))
         }
         MapKind::Devmap | MapKind::Cpumap | MapKind::Xskmap => {
             Box::new(RedirectMap::array(Head::new(spec, cx.cpus), cx.targets.clone())?)
@@ -118,14 +124,6 @@ pub fn create(spec: &MapSpec, cx: &CreateCx) -> Result<MapRef, MapError> {
         MapKind::StructOps | MapKind::InsnArray => return Err(Errno::EINVAL.into()),
     } as Box<dyn Map>;
     Ok(publish(map))
-}
-
-/// The template of inner maps into the attributes: the verifier reads it there.
-fn with_template(mut spec: MapSpec, cx: &CreateCx) -> Result<MapSpec, MapError> {
-    if let Some(inner) = &cx.inner {
-        spec.inner = Some(Box::new(inner.spec().clone()));
-    }
-    Ok(spec)
 }
 
 /// The hash table behind a map whose values are objects.

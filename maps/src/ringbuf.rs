@@ -17,7 +17,7 @@ use std::any::Any;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use rtbpf_abi::{Errno, map_spec::flags as create_flags};
+use rtbpf_abi::Errno;
 use rtbpf_rt::{Class, Lock, RawLock, RunCx};
 
 use crate::access::{Cell, KeyRef, ProgBytes, ValuePtr};
@@ -126,15 +126,8 @@ impl Ringbuf {
         }
         self.pending.store(pending, Ordering::Relaxed);
         let next = at + need;
-        let overwrite = self.head.spec().flags & create_flags::RB_OVERWRITE != 0;
-        if next.wrapping_sub(pending) > self.size() - 1 {
+        if next.wrapping_sub(pending) > self.size() - 1 || next.wrapping_sub(consumer) > self.size() - 1 {
             return None;
-        }
-        if next.wrapping_sub(consumer) > self.size() - 1 {
-            if !overwrite {
-                return None;
-            }
-            self.drop_oldest(consumer, next);
         }
         let header = self.bytes_at(at, HEADER);
         let pages = ((at & (self.size() - 1)) / PAGE + PAGES_BEFORE) as u32;
@@ -143,15 +136,6 @@ impl Ringbuf {
         // Release: who sees the position sees the busy mark.
         self.producer.store(next, Ordering::Release);
         Some(at)
-    }
-
-    /// Moves the reader past the oldest records, until `next` fits (`BPF_F_RB_OVERWRITE`).
-    fn drop_oldest(&self, consumer: u64, next: u64) {
-        let mut at = consumer;
-        while next.wrapping_sub(at) > self.size() - 1 && at < self.producer.load(Ordering::Relaxed) {
-            at += Ringbuf::footprint(self.header_at(at).load(Ordering::Relaxed) & !(BUSY | DISCARD));
-        }
-        self.consumer.store(at, Ordering::Release);
     }
 
     fn commit(&self, at: u64, flags: u64, discard: bool) {
@@ -236,9 +220,8 @@ impl Ringbuf {
                 go_on = take(&record);
                 shown += 1;
             }
-            // Release: the record's bytes are read before its room is given back. A compare, since an overwriting
-            // producer may have moved on.
-            let _ = self.consumer.compare_exchange(at, next, Ordering::SeqCst, Ordering::Relaxed);
+            // At least release: the record's bytes are read before its room is given back. See `commit` for the rest.
+            self.consumer.store(next, Ordering::SeqCst);
             if !go_on {
                 return shown;
             }
@@ -292,10 +275,8 @@ mod tests {
 
     const CX: RunCx = RunCx::program(0);
 
-    fn ring(flags: u32) -> Ringbuf {
-        let mut spec = MapSpec::new(MapKind::Ringbuf, 0, 0, 4096);
-        spec.flags = flags;
-        Ringbuf::new(Head::new(spec, 2)).expect("two pages")
+    fn ring() -> Ringbuf {
+        Ringbuf::new(Head::new(MapSpec::new(MapKind::Ringbuf, 0, 0, 4096), 2)).expect("two pages")
     }
 
     fn records(ring: &Ringbuf) -> Vec<Vec<u8>> {
@@ -309,7 +290,7 @@ mod tests {
 
     #[test]
     fn records_come_out_in_the_order_of_their_reservation() {
-        let ring = ring(0);
+        let ring = ring();
         let first = ring.reserve(&CX, 8, 0).expect("room");
         ring.output(&CX, b"second"[..].into(), 0).expect("room");
         assert_eq!(records(&ring), Vec::<Vec<u8>>::new(), "the first is still busy");
@@ -319,7 +300,7 @@ mod tests {
 
     #[test]
     fn discarded_records_take_room_until_consumed_but_are_not_shown() {
-        let ring = ring(0);
+        let ring = ring();
         let record = ring.reserve(&CX, 8, 0).expect("room");
         ring.discard(record.addr(), 0);
         assert_eq!(ring.query(query::AVAIL_DATA), 16);
@@ -330,7 +311,7 @@ mod tests {
     #[test]
     fn a_ring_holds_less_than_its_size_and_a_full_one_says_so() {
         let check = |size: u64, fits: bool| {
-            let ring = ring(0);
+            let ring = ring();
             assert_eq!(ring.reserve(&CX, size, 0).is_some(), fits, "reserve {size}");
         };
         check(4080, true);
@@ -338,7 +319,7 @@ mod tests {
         check(4088, false);
         check(u64::MAX, false);
         check(1 << 30, false);
-        let ring = ring(0);
+        let ring = ring();
         let sent = std::iter::repeat_with(|| ring.output(&CX, [0; 16][..].into(), 0)).take_while(Result::is_ok).count();
         assert_eq!(sent, 170);
         assert_eq!(ring.output(&CX, [0; 16][..].into(), 0), Err(Errno::EAGAIN.into()));
@@ -349,7 +330,7 @@ mod tests {
 
     #[test]
     fn records_survive_every_wrap() {
-        let ring = ring(0);
+        let ring = ring();
         for round in 0..1000u32 {
             let record: Vec<u8> = (0..round % 333 + 1).map(|i| (i ^ round) as u8).collect();
             ring.output(&CX, record[..].into(), 0).expect("room");
@@ -358,19 +339,8 @@ mod tests {
     }
 
     #[test]
-    fn an_overwriting_ring_keeps_the_newest() {
-        let ring = ring(create_flags::RB_OVERWRITE);
-        for i in 0..1000u64 {
-            ring.output(&CX, i.to_le_bytes()[..].into(), 0).expect("overwrites");
-        }
-        let kept = records(&ring);
-        assert!(kept.len() >= 200);
-        assert_eq!(kept.last(), Some(&999u64.to_le_bytes().to_vec()));
-    }
-
-    #[test]
     fn foreign_addresses_and_moved_positions_do_no_harm() {
-        let ring = ring(0);
+        let ring = ring();
         ring.submit(0, 0);
         ring.submit(u64::MAX, 0);
         ring.discard(ring.data.address() + 3, 0);
