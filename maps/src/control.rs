@@ -200,7 +200,8 @@ pub fn mmap(map: &MapRef, length: u64, writes: bool, offset: u64, shared: bool) 
     check(offset.is_multiple_of(PAGE) && length > 0, Errno::EINVAL)?;
     let kinds = [MapKind::Array, MapKind::Ringbuf, MapKind::UserRingbuf, MapKind::Arena];
     // The descriptor's own rights come first: the file system checks them.
-    let no_rights = spec.flags & create_flags::WRONLY != 0 || writes && shared && spec.flags & create_flags::RDONLY != 0;
+    let no_rights =
+        spec.flags & create_flags::WRONLY != 0 || writes && shared && spec.flags & create_flags::RDONLY != 0;
     check(!no_rights, Errno::EACCES)?;
     check(kinds.contains(&spec.kind) && spec.fields.is_empty(), Errno::ENOTSUPP)?;
     check(shared, Errno::EINVAL)?;
@@ -213,7 +214,8 @@ pub fn mmap(map: &MapRef, length: u64, writes: bool, offset: u64, shared: bool) 
     match spec.kind {
         MapKind::Array => {
             check(spec.flags & create_flags::MMAPABLE != 0, Errno::EINVAL)?;
-            let (base, bytes) = map.as_any().downcast_ref::<Array>().and_then(Array::host_view).ok_or(Errno::ENOTSUPP)?;
+            let (base, bytes) =
+                map.as_any().downcast_ref::<Array>().and_then(Array::host_view).ok_or(Errno::ENOTSUPP)?;
             check(end <= (bytes as u64).next_multiple_of(PAGE), Errno::EINVAL)?;
             address = Some(base + offset);
         }
@@ -273,11 +275,9 @@ impl Batched {
 /// Which batches a kind has: lookup, lookup and delete, update, delete.
 fn batches(kind: MapKind) -> [bool; 4] {
     match kind {
-        MapKind::Hash
-        | MapKind::PercpuHash
-        | MapKind::LruHash
-        | MapKind::LruPercpuHash
-        | MapKind::HashOfMaps => [true; 4],
+        MapKind::Hash | MapKind::PercpuHash | MapKind::LruHash | MapKind::LruPercpuHash | MapKind::HashOfMaps => {
+            [true; 4]
+        }
         MapKind::Array | MapKind::PercpuArray | MapKind::ArrayOfMaps => [true, false, true, false],
         MapKind::LpmTrie => [true, false, true, true],
         _ => [false; 4],

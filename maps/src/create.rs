@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use rtbpf_abi::map_spec::flags;
 use rtbpf_abi::map_rules::{self, Creator};
+use rtbpf_abi::map_spec::flags;
 use rtbpf_abi::{Errno, MapKind, MapSpec};
 use rtbpf_rt::{PiMutex, RawLock};
 
@@ -77,6 +77,10 @@ pub fn create(spec: &MapSpec, cx: &CreateCx) -> Result<MapRef, MapError> {
         spec.inner = Some(Box::new(inner.spec().clone()));
     }
     map_rules::check(&spec, cx.creator)?;
+    if matches!(spec.kind, MapKind::Devmap | MapKind::DevmapHash) {
+        // Programs read devmaps (for presence) and never write them; the created map says so.
+        spec.flags |= flags::RDONLY_PROG;
+    }
     let preallocated = if cx.prefault { Pages::Now } else { Pages::OnTouchReserved };
     let map = match spec.kind {
         MapKind::Array | MapKind::PercpuArray => Box::new(Array::new(Head::new(spec, cx.cpus), preallocated)?),

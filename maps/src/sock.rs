@@ -75,6 +75,9 @@ impl Map for SocketMap {
         if self.is_reuseport()
             && let Places::Array(places) = &self.places
         {
+            if flags > update::EXIST {
+                return Err(Errno::EINVAL.into());
+            }
             place(places, key).ok_or(Errno::E2BIG)?;
         }
         let socket = match object {

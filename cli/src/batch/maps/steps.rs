@@ -1,7 +1,7 @@
 //! One function a step.
 
 use rtbpf::abi::map_rules;
-use rtbpf::abi::map_spec::SpecialField;
+use rtbpf::abi::map_spec::{SpecialField, flags};
 use rtbpf::abi::{Errno, MapKind, MapSpec};
 use rtbpf::maps::control::{self, Batch, Batched, Given};
 use rtbpf::maps::{CreateCx, MapRef, Object};
@@ -154,7 +154,8 @@ fn kind_of(step: &Step) -> Result<MapKind, Errno> {
 }
 
 fn create(step: &Step, world: &mut World) -> Result<Done, Errno> {
-    let mut spec = MapSpec::new(kind_of(step)?, small(step, "key_size"), small(step, "value_size"), small(step, "max_entries"));
+    let mut spec =
+        MapSpec::new(kind_of(step)?, small(step, "key_size"), small(step, "value_size"), small(step, "max_entries"));
     spec.flags = small(step, "flags");
     spec.map_extra = number(step, "map_extra");
     spec.numa_node = small(step, "numa_node");
@@ -400,7 +401,8 @@ fn info(step: &Step, world: &World) -> Result<Done, Errno> {
         ("key_size", spec.key_size),
         ("value_size", spec.value_size),
         ("max_entries", spec.max_entries),
-        ("map_flags", spec.flags),
+        // What a descriptor may do is the descriptor's, not the map's.
+        ("map_flags", spec.flags & !(flags::RDONLY | flags::WRONLY)),
     ];
     Ok(Done::Ok(rows.into_iter().map(|(name, value)| (name.to_string(), json!(value))).collect()))
 }

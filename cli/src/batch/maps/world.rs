@@ -71,10 +71,7 @@ impl World {
 
     /// How maps are created for this caller.
     pub(crate) fn create_cx(&self) -> CreateCx {
-        CreateCx {
-            creator: if self.privileged { Creator::ROOT } else { Creator::NOBODY },
-            ..CreateCx::new(self.cpus)
-        }
+        CreateCx { creator: if self.privileged { Creator::ROOT } else { Creator::NOBODY }, ..CreateCx::new(self.cpus) }
     }
 
     pub(crate) fn insert(&mut self, name: &str, named: Named) {
