@@ -57,6 +57,10 @@ pub struct RunFrame {
     pub host: *mut c_void,
     /// R10 of the frame that called the running helper: a callback's frame lies below it. Written by native code.
     pub stack: *mut u8,
+    /// R2 of the entry: the length of a plain context.
+    pub second: u64,
+    /// Number of the helper that is being called, for functions that stand behind several.
+    pub helper: u32,
 }
 
 impl RunFrame {
@@ -77,7 +81,7 @@ mod tests {
 
     #[test]
     fn native_code_relies_on_this_layout() {
-        assert_eq!((size_of::<RunFrame>(), align_of::<RunFrame>()), (96, 8));
+        assert_eq!((size_of::<RunFrame>(), align_of::<RunFrame>()), (112, 8));
         let check = |offset: usize, want: usize| assert_eq!(offset, want);
         check(offset_of!(RunFrame, ctx), 0);
         check(offset_of!(RunFrame, stack_top), 8);
@@ -89,5 +93,7 @@ mod tests {
         check(offset_of!(RunFrame, entry_sp), 40);
         check(offset_of!(RunFrame, cancel), 72);
         check(offset_of!(RunFrame, stack), 88);
+        check(offset_of!(RunFrame, second), 96);
+        check(offset_of!(RunFrame, helper), 104);
     }
 }

@@ -26,6 +26,8 @@ pub enum Slot {
     EntrySp,
     Cancel,
     Stack,
+    Second,
+    Helper,
 }
 
 impl Slot {
@@ -40,6 +42,8 @@ impl Slot {
             Slot::EntrySp => offset_of!(RunFrame, entry_sp),
             Slot::Cancel => offset_of!(RunFrame, cancel),
             Slot::Stack => offset_of!(RunFrame, stack),
+            Slot::Second => offset_of!(RunFrame, second),
+            Slot::Helper => offset_of!(RunFrame, helper),
         };
         offset as i32
     }

@@ -141,6 +141,8 @@ pub struct Shape {
     pub calls: bool,
     /// Has a `may_goto` budget in its native frame.
     pub may_goto: bool,
+    /// The host gives it a second argument.
+    pub second: bool,
 }
 
 /// A machine.
@@ -256,6 +258,6 @@ pub trait Encode: Sized {
     fn check_cancel(&mut self, out: Label);
     /// Gives `refund` back, notes the fault (unless a helper did) and its place, and jumps to `exit`.
     fn fault(&mut self, refund: u32, code: FaultCode, at: InsnIdx, exit: Label);
-    /// `d = frame.slot`; for the host's and the optimiser's use.
-    fn load_slot(&mut self, d: Self::Reg, slot: Slot);
+    /// `frame.slot = value`, 32 bits.
+    fn set_slot(&mut self, slot: Slot, value: u32);
 }

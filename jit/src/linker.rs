@@ -11,13 +11,15 @@ pub struct HelperTraits {
     pub can_fault: bool,
     /// Runs subprograms of the caller.
     pub calls_back: bool,
+    /// Stands behind several numbers and wants to find this one in `RunFrame::helper`.
+    pub wants_number: bool,
 }
 
 impl HelperTraits {
     /// Nothing is known: everything is allowed for.
-    pub const ANY: HelperTraits = HelperTraits { can_fault: true, calls_back: true };
+    pub const ANY: HelperTraits = HelperTraits { can_fault: true, calls_back: true, wants_number: true };
     /// Neither faults nor calls back.
-    pub const PLAIN: HelperTraits = HelperTraits { can_fault: false, calls_back: false };
+    pub const PLAIN: HelperTraits = HelperTraits { can_fault: false, calls_back: false, wants_number: false };
 }
 
 /// An array map whose lookup is address arithmetic: `index < len ? base + index * stride : 0`.

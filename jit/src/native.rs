@@ -57,7 +57,7 @@ impl Native {
     /// # Safety
     ///
     /// * `frame.ctx` points to a native context of the layout that the program was verified under, valid for the run.
-    /// * `frame.stack_top` is 16-byte aligned, with 512 writable bytes below it for each frame of the deepest call
+    /// * `frame.stack_top` is 8-byte aligned, with 512 writable bytes below it for each frame of the deepest call
     ///   chain, and nobody else uses them during the run.
     /// * `frame.cancel` points to a readable word if the code was compiled to test it.
     /// * What the linker resolved at publication is still valid.

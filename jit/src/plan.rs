@@ -67,7 +67,9 @@ impl Plan {
                 FramePointer::None
             };
             let saves = RegSet(defs.0 & KEPT.0).iter().fold(0, |saves, reg| saves | bit::<E>(reg));
-            shapes.push(Shape { entered: Entered::ByProgram, saves, fp, run: true, calls, may_goto });
+            // Only plain programs have a second argument, and the checked engine leaves 0 in it for the others.
+            let second = number == 0 && uses.contains(Reg::R2);
+            shapes.push(Shape { entered: Entered::ByProgram, saves, fp, run: true, calls, may_goto, second });
         }
         let stub = calls_entry || callbacks.contains(&true);
         // A fault leaves from any depth, past the epilogues of the functions between.
@@ -97,8 +99,8 @@ fn zeroed_bytes(program: &VerifiedProgram, subprog: usize) -> u32 {
 
 /// Source instructions of each block, at its leader.
 ///
-/// Leaders are the first instructions of subprograms, targets of jumps, and what follows a jump or an exit. A call ends
-/// no block.
+/// Leaders are the first instructions of subprograms, targets of jumps, and what follows a jump, a call, an exit or a
+/// legacy packet load.
 fn blocks(program: &VerifiedProgram) -> Vec<u32> {
     let code = program.code();
     let mut leader = vec![false; code.len() + 1];
@@ -110,8 +112,8 @@ fn blocks(program: &VerifiedProgram) -> Vec<u32> {
     code.subprogs().iter().for_each(|subprog| lead(subprog.start));
     for (at, insn) in code.iter() {
         match insn.flow() {
-            Flow::Next | Flow::Call(_) => {}
-            Flow::Exit => lead(at.next()),
+            Flow::Next if !matches!(insn, Insn::Call(_) | Insn::Packet { .. } | Insn::Bad { .. }) => {}
+            Flow::Next | Flow::Call(_) | Flow::Exit => lead(at.next()),
             Flow::Jump(to) | Flow::Branch(to) => {
                 lead(at.next());
                 lead(at.target(to));

@@ -72,6 +72,8 @@ impl Host {
             cancel: self.cancel.as_ptr().cast_const(),
             host: ptr::null_mut::<c_void>(),
             stack: ptr::null_mut(),
+            second: self.ctx.second_arg(),
+            helper: 0,
         };
         self.describe_packet(&mut frame);
         frame

@@ -89,6 +89,9 @@ pub(super) fn enter(e: &mut A64, shape: &Shape) {
             if shape.fp != FramePointer::None {
                 mem::load(e, Size::D, false, FP, Mem::new(R1, Slot::StackTop.offset()));
             }
+            if shape.second {
+                mem::load(e, Size::D, false, MAP[2], Mem::new(R1, Slot::Second.offset()));
+            }
             mem::load(e, Size::D, false, R1, Mem::new(R1, Slot::Ctx.offset()));
         }
         Entered::ByProgram => {
@@ -164,6 +167,7 @@ pub(super) fn host_stub(e: &mut A64, body: Label) {
     // The body takes its frame below what it is given.
     mem::load(e, Size::D, false, FP, slot(Slot::StackTop));
     alu::add_imm(e, Width::W64, FP, FP, FRAME_STRIDE);
+    mem::load(e, Size::D, false, MAP[2], slot(Slot::Second));
     mem::load(e, Size::D, false, R1, slot(Slot::Ctx));
     call::call(e, body);
     leave_stub(e);

@@ -175,6 +175,8 @@ pub fn run(native: &Native, ctx: [u64; CTX / 8], fuel: i64, targets: &[usize]) -
         cancel: &cancel,
         host: (&raw mut host).cast::<c_void>(),
         stack: ptr::null_mut(),
+        second: 0,
+        helper: 0,
     };
     // SAFETY: context, stack and cancel word are as promised; programs under test stay within them.
     let r0 = unsafe { native.call(&mut frame) };

@@ -81,7 +81,8 @@ impl Reference<'_> {
         let starts = program.subprogs().iter().any(|s| s.start == at);
         let follows = at.0 > 0 && {
             let before = program.insns()[at.index() - 1];
-            matches!(before, Insn::Jump { .. } | Insn::Branch { .. } | Insn::MayGoto { .. } | Insn::Exit)
+            let ends = matches!(before, Insn::Call(_) | Insn::Packet { .. } | Insn::Bad { .. });
+            ends || matches!(before, Insn::Jump { .. } | Insn::Branch { .. } | Insn::MayGoto { .. } | Insn::Exit)
         };
         let is_jump = |insn: &Insn| matches!(insn, Insn::Jump { .. } | Insn::Branch { .. } | Insn::MayGoto { .. });
         starts || follows || {
