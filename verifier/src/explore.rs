@@ -288,12 +288,15 @@ impl<'a> Walk<'a> {
             let id = list[index];
             let Some(checkpoint) = self.checkpoints.get(id) else { continue };
             if checkpoint.branches > 0 {
-                if converges {
-                    if self.covered_by(id, Match::Within) {
-                        hit = Some((index, id));
-                        break;
-                    }
-                } else if self.covered_by(id, Match::Same)
+                let went_round = !matches!(insn, Insn::MayGoto { .. })
+                    || checkpoint.state.may_goto_depth != self.state.may_goto_depth;
+                if converges && went_round && self.covered_by(id, Match::Within) {
+                    hit = Some((index, id));
+                    break;
+                }
+                let may_hang = !converges || matches!(insn, Insn::MayGoto { .. });
+                if may_hang
+                    && self.covered_by(id, Match::Same)
                     && checkpoint.state.may_goto_depth == self.state.may_goto_depth
                     && self.same_depths(id)
                 {
@@ -470,8 +473,11 @@ impl<'a> Walk<'a> {
     }
 
     /// Forgets bounds that changed since the path was last at `at` and that nothing needed, so that a loop converges.
-    pub fn widen(&mut self, at: InsnIdx) {
-        let mut earlier = self.parent;
+    ///
+    /// `at_checkpoint` when the current instruction is `at` itself: the checkpoint made on arrival is no earlier visit.
+    pub fn widen(&mut self, at: InsnIdx, at_checkpoint: bool) {
+        let newest = self.parent.and_then(|id| self.checkpoints.get(id));
+        let mut earlier = if at_checkpoint { newest.and_then(|c| c.parent) } else { self.parent };
         while let Some(id) = earlier {
             let Some(checkpoint) = self.checkpoints.get(id) else { return };
             if checkpoint.at == at && checkpoint.state.depth() == self.state.depth() {

@@ -259,7 +259,8 @@ fn undo(insn: &Insn, touch: &Touch, need: &mut Need, depth: &mut u32) {
         Insn::StoreRelease { src, .. } => undo_store(need, touch, slot, |need| need.add(reg(src))),
         Insn::Atomic { op, fetch, src, .. } => {
             let result = if op == AtomicOp::Cmpxchg { Reg::R0 } else { src };
-            let fetched = fetch && need.has(reg(result));
+            let fetches = fetch || matches!(op, AtomicOp::Xchg | AtomicOp::Cmpxchg);
+            let fetched = fetches && need.has(reg(result));
             let stored = slot.is_some_and(|slot| need.has(slot));
             if fetched {
                 need.remove(reg(result));

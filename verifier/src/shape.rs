@@ -1,9 +1,9 @@
 //! What must hold before any path is walked: maps that instructions name, and what the load itself asks for.
 
-use rtbpf_abi::{AttachType, MapKind, ProgType, limits};
+use rtbpf_abi::{AttachType, Errno, MapKind, ProgType, limits};
 use rtbpf_isa::{Callee, Imm64, Insn, InsnIdx, Linkage, Program};
 
-use crate::reject::{Checked, refuse};
+use crate::reject::{Checked, Reason, Rejection, refuse};
 use crate::verified::{Assumptions, Options, Profile};
 
 /// Checks everything that needs no walk.
@@ -131,7 +131,11 @@ fn maps(program: &Program, given: &Assumptions) -> Checked {
             _ => continue,
         };
         let Some(spec) = given.maps.get(map.index()) else {
-            return refuse!(Map, EBADF, "fd {} is not pointing to valid bpf_map", map.0 as i32);
+            // The standard streams are open, and no maps.
+            let fd = map.0 as i32;
+            let errno = if (0..=2).contains(&fd) { Errno::EINVAL } else { Errno::EBADF };
+            let message = format!("fd {fd} is not pointing to valid bpf_map");
+            return Err(Rejection::new(Reason::Map, errno, message));
         };
         if let Some(used) = used.get_mut(map.index()) {
             *used = true;

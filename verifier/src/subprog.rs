@@ -53,9 +53,7 @@ fn has_private_stack(program: &Program, prog_type: ProgType) -> bool {
 /// Each frame is rounded up to 16 bytes, as the native code rounds it. The walk over chains is an explicit stack; a
 /// function's deepest chain is worked out once.
 pub fn check_depth(program: &Program, prog_type: ProgType, touched: &[u32], async_entries: &[usize]) -> Checked {
-    if has_private_stack(program, prog_type) {
-        return Ok(());
-    }
+    let private = has_private_stack(program, prog_type);
     let bytes = |subprog: usize| touched.get(subprog).copied().unwrap_or(0).next_multiple_of(16);
     for &entry in [0].iter().chain(async_entries) {
         // Paths through the call graph, depth first; a chain is at most eight frames, so this ends.
@@ -63,7 +61,7 @@ pub fn check_depth(program: &Program, prog_type: ProgType, touched: &[u32], asyn
         let mut best: Vec<(u32, usize)> = vec![(0, 0); program.subprogs().len()];
         while let Some((caller, calls, total)) = chain.last_mut() {
             let (caller, total, next) = (*caller, *total, calls.pop());
-            if total > limits::STACK_BYTES {
+            if total > limits::STACK_BYTES && !private {
                 let n = chain.len();
                 return refuse!(StackDepth, EACCES, "combined stack size of {n} calls is {total}. Too large");
             }
@@ -84,7 +82,7 @@ pub fn check_depth(program: &Program, prog_type: ProgType, touched: &[u32], asyn
                 Some(callee) => {
                     let depth = chain.len();
                     if depth >= limits::MAX_FRAMES {
-                        return refuse!(CallDepth, E2BIG, "the call stack of {} frames is too deep !", depth + 1);
+                        return refuse!(CallDepth, E2BIG, "the call stack of {depth} frames is too deep !");
                     }
                     // A visit that was as deep and as long before has said all that this one can.
                     let total = total + bytes(callee);

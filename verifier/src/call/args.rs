@@ -39,7 +39,10 @@ impl Walk<'_> {
             self.demand(reg);
             return Ok(());
         }
-        self.check_kind(reg, &value, arg)?;
+        // A map of sockets takes a socket where others take memory.
+        let map_kind = call.map.and_then(|map| self.map(map)).map(|spec| spec.kind);
+        let takes_socket = matches!(arg, Arg::MapValue(_)) && map_kind.is_some_and(is_socket_map);
+        self.check_kind(reg, &value, if takes_socket { Arg::SockCommonOrBtf } else { arg })?;
         self.check_offset_of(reg, &value, arg, proto.releases as usize == i + 1)?;
         if value.ref_id != 0 {
             call.ref_id = value.ref_id;
@@ -63,10 +66,8 @@ impl Walk<'_> {
                 if map_value_only && !matches!(value.kind, Kind::MapValue(_)) {
                     return self.unexpected(reg, &value, "map_value");
                 }
-                if aligned {
-                    self.check_out_alignment(reg, &value, size)?;
-                }
-                self.memory_argument(reg, &value, size, access, false, call)
+                self.memory_argument(reg, &value, size, access, false, call)?;
+                if aligned { self.check_out_alignment(&value, size) } else { Ok(()) }
             }
             // Checked with its size.
             Arg::Mem { size: MemSize::Arg(_), .. } => Ok(()),
@@ -130,12 +131,12 @@ impl Walk<'_> {
         let is_kernel = matches!(value.kind, Kind::Btf { .. });
         let (fine, expected) = match arg {
             Arg::None | Arg::Anything => (true, ""),
-            Arg::Scalar | Arg::ConstZero | Arg::Size { .. } | Arg::AllocSize => (value.is_scalar(), "scalar"),
+            Arg::ConstZero => (true, ""),
+            Arg::Scalar | Arg::Size { .. } | Arg::AllocSize => (value.is_scalar(), "scalar"),
             Arg::Ctx | Arg::CtxOrNull => (value.kind == Kind::Ctx, "ctx"),
             Arg::Map(_) | Arg::MapOfArg1 => (matches!(value.kind, Kind::MapPtr(_)), "map_ptr"),
             Arg::MapKey | Arg::MapValue(_) | Arg::MapValueOrNull => (is_memory(value), MEMORY),
-            // The context of some programs is memory to helpers as well; sizes are checked against its fields.
-            Arg::Mem { .. } => (is_memory(value) || value.is_null(), MEMORY),
+            Arg::Mem { .. } => (is_memory(value), MEMORY),
             Arg::ConstStr | Arg::Timer | Arg::KptrSlot => (matches!(value.kind, Kind::MapValue(_)), "map_value"),
             Arg::SpinLock | Arg::SpinLockHeld => (matches!(value.kind, Kind::MapValue(_)), "map_value, ptr_"),
             Arg::Func => (matches!(value.kind, Kind::Func(_)), "func"),
@@ -220,7 +221,9 @@ impl Walk<'_> {
             return refuse!(Argument, EACCES, "invalid map_ptr to access map->value");
         };
         let size = spec.value_size;
-        // A socket map takes a socket where others take memory.
+        if is_socket_map(spec.kind) {
+            return Ok(());
+        }
         self.memory_argument(reg, value, size, access, false, call)
     }
 
@@ -357,7 +360,7 @@ impl Walk<'_> {
         self.check_initialised(target, frame, low, high, what)
     }
 
-    fn check_out_alignment(&self, reg: Reg, value: &Value, size: u32) -> Checked {
+    fn check_out_alignment(&self, value: &Value, size: u32) -> Checked {
         let off = value.off as i64;
         let sum = value.num.tnum().add(crate::domain::Tnum::constant(off as u64));
         if sum.is_aligned(size as u64) {
@@ -368,7 +371,6 @@ impl Walk<'_> {
             Kind::MapValue(_) => "value ",
             _ => "",
         };
-        let _ = reg;
         refuse!(Misaligned, EACCES, "misaligned {kind}access off 0+{off}+0 size {size}")
     }
 
@@ -407,9 +409,10 @@ impl Walk<'_> {
             _ => DynptrKind::Xdp,
         };
         let (frame, slot) = self.dynptr_slot(reg, value)?;
+        // An older dynptr there is overwritten, if it may be.
         let stack = &self.state.frame_at(frame).stack;
-        let used = [slot, slot - 1].iter().any(|&at| stack.slot(at).is_some_and(|s| s.is_object()));
-        if used {
+        let used = |at: usize| stack.slot(at).is_some_and(|s| s.bytes.contains(&Byte::Iter));
+        if used(slot) || used(slot - 1) {
             return refuse!(Dynptr, EINVAL, "Dynptr has to be an uninitialized dynptr");
         }
         let off = -((slot as i32 + 1) * 8);
@@ -437,6 +440,10 @@ impl Walk<'_> {
             _ => None,
         }
     }
+}
+
+pub(super) fn is_socket_map(kind: MapKind) -> bool {
+    matches!(kind, MapKind::Sockmap | MapKind::Sockhash)
 }
 
 fn is_memory(value: &Value) -> bool {

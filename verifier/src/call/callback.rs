@@ -106,7 +106,7 @@ impl Walk<'_> {
         self.check_range("At callback return", callback.returns, false)?;
         let frame = self.state.pop();
         self.touch(Touch::LeaveCallback);
-        self.widen(frame.call_site);
+        self.widen(frame.call_site, false);
         Ok(Next::Go(frame.call_site))
     }
 }

@@ -114,7 +114,7 @@ impl Walk<'_> {
         let Kind::Iter { state, depth, .. } = iter.kind else { return Ok(Next::Go(next)) };
         if state == IterState::Active {
             let drained = self.state.clone();
-            self.widen(self.at);
+            self.widen(self.at, true);
             let active = Kind::Iter { state: IterState::Active, depth: depth + 1, first: true };
             self.put_iter(frame, at, Value { kind: active, ..iter });
             self.clobber();

@@ -28,6 +28,9 @@ impl Walk<'_> {
             Ret::Void => Value::UNINIT,
             Ret::MapValueOrNull => {
                 let Some(map) = call.map else { return Ok(Value::UNKNOWN) };
+                if self.is_lookup(proto) && self.map(map).is_some_and(|s| super::args::is_socket_map(s.kind)) {
+                    return Ok(acquire(self, Kind::MapValue(map)));
+                }
                 let id = self.fresh_id();
                 let found = Value::pointer_or_null(Kind::MapValue(map), id);
                 if call.const_key.is_some() && self.is_lookup(proto) && !map.inner {

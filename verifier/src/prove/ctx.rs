@@ -20,7 +20,7 @@ impl Walk<'_> {
         let op = match mode {
             Mode::Load | Mode::AtomicLoad { .. } => CtxOp::Load,
             Mode::LoadSigned => CtxOp::LoadSigned,
-            Mode::Store { .. } => CtxOp::Store,
+            Mode::Store { .. } | Mode::AtomicStore => CtxOp::Store,
         };
         let access = match layout(self.given.prog_type, self.given.attach_type) {
             Some(layout) => layout.access(off, size, op).ok(),

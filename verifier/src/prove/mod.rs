@@ -52,11 +52,13 @@ pub(crate) enum Mode {
         value: Value,
         from: Operand,
     },
+    /// The store half of a read-modify-write: some number.
+    AtomicStore,
 }
 
 impl Mode {
     pub fn writes(&self) -> bool {
-        matches!(self, Mode::Store { .. })
+        matches!(self, Mode::Store { .. } | Mode::AtomicStore)
     }
 
     /// The register whose value is stored.
@@ -155,6 +157,9 @@ impl Walk<'_> {
                 self.kernel_access(&target, name, mode.writes())?;
                 self.note_access(Access::Mixed);
                 unknown()
+            }
+            Kind::MapPtr(_) if mode.writes() => {
+                return refuse!(ReadOnly, EACCES, "only read from bpf_array is supported");
             }
             Kind::Scalar
             | Kind::Uninit

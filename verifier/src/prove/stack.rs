@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use rtbpf_abi::Errno;
 use rtbpf_abi::limits::STACK_BYTES;
 use rtbpf_isa::Operand;
 
@@ -10,7 +11,7 @@ use crate::domain::Scalar;
 use crate::explore::Walk;
 use crate::facts::Access;
 use crate::needed::Touch;
-use crate::reject::{Checked, refuse};
+use crate::reject::{Checked, Reason, Rejection, refuse};
 use crate::state::{Byte, SLOT_BYTES, Slot, Stack};
 use crate::value::{Kind, Value};
 
@@ -48,6 +49,7 @@ impl Walk<'_> {
                 let zero = (low..end).all(|off| self.state.frame_at(frame).stack.byte(off) == Byte::Zero);
                 Ok(Some(Value::scalar(if zero { Scalar::ZERO } else { super::narrow(target.size) })))
             }
+            Mode::AtomicStore => self.overwrite_any(target, frame, low, high).map(|()| None),
             Mode::Store { value, from } if low == high => {
                 self.store_slot(target, frame, low, value, from).map(|()| None)
             }
@@ -84,16 +86,18 @@ impl Walk<'_> {
                 (off as i64 + num.smin(), off as i64 + num.smax())
             }
         };
-        let end = high + size as i64;
-        if low >= -(STACK_BYTES as i64) && end <= 0 && high < 0 {
+        let starts_inside = (-(STACK_BYTES as i64)..0).contains(&low);
+        if starts_inside && high + size as i64 <= 0 {
             return Ok((low as i32, high as i32));
         }
-        if low == high {
-            return refuse!(StackAccess, EACCES, "invalid {verb} stack R{r} off={low} size={size}");
-        }
-        let tnum = num.tnum();
-        // Offsets that cannot be right on any path, and offsets that may be wrong on some, have different numbers.
-        refuse!(StackAccess, EACCES, "invalid variable-offset {verb} stack R{r} var_off={tnum} off={off} size={size}")
+        let message = if low == high {
+            format!("invalid {verb} stack R{r} off={low} size={size}")
+        } else {
+            format!("invalid variable-offset {verb} stack R{r} var_off={} off={off} size={size}", num.tnum())
+        };
+        // Linux tells an access that begins outside from one that runs out at the top.
+        let errno = if starts_inside { Errno::EINVAL } else { Errno::EACCES };
+        Err(Rejection::new(Reason::StackAccess, errno, message))
     }
 
     /// Notes that `frame`'s function uses stack down to `off`.
@@ -359,6 +363,18 @@ impl Walk<'_> {
             }
         }
         Ok(())
+    }
+
+    /// A read-modify-write leaves some number at one of several places.
+    fn overwrite_any(&mut self, target: &Target, frame: u32, low: i32, high: i32) -> Checked {
+        let size = target.size as i32;
+        if low == high {
+            let (at, _) = Stack::locate(low);
+            self.overwrite(frame, low, size)?;
+            self.touch(Touch::Slot { frame: frame as u8, slot: at as u8, whole: size == 8 });
+            return Ok(());
+        }
+        self.store_anywhere(target, frame, low, high, Value::UNKNOWN, Operand::Imm(0))
     }
 
     /// A helper overwrites bytes `off..off + size`.

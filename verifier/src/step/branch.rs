@@ -178,8 +178,10 @@ impl Walk<'_> {
     }
 
     pub(super) fn may_goto(&mut self, to: InsnIdx) -> Checked<Next> {
-        let mut inside = self.state.clone();
-        inside.may_goto_depth += 1;
+        let left = self.state.clone();
+        self.state.may_goto_depth += 1;
+        self.widen(self.at, true);
+        let inside = std::mem::replace(&mut self.state, left);
         self.push(inside, self.at.next())?;
         self.facts.worst_case_insns = None;
         Ok(Next::Go(to))

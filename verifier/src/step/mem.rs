@@ -87,11 +87,11 @@ impl Walk<'_> {
             self.check_writable(result)?;
         }
         let target = Target { reg: base, pointer, off: off as i32, size: width.size().bytes() };
-        // The loaded value is a number of which nothing is known: another program may write the memory too.
-        self.access(target, Mode::AtomicLoad { kept: result.is_some() }, true)?;
-        self.access(target, Mode::Store { value: Value::UNKNOWN, from: Operand::Reg(src) }, true)?;
+        let loaded = self.access(target, Mode::AtomicLoad { kept: result.is_some() }, true)?;
+        self.access(target, Mode::AtomicStore, true)?;
         if let Some(result) = result {
-            self.set(result, Value::scalar(Scalar::unsigned(width.size())));
+            let unknown = Value::scalar(Scalar::unsigned(width.size()));
+            self.set(result, loaded.map_or(unknown, Value::unlinked));
         }
         Ok(())
     }
