@@ -14,7 +14,10 @@ use crate::ctx::Ctx;
 use crate::engine::CancelHandle;
 use crate::error::FaultKind;
 use crate::executable::Bound;
+use crate::helpers::dynptr::Dynptrs;
+use crate::helpers::ringbuf::Records;
 use crate::mem::{Buffer, Keep};
+use crate::region::Regions;
 use crate::world::World;
 
 /// State of one run.
@@ -29,6 +32,12 @@ pub(crate) struct Host {
     random: u64,
     /// Bytes that the current helper may read besides its arguments: address and length.
     pub granted: Option<(u64, u64)>,
+    /// The checked interpreter's regions, while it calls a helper that may follow pointers of the program.
+    pub lent: Option<Regions>,
+    /// Ring buffer records in the program's hands.
+    pub records: Records,
+    /// Its dynptrs.
+    pub dynptrs: Dynptrs,
 }
 
 impl Host {
@@ -41,7 +50,19 @@ impl Host {
         deadline: Option<Instant>,
         random: u64,
     ) -> Host {
-        Host { programs: vec![exe.clone()], ctx, cx, stack, cancel: cancel.0, deadline, random, granted: None }
+        Host {
+            programs: vec![exe.clone()],
+            ctx,
+            cx,
+            stack,
+            cancel: cancel.0,
+            deadline,
+            random,
+            granted: None,
+            lent: None,
+            records: Records::default(),
+            dynptrs: Dynptrs::default(),
+        }
     }
 
     /// The context, and where the random numbers stand.
@@ -109,8 +130,12 @@ impl Host {
 
     /// What keeps the object at this address alive.
     pub fn keep_of(&self, addr: u64) -> Keep {
-        let _ = addr;
-        Keep::Nothing
+        let maps = self.programs.iter().flat_map(|program| &program.maps);
+        let holds = |map: &&MapRef| map.memory().iter().any(|range| range.contains(&addr));
+        self.records
+            .map_of(addr)
+            .or_else(|| maps.clone().find(holds))
+            .map_or(Keep::Nothing, |map| Keep::Map(map.clone()))
     }
 
     /// Address and size of a map's direct value.

@@ -140,6 +140,16 @@ pub struct World {
     pub probes: Vec<ProbeRange>,
 }
 
+impl World {
+    /// `len` bytes of declared memory at `addr`; `None` when they are not all declared in one range.
+    pub fn probe(&self, addr: u64, len: usize) -> Option<Vec<u8>> {
+        self.probes.iter().find_map(|range| {
+            let at = usize::try_from(addr.checked_sub(range.addr)?).ok()?;
+            range.bytes.get(at..at.checked_add(len)?).map(<[u8]>::to_vec)
+        })
+    }
+}
+
 /// Bytes that `probe_read` finds at an address: what a host declares of its memory, or a captured image of another's.
 #[derive(Clone, Debug)]
 pub struct ProbeRange {

@@ -4,12 +4,20 @@
 //! the program itself (`tail_call`, `loop` …) have no function: they are steps of the engine.
 
 pub mod checksum;
+pub(crate) mod csum;
 pub(crate) mod custom;
+pub(crate) mod dynptr;
 pub mod format;
 pub(crate) mod map;
 #[allow(unsafe_code)]
 pub(crate) mod native;
 pub mod number;
+pub(crate) mod print;
+#[cfg(test)]
+#[path = "tests.rs"]
+mod program_tests;
+pub(crate) mod ringbuf;
+pub(crate) mod text;
 pub(crate) mod time;
 
 use std::borrow::Cow;
@@ -124,15 +132,46 @@ functions! {
     1 map::lookup;
     2 map::update;
     3 map::delete;
+    4 text::probe_read;
     5 time::ktime_get_ns;
+    6 print::trace_printk;
     7 time::get_prandom_u32;
     8 time::get_smp_processor_id;
+    10 csum::l3_csum_replace;
+    11 csum::l4_csum_replace;
+    28 csum::csum_diff;
+    40 csum::csum_update;
+    42 time::get_numa_node_id;
+    45 text::probe_read_str;
     87 map::push;
     88 map::pop;
     89 map::peek;
+    105 text::strtol;
+    106 text::strtoul;
+    112 text::probe_read;
+    113 text::probe_read;
+    114 text::probe_read_str;
+    115 text::probe_read_str;
+    118 time::jiffies64;
     125 time::ktime_get_boot_ns;
+    130 ringbuf::output;
+    131 ringbuf::reserve;
+    132 ringbuf::submit;
+    133 ringbuf::discard;
+    134 ringbuf::query;
+    135 csum::csum_level;
     160 time::ktime_get_coarse_ns;
+    165 print::snprintf;
+    177 print::trace_vprintk;
+    182 text::strncmp;
     195 map::lookup_percpu;
+    197 dynptr::from_mem;
+    198 dynptr::ringbuf_reserve;
+    199 dynptr::ringbuf_submit;
+    200 dynptr::ringbuf_discard;
+    201 dynptr::read;
+    202 dynptr::write;
+    203 dynptr::data;
     208 time::ktime_get_tai_ns;
 }
 

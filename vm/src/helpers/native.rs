@@ -13,6 +13,7 @@ use rtbpf_maps::{Head, MapRef, ProgBytes, ProgOut};
 
 use rtbpf_rt::RunCx;
 
+use super::dynptr::Dynptr;
 use crate::run::Host;
 
 /// One call of a helper.
@@ -87,6 +88,36 @@ impl<'a> Cx<'a> {
     /// Copies `bytes` to the memory in argument `n`, which has `len` bytes.
     pub fn write(&self, n: usize, len: usize, bytes: &[u8]) {
         self.out(n, len.min(bytes.len())).fill(bytes.into());
+    }
+
+    /// Reads memory at an address that nobody vouches for: a pointer of the program, memory of the run, or what the host
+    /// declared. EFAULT when it is none of these.
+    pub fn probe(&mut self, addr: u64, out: &mut [u8]) -> Result<(), Errno> {
+        let len = out.len();
+        let pointer = self.host().lent.as_ref().and_then(|regions| regions.native(addr, len as u64, false).ok());
+        let bytes = match pointer {
+            // SAFETY: the regions of this run say that `len` bytes at the address may be read.
+            Some(native) => Some(unsafe { ProgBytes::new(native as *const u8, len) }.to_vec()),
+            None => self.own_bytes(addr, len).or_else(|| self.host().world().probe(addr, len)),
+        };
+        out.copy_from_slice(&bytes.ok_or(Errno::EFAULT)?);
+        Ok(())
+    }
+
+    /// The NUL-terminated string in argument `n`, without its NUL.
+    pub fn string(&self, n: usize) -> Vec<u8> {
+        let at = |off: usize| {
+            // SAFETY: the row says that the argument is a NUL-terminated string, and no byte before `off` was its NUL.
+            unsafe { ProgBytes::new((self.arg(n) as *const u8).wrapping_add(off), 1) }.to_vec()
+        };
+        (0..).map(at).take_while(|byte| byte != &[0]).flatten().collect()
+    }
+
+    /// `len` bytes at `at` of a dynptr's memory, which [`Dynptr::range`] found to lie inside.
+    pub fn dynptr_memory(&self, dynptr: &Dynptr, at: u64, len: usize) -> ProgOut<'a> {
+        debug_assert!(at + len as u64 <= dynptr.offset as u64 + dynptr.size as u64);
+        // SAFETY: the dynptr was made over memory that the run may write and keeps alive, and the range lies inside.
+        unsafe { ProgOut::new((dynptr.addr + at) as *mut u8, len) }
     }
 
     /// Bytes at an address that the run itself owns or was granted: its stack, context, packet, or what the checked

@@ -39,7 +39,9 @@ impl Checked {
             Action::Native(function) => {
                 self.frame.host = std::ptr::from_mut(&mut *self.host).cast();
                 let [r1, r2, r3, r4, r5] = native.args;
+                self.host.lent = Some(std::mem::take(&mut self.regions));
                 let result = function(r1, r2, r3, r4, r5, &mut self.frame);
+                self.regions = self.host.lent.take().unwrap_or_default();
                 self.host.granted = None;
                 self.helper_fault(&helper.name)?;
                 result
