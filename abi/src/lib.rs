@@ -7,6 +7,7 @@ pub mod ctx;
 pub mod errno;
 pub mod frame;
 pub mod helper;
+pub mod kfunc;
 pub mod limits;
 pub mod map_kind;
 pub mod map_rules;
