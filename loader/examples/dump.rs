@@ -1,0 +1,62 @@
+//! Prints maps and linked instructions of objects: one line a slot, maps by name. For comparison with other loaders.
+//!
+//! `cargo run -p rtbpf-loader --example dump -- [--btf FILE] OBJECT…`
+
+use std::process::ExitCode;
+
+use rtbpf_btf::Btf;
+use rtbpf_loader::{Object, ParseOptions};
+
+fn main() -> ExitCode {
+    let mut paths: Vec<String> = std::env::args().skip(1).collect();
+    let mut types = "/sys/kernel/btf/vmlinux".to_owned();
+    if paths.first().is_some_and(|first| first == "--btf") && paths.len() > 1 {
+        types = paths.remove(1);
+        paths.remove(0);
+    }
+    let target = std::fs::read(types).ok().and_then(|bytes| Btf::parse(&bytes).ok());
+    let mut code = ExitCode::SUCCESS;
+    for path in paths {
+        if let Err(error) = dump(&path, target.as_ref()) {
+            println!("{path}: {error}");
+            code = ExitCode::FAILURE;
+        }
+    }
+    code
+}
+
+fn dump(path: &str, target_btf: Option<&Btf>) -> Result<(), Box<dyn std::error::Error>> {
+    let bytes = std::fs::read(path)?;
+    let file = path.rsplit('/').next().unwrap_or(path);
+    let name = file.strip_suffix(".o").unwrap_or(file);
+    let object = Object::parse(&bytes, &ParseOptions { name, target_btf, ..ParseOptions::default() })?;
+    for map in &object.maps {
+        let spec = &map.spec;
+        println!(
+            "map {} type={} key={} value={} max={} flags={}",
+            map.name,
+            spec.kind.number(),
+            spec.key_size,
+            spec.value_size,
+            spec.max_entries,
+            spec.flags
+        );
+    }
+    for program in &object.programs {
+        let linked = object.link(program)?;
+        println!("prog {}", program.name);
+        let mut wide = false;
+        for insn in linked.raw_slots() {
+            let map = match insn.src {
+                1 | 2 if insn.code == 0x18 && !wide => object.maps.get(insn.imm as usize),
+                _ => None,
+            };
+            let imm = if map.is_some() { 0 } else { insn.imm };
+            let bytes = rtbpf_isa::RawInsn { imm, ..*insn }.to_le_bytes();
+            let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+            println!("{hex} {}", map.map_or("", |map| &map.name));
+            wide = insn.code == 0x18 && !wide;
+        }
+    }
+    Ok(())
+}
