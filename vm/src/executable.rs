@@ -1,8 +1,8 @@
 //! Programs bound to maps and helpers, and the sessions they run in.
 
 use std::any::Any;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use rtbpf_abi::limits::{MAX_FRAMES, STACK_BYTES};
@@ -23,6 +23,8 @@ use crate::run::Host;
 
 /// A program with everything it refers to.
 pub(crate) struct Bound {
+    /// Itself: program arrays give programs out by reference.
+    pub me: Weak<Bound>,
     pub engine: Arc<Inner>,
     pub id: u32,
     pub program: Program,
@@ -63,7 +65,8 @@ impl Bound {
             }
         }
         helpers.sort_by_key(|(id, _)| *id);
-        Ok(Arc::new(Bound {
+        Ok(Arc::new_cyclic(|me| Bound {
+            me: me.clone(),
             engine: engine.clone(),
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             costs: costs(&program),

@@ -15,6 +15,7 @@
 pub use rtbpf_abi as abi;
 pub use rtbpf_isa as isa;
 pub use rtbpf_maps as maps;
+pub use rtbpf_rt as rt;
 pub use rtbpf_verifier as verifier;
 
 mod bind;

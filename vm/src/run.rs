@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicU32;
 use std::time::Instant;
 
 use rtbpf_abi::frame::{FaultCode, RunFrame};
-use rtbpf_maps::{Layout, MapRef};
+use rtbpf_maps::{Layout, MapRef, ProgArray};
 use rtbpf_rt::RunCx;
 
 use crate::ctx::Ctx;
@@ -124,8 +124,8 @@ impl Host {
 
     /// The program at `index` of a program array.
     pub fn program_at(&self, map: &MapRef, index: u32) -> Option<Arc<Bound>> {
-        let _ = (map, index);
-        None
+        let program = map.as_any().downcast_ref::<ProgArray>()?.get(index)?;
+        program.as_any().downcast_ref::<Bound>()?.me.upgrade()
     }
 
     /// What keeps the object at this address alive.

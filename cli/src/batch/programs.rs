@@ -1,11 +1,13 @@
 //! Program cases: verify, run as Linux's test run does, dump maps.
 
+use std::sync::Arc;
 use std::time::Instant;
 
-use rtbpf::abi::{AttachType, ProgType};
+use rtbpf::abi::{AttachType, MapKind, MapSpec, ProgType};
 use rtbpf::ctx::CtxError;
 use rtbpf::isa::{Program, RawInsn, decode};
-use rtbpf::maps::MapRef;
+use rtbpf::maps::{CreateCx, MapRef, Object, create};
+use rtbpf::rt::RunCx;
 use rtbpf::verifier::{Assumptions, Profile};
 use rtbpf::{Config, Ctx, Engine, Error, Executable};
 use serde_json::{Value, json};
@@ -48,12 +50,13 @@ fn malformed(what: &str) -> Failure {
 
 fn judge(case: &Value, options: &Options) -> Result<Value, Failure> {
     let engine = Engine::new(config(case, options));
-    let maps = maps(case)?;
+    let maps = make_maps(case, engine.config().slots)?;
+    fill_maps(&engine, case, &maps)?;
     let begun = Instant::now();
-    let loaded = load(&engine, case, &maps)?;
+    let loaded = load(&engine, case, case, &maps)?;
     let verify_ns = begun.elapsed().as_nanos() as u64;
     let mut runs = Vec::new();
-    for run in case.get("runs").and_then(Value::as_array).into_iter().flatten() {
+    for run in list(case, "runs") {
         runs.push(one_run(&engine, &loaded, run)?);
     }
     Ok(json!({
@@ -86,35 +89,110 @@ fn config(case: &Value, options: &Options) -> Config {
     }
 }
 
-/// The maps of a case, filled as it says.
-fn maps(case: &Value) -> Result<Vec<MapRef>, Failure> {
-    match case.get("maps").and_then(Value::as_array) {
-        Some(maps) if !maps.is_empty() => Err(Failure::CannotJudge("this build has no maps".into())),
-        _ => Ok(Vec::new()),
+/// The maps of a case, without their contents.
+fn make_maps(case: &Value, slots: u32) -> Result<Vec<MapRef>, Failure> {
+    let mut maps: Vec<MapRef> = Vec::new();
+    for (at, wanted) in list(case, "maps").iter().enumerate() {
+        let number = |field: &str| wanted.get(field).and_then(Value::as_u64).unwrap_or(0);
+        let kind = match wanted.get("type") {
+            Some(Value::String(name)) => MapKind::from_name(name),
+            _ => u32::try_from(number("type")).ok().and_then(MapKind::from_number),
+        };
+        let kind = kind.ok_or_else(|| Failure::CannotJudge(format!("map {at}: unknown type")))?;
+        let size = |field: &str| number(field) as u32;
+        let mut spec = MapSpec {
+            flags: size("flags"),
+            map_extra: number("map_extra"),
+            name: wanted.get("name").and_then(Value::as_str).unwrap_or_default().into(),
+            ..MapSpec::new(kind, size("key_size"), size("value_size"), size("max_entries"))
+        };
+        let mut cx = CreateCx::new(slots);
+        if let Some(inner) = wanted.get("inner").and_then(Value::as_u64) {
+            let inner = maps.get(inner as usize).ok_or_else(|| Failure::Malformed(format!("map {at}: inner")))?;
+            spec.inner = Some(Box::new(inner.spec().clone()));
+            cx.inner = Some(inner.clone());
+        }
+        let made = create(&spec, &cx).map_err(|error| Failure::CannotJudge(format!("map {at}: {error}")))?;
+        maps.push(made);
     }
+    Ok(maps)
+}
+
+/// Puts the values of a case into its maps; programs of its program arrays are loaded first.
+fn fill_maps(engine: &Engine, case: &Value, maps: &[MapRef]) -> Result<(), Failure> {
+    let mut programs = Vec::new();
+    for program in list(case, "progs") {
+        programs.push(load(engine, program, case, maps)?);
+    }
+    for (at, (wanted, map)) in list(case, "maps").iter().zip(maps).enumerate() {
+        let failed = |what: &dyn std::fmt::Display| Failure::CannotJudge(format!("map {at}: {what}"));
+        let key = |entry: &Value| {
+            hex::decode(entry.get(0).and_then(Value::as_str).unwrap_or_default()).map_err(|error| failed(&error))
+        };
+        let index = |entry: &Value| entry.get(1).and_then(Value::as_u64).unwrap_or(u64::MAX) as usize;
+        for entry in list(wanted, "init") {
+            let text = entry.get(1).and_then(Value::as_str).unwrap_or_default();
+            let value = hex::decode(text).map_err(|error| failed(&error))?;
+            map.update(&RunCx::CONTROL, &key(entry)?, value.as_slice().into(), 0).map_err(|error| failed(&error))?;
+        }
+        for entry in list(wanted, "init_prog") {
+            let program = programs.get(index(entry)).ok_or_else(|| failed(&"no such program"))?;
+            let object = Object::Prog(program.as_prog());
+            map.update_object(&RunCx::CONTROL, &key(entry)?, &object, 0).map_err(|error| failed(&error))?;
+        }
+        for entry in list(wanted, "init_map") {
+            let inner = maps.get(index(entry)).ok_or_else(|| failed(&"no such map"))?;
+            let object = Object::Map(inner.clone());
+            map.update_object(&RunCx::CONTROL, &key(entry)?, &object, 0).map_err(|error| failed(&error))?;
+        }
+    }
+    Ok(())
+}
+
+/// What the verifier may assume about the maps: their attributes, and the bytes of frozen ones.
+fn specs(case: &Value, maps: &[MapRef]) -> Vec<Arc<MapSpec>> {
+    let wanted = list(case, "maps");
+    let frozen = |at: usize| wanted.get(at).and_then(|map| map.get("frozen")).and_then(Value::as_bool).unwrap_or(false);
+    let spec = |(at, map): (usize, &MapRef)| {
+        let mut spec = map.spec().clone();
+        if frozen(at) && spec.kind == MapKind::Array {
+            let mut bytes = Vec::new();
+            for index in 0..spec.max_entries {
+                // An array has every index below its capacity.
+                let _ = map.read(&RunCx::CONTROL, &index.to_le_bytes(), 0, &mut bytes);
+            }
+            spec.frozen = Some(bytes.into());
+        }
+        Arc::new(spec)
+    };
+    maps.iter().enumerate().map(spec).collect()
+}
+
+fn list<'a>(value: &'a Value, field: &str) -> &'a [Value] {
+    value.get(field).and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 
 /// Verifies and binds a program.
-fn load(engine: &Engine, case: &Value, maps: &[MapRef]) -> Result<Executable, Failure> {
-    let prog_type = prog_type(case)?;
-    let attach = case.get("attach_type").and_then(Value::as_u64).unwrap_or(0);
+fn load(engine: &Engine, program: &Value, case: &Value, maps: &[MapRef]) -> Result<Executable, Failure> {
+    let prog_type = prog_type(program)?;
+    let attach = program.get("attach_type").and_then(Value::as_u64).unwrap_or(0);
     let attach_type = match attach {
         0 => None,
         number => u32::try_from(number).ok().and_then(AttachType::from_number),
     };
-    let flags = case.get("prog_flags").and_then(Value::as_u64).unwrap_or(0) as u32;
-    let license = case.get("license").and_then(Value::as_str).unwrap_or("GPL");
+    let flags = program.get("prog_flags").and_then(Value::as_u64).unwrap_or(0) as u32;
+    let license = program.get("license").and_then(Value::as_str).unwrap_or("GPL");
     let given = Assumptions {
         attach_type,
         gpl: is_gpl(license),
         sleepable: flags & 16 != 0,
         prog_flags: flags,
-        maps: maps.iter().map(|map| std::sync::Arc::new(map.spec().clone())).collect(),
+        maps: specs(case, maps),
         cpus: engine.config().slots,
         policy: engine.config().policy,
         ..Assumptions::new(prog_type)
     };
-    let program = program(case)?;
+    let program = decoded(program)?;
     engine.bind_unverified(program, given, maps.to_vec()).map_err(|error| match error {
         Error::NoSuchMap { .. } => Failure::Rejected { errno: 9, log: error.to_string() },
         other => Failure::CannotJudge(other.to_string()),
@@ -137,11 +215,11 @@ fn prog_type(case: &Value) -> Result<ProgType, Failure> {
 }
 
 /// The instructions, with maps put where the fix-ups say.
-fn program(case: &Value) -> Result<Program, Failure> {
+fn decoded(case: &Value) -> Result<Program, Failure> {
     let text = case.get("insns").and_then(Value::as_str).ok_or_else(|| malformed("insns missing"))?;
     let bytes = hex::decode(text).map_err(|error| Failure::Malformed(format!("insns: {error}")))?;
     let mut slots = RawInsn::parse_all(&bytes).ok_or_else(|| malformed("insns: not a multiple of 8 bytes"))?;
-    for fixup in case.get("fixups").and_then(Value::as_array).into_iter().flatten() {
+    for fixup in list(case, "fixups") {
         let number = |at: usize| fixup.get(at).and_then(Value::as_i64);
         let (Some(slot), Some(map)) = (number(0), number(1)) else { return Err(malformed("fixups: not two numbers")) };
         match usize::try_from(slot).ok().and_then(|slot| slots.get_mut(slot)) {
@@ -182,9 +260,23 @@ fn bytes(run: &Value, field: &str) -> Result<Vec<u8>, Failure> {
     hex::decode(text).map_err(|error| Failure::Malformed(format!("{field}: {error}")))
 }
 
-/// The contents of the maps the case asks for.
+/// The contents of the maps the case asks for: pairs of key and value.
 fn dump(case: &Value, maps: &[MapRef]) -> Value {
-    let _ = maps;
-    let wanted = case.get("dump_maps").and_then(Value::as_array).map_or(0, Vec::len);
-    Value::Array(vec![Value::Null; wanted])
+    let contents = |map: &MapRef| {
+        let mut pairs = Vec::new();
+        let mut key = None;
+        loop {
+            let mut next = Vec::new();
+            if map.next_key(&RunCx::CONTROL, key.as_deref(), &mut next).is_err() {
+                return Value::Array(pairs);
+            }
+            let mut value = Vec::new();
+            if map.read(&RunCx::CONTROL, &next, 0, &mut value).is_ok() {
+                pairs.push(json!([hex::encode(&next), hex::encode(value)]));
+            }
+            key = Some(next);
+        }
+    };
+    let map = |wanted: &Value| wanted.as_u64().and_then(|at| maps.get(at as usize)).map_or(Value::Null, contents);
+    Value::Array(list(case, "dump_maps").iter().map(map).collect())
 }
