@@ -1,7 +1,10 @@
 //! What the suites share: cases, engines, oracles, generators.
+#![deny(unsafe_code)]
 
 pub mod case;
 pub mod classic;
 pub mod fuzz;
+pub mod generate;
+pub mod kernel;
 pub mod oracle;
 pub mod rng;

@@ -24,6 +24,22 @@ impl Rng {
         ((self.bits() as u128 * end as u128) >> 64) as u64
     }
 
+    /// A number in `low..=high`.
+    pub fn within(&mut self, low: i64, high: i64) -> i64 {
+        let span = high.wrapping_sub(low) as u64;
+        if span == u64::MAX { self.bits() as i64 } else { low.wrapping_add(self.below(span + 1) as i64) }
+    }
+
+    /// True in `n` of `of` cases.
+    pub fn chance(&mut self, n: u64, of: u64) -> bool {
+        self.below(of) < n
+    }
+
+    /// One of `items`, `None` when there is none.
+    pub fn choose<T: Copy>(&mut self, items: &[T]) -> Option<T> {
+        if items.is_empty() { None } else { Some(self.pick(items)) }
+    }
+
     /// One of `items`.
     ///
     /// # Panics
@@ -47,5 +63,28 @@ impl Rng {
     /// Bytes.
     pub fn bytes(&mut self, len: usize) -> Vec<u8> {
         (0..len).map(|_| self.bits() as u8).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_stream_is_the_published_one() {
+        let mut rng = Rng::new(1234567);
+        let first = [6457827717110365317, 3203168211198807973, 9817491932198370423];
+        assert_eq!([rng.bits(), rng.bits(), rng.bits()], first);
+    }
+
+    #[test]
+    fn bounds_are_kept_and_reached() {
+        let mut rng = Rng::new(7);
+        let mut seen = [false; 7];
+        for _ in 0..1000 {
+            seen[(rng.within(-3, 3) + 3) as usize] = true;
+        }
+        assert_eq!(seen, [true; 7]);
+        assert_eq!((rng.below(0), rng.within(5, 5), rng.choose::<u8>(&[])), (0, 5, None));
     }
 }
