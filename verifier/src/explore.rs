@@ -41,12 +41,33 @@ struct Checkpoint {
     need: Need,
     /// Slots that a walk below read, by frame.
     read: [u64; FRAMES],
-    /// Some walk below ended at a loop head that was not finished: needs and reads are not complete.
+    /// Checkpoints above.
+    depth: u32,
+    /// Some walk below ended at this checkpoint, or below it, while it was not finished: needs and reads are complete
+    /// once it is.
     loop_head: Option<Id>,
-    /// Some checkpoint names this one as its loop's head.
-    is_head: bool,
+    /// No longer compared with; freed when complete.
+    evicted: bool,
     hits: u32,
     misses: u32,
+}
+
+/// What waits for a loop's head to be finished.
+#[derive(Default)]
+struct Loop {
+    /// Checkpoints whose needs are not complete before.
+    members: Vec<Id>,
+    /// Paths that ended in one of them.
+    edges: Vec<Edge>,
+}
+
+/// A path that ended in a state whose needs were not complete.
+struct Edge {
+    target: Id,
+    parent: Option<Id>,
+    trail: Trail,
+    written: [u64; FRAMES],
+    depth: u32,
 }
 
 /// A branch to walk later.
@@ -105,6 +126,7 @@ pub(crate) struct Walk<'a> {
     pending: Vec<Pending>,
     checkpoints: Vec<Checkpoint>,
     free: Vec<Id>,
+    loops: HashMap<Id, Loop>,
     met: HashMap<(InsnIdx, InsnIdx), Vec<Id>>,
     next_id: u32,
     jumps: u64,
@@ -147,6 +169,7 @@ impl<'a> Walk<'a> {
             pending: Vec::new(),
             checkpoints: Vec::new(),
             free: Vec::new(),
+            loops: HashMap::new(),
             met: HashMap::new(),
             next_id: 0,
             jumps: 0,
@@ -180,6 +203,7 @@ impl<'a> Walk<'a> {
         self.parent = None;
         self.checkpoints.clear();
         self.free.clear();
+        self.loops.clear();
         self.met.clear();
         self.walk().map_err(|mut rejection| {
             rejection.at.get_or_insert(self.at);
@@ -264,9 +288,71 @@ impl<'a> Walk<'a> {
             if checkpoint.branches > 0 {
                 return;
             }
-            // No path below runs any more; the trail will not be followed again.
-            checkpoint.trail = Trail::default();
             at = checkpoint.parent;
+            let waits_for = checkpoint.loop_head;
+            if let Some(ended) = self.loops.remove(&id) {
+                match waits_for {
+                    // An inner loop is complete when the outer one is.
+                    Some(outer) => self.join_loop(ended, outer),
+                    None => self.complete(id, ended),
+                }
+            } else if waits_for.is_none() {
+                self.settle(id);
+            }
+        }
+    }
+
+    fn join_loop(&mut self, inner: Loop, outer: Id) {
+        for &id in &inner.members {
+            if let Some(checkpoint) = self.checkpoints.get_mut(id) {
+                checkpoint.loop_head = Some(outer);
+            }
+        }
+        let outer = self.loops.entry(outer).or_default();
+        outer.members.extend(inner.members);
+        outer.edges.extend(inner.edges);
+    }
+
+    /// Every path through a loop is walked: what its states need is carried over its edges until nothing changes.
+    fn complete(&mut self, head: Id, ended: Loop) {
+        const ROUNDS: usize = 64;
+        for round in 0..=ROUNDS {
+            let mut changed = false;
+            for edge in &ended.edges {
+                let Some(target) = self.checkpoints.get(edge.target) else { continue };
+                let (mut need, read) = (target.need, target.read);
+                if round == ROUNDS {
+                    need = Need::everything();
+                }
+                for (frame, slots) in read.iter().enumerate() {
+                    changed |= self.note_read(edge.parent, frame, slots & !edge.written[frame]);
+                }
+                let mut depth = edge.depth;
+                undo_trail(self.program, &edge.trail, false, &mut need, &mut depth);
+                changed |= self.note_need(edge.parent, need);
+            }
+            if !changed {
+                break;
+            }
+        }
+        for &id in ended.members.iter().chain([&head]) {
+            if let Some(checkpoint) = self.checkpoints.get_mut(id) {
+                checkpoint.loop_head = None;
+                if checkpoint.branches == 0 {
+                    self.settle(id);
+                }
+            }
+        }
+    }
+
+    /// A checkpoint is finished and complete: nobody follows its trail any more.
+    fn settle(&mut self, id: Id) {
+        let Some(checkpoint) = self.checkpoints.get_mut(id) else { return };
+        checkpoint.trail = Trail::default();
+        if checkpoint.evicted {
+            checkpoint.evicted = false;
+            checkpoint.state = State::new(Frame::new(0, 0, InsnIdx(0)));
+            self.free.push(id);
         }
     }
 
@@ -319,8 +405,9 @@ impl<'a> Walk<'a> {
                 let patience = if converges && checkpoint.branches > 0 { 64 } else { 3 };
                 if checkpoint.misses > checkpoint.hits * patience + patience {
                     list.remove(index);
-                    if checkpoint.branches == 0 {
-                        self.forget(id);
+                    checkpoint.evicted = true;
+                    if checkpoint.branches == 0 && checkpoint.loop_head.is_none() {
+                        self.settle(id);
                     }
                 }
             }
@@ -385,32 +472,45 @@ impl<'a> Walk<'a> {
         let Some(checkpoint) = self.checkpoints.get_mut(id) else { return };
         checkpoint.hits += 1;
         let running = checkpoint.branches > 0;
-        checkpoint.is_head |= running;
         let head = if running { Some(id) } else { checkpoint.loop_head };
-        match head {
-            None => {
-                let (need, read) = (checkpoint.need, checkpoint.read);
-                for (frame, slots) in read.iter().enumerate() {
-                    self.mark_read(frame as u32, *slots);
-                }
-                self.propagate(need, false);
+        let Some(head) = head else {
+            let (need, read) = (checkpoint.need, checkpoint.read);
+            for (frame, slots) in read.iter().enumerate() {
+                self.mark_read(frame as u32, *slots);
             }
-            Some(head) if self.checkpoints.get(head).is_some_and(|c| c.branches > 0) => {
-                // Whatever the head turns out to need, the checkpoints between it and here do not hear of.
-                let mut at = self.parent;
-                while let Some(id) = at.filter(|&id| id != head) {
-                    let Some(checkpoint) = self.checkpoints.get_mut(id) else { return };
-                    checkpoint.loop_head = Some(head);
-                    at = checkpoint.parent;
-                }
+            self.propagate(need, false);
+            return;
+        };
+        // What `id` turns out to need, the checkpoints between the head and here hear of when the loop is complete.
+        let edge = Edge {
+            target: id,
+            parent: self.parent,
+            trail: self.trail.clone(),
+            written: self.written,
+            depth: self.state.current(),
+        };
+        let head_depth = self.checkpoints.get(head).map_or(0, |c| c.depth);
+        let mut members = Vec::new();
+        let mut at = self.parent;
+        while let Some(id) = at.filter(|&id| id != head) {
+            let Some(checkpoint) = self.checkpoints.get(id) else { break };
+            if checkpoint.depth <= head_depth {
+                break;
             }
-            Some(_) => {
-                for frame in 0..self.state.depth() {
-                    self.mark_read(frame as u32, u64::MAX);
-                }
-                self.propagate(Need::everything(), false);
+            at = checkpoint.parent;
+            let outer = checkpoint.loop_head.and_then(|other| self.checkpoints.get(other)).map(|c| c.depth);
+            if outer.is_none_or(|outer| outer > head_depth) {
+                members.push(id);
             }
         }
+        for &id in &members {
+            if let Some(checkpoint) = self.checkpoints.get_mut(id) {
+                checkpoint.loop_head = Some(head);
+            }
+        }
+        let waiting = self.loops.entry(head).or_default();
+        waiting.members.extend(members);
+        waiting.edges.push(edge);
     }
 
     fn keep(&mut self, at: InsnIdx) -> Id {
@@ -425,8 +525,9 @@ impl<'a> Walk<'a> {
             branches: 1,
             need: Need::default(),
             read: [0; FRAMES],
+            depth: self.parent.and_then(|id| self.checkpoints.get(id)).map_or(0, |parent| parent.depth + 1),
             loop_head: None,
-            is_head: false,
+            evicted: false,
             hits: 0,
             misses: 0,
         };
@@ -445,17 +546,6 @@ impl<'a> Walk<'a> {
         self.stats.peak_states = self.stats.peak_states.max(kept);
         self.parent = Some(id);
         id
-    }
-
-    /// Frees a finished checkpoint. Nothing below it runs, so nobody follows its parent link through it.
-    fn forget(&mut self, id: Id) {
-        // A loop head that others name must stay recognisable as finished.
-        if let Some(checkpoint) = self.checkpoints.get_mut(id)
-            && !checkpoint.is_head
-        {
-            checkpoint.state = State::new(Frame::new(0, 0, InsnIdx(0)));
-            self.free.push(id);
-        }
     }
 
     /// A check depends on the bounds of `reg`, before the current instruction.
@@ -524,37 +614,47 @@ impl<'a> Walk<'a> {
             depth += 1;
         }
         undo_trail(self.program, &self.trail, inside, &mut need, &mut depth);
-        let mut at = self.parent;
+        self.note_need(self.parent, need);
+    }
+
+    /// Notes `need` at `at` and at the checkpoints it leads back to; whether any was new.
+    fn note_need(&mut self, mut at: Option<Id>, mut need: Need) -> bool {
+        let mut changed = false;
         while let Some(id) = at {
-            let Some(checkpoint) = self.checkpoints.get_mut(id) else { return };
+            let Some(checkpoint) = self.checkpoints.get_mut(id) else { break };
             need = checkpoint.need.note(&need, &checkpoint.state);
             if need.is_empty() {
-                return;
+                break;
             }
+            changed = true;
             let mut depth = checkpoint.state.current();
             undo_trail(self.program, &checkpoint.trail, false, &mut need, &mut depth);
             at = checkpoint.parent;
         }
+        changed
     }
 
     /// The path reads `slots` of `frame`: so it does from every checkpoint that did not see them written since.
     pub fn mark_read(&mut self, frame: u32, slots: u64) {
-        let index = frame as usize % FRAMES;
-        let mut slots = slots & !self.written[index];
-        let mut at = self.parent;
+        let frame = frame as usize % FRAMES;
+        self.note_read(self.parent, frame, slots & !self.written[frame]);
+    }
+
+    /// Notes `slots` of `frame` as read at `at` and above; whether any was new.
+    fn note_read(&mut self, mut at: Option<Id>, frame: usize, mut slots: u64) -> bool {
+        let mut changed = false;
         while let Some(id) = at {
-            let Some(checkpoint) = self.checkpoints.get_mut(id) else { return };
-            if checkpoint.state.depth() <= frame as usize {
-                return;
+            let Some(checkpoint) = self.checkpoints.get_mut(id) else { break };
+            slots &= !checkpoint.read[frame];
+            if slots == 0 || checkpoint.state.depth() <= frame {
+                break;
             }
-            slots &= !checkpoint.read[index];
-            if slots == 0 {
-                return;
-            }
-            checkpoint.read[index] |= slots;
-            slots &= !checkpoint.written[index];
+            changed = true;
+            checkpoint.read[frame] |= slots;
+            slots &= !checkpoint.written[frame];
             at = checkpoint.parent;
         }
+        changed
     }
 
     /// The path wrote all of `slots` of `frame`.
