@@ -8,6 +8,7 @@ pub mod errno;
 pub mod frame;
 pub mod helper;
 pub mod kfunc;
+pub mod license;
 pub mod limits;
 pub mod map_kind;
 pub mod map_rules;

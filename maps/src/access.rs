@@ -7,6 +7,11 @@
 use std::marker::PhantomData;
 use std::ptr::NonNull;
 
+use rtbpf_abi::Errno;
+use rtbpf_rt::RunCx;
+
+use crate::map::{Map, MapError};
+
 macro_rules! access {
     ($load:ident, $store:ident, $type:ty, $atomic:ident, $x64_load:literal, $x64_store:literal, $a64_load:literal,
      $a64_store:literal, $class:ident) => {
@@ -277,6 +282,20 @@ impl<'a> From<&'a mut [u8]> for ProgOut<'a> {
     fn from(bytes: &'a mut [u8]) -> ProgOut<'a> {
         ProgOut { ptr: bytes.as_mut_ptr(), len: bytes.len(), life: PhantomData }
     }
+}
+
+/// Overwrites `bytes` at `off` of the value under `key`, in place; the bytes beside them are left alone.
+///
+/// ENOENT for an absent key, EFAULT when the range does not lie in the value.
+pub(crate) fn patch(map: &dyn Map, cx: &RunCx, key: KeyRef<'_>, off: usize, bytes: &[u8]) -> Result<(), MapError> {
+    let size = map.spec().value_size as usize;
+    if off.checked_add(bytes.len()).is_none_or(|end| end > size) {
+        return Err(Errno::EFAULT.into());
+    }
+    let value = map.lookup(cx, key).ok_or(Errno::ENOENT)?;
+    // SAFETY: a value covers `value_size` bytes until its map drops, and the range lies inside.
+    unsafe { ProgOut::new(value.0.as_ptr().add(off), bytes.len()) }.fill(bytes.into());
+    Ok(())
 }
 
 /// Memory of a map: a key, a value or a record, shared with programs. Made by the slab rooms only.

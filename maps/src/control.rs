@@ -8,6 +8,7 @@ use rtbpf_abi::map_spec::flags as create_flags;
 use rtbpf_abi::{Errno, MapKind};
 use rtbpf_rt::RunCx;
 
+use crate::access::KeyRef;
 use crate::access::{ProgBytes, ProgOut};
 use crate::array::Array;
 use crate::map::{Map, MapRef, update as update_flags};
@@ -157,6 +158,17 @@ pub fn freeze(map: &dyn Map) -> Answer<()> {
     check(map.head().writers().load(Ordering::Acquire) == 0, Errno::EBUSY)?;
     map.head().set_frozen();
     Ok(())
+}
+
+/// Overwrites part of an array's value in place, as a host does through a mapping; the bytes beside it are left alone.
+///
+/// EINVAL for kinds without plain values in place, ENOENT for an absent index, EFAULT when the range does not lie in the
+/// value.
+pub fn patch(map: &dyn Map, cx: &RunCx, key: KeyRef<'_>, off: usize, bytes: &[u8]) -> Result<(), crate::MapError> {
+    if map.spec().kind != MapKind::Array || !map.spec().fields.is_empty() {
+        return Err(Errno::EINVAL.into());
+    }
+    crate::access::patch(map, cx, key, off, bytes)
 }
 
 /// The attributes with what the verifier may assume of a frozen map that programs only read: its bytes.

@@ -15,6 +15,38 @@ pub enum Error {
     /// The verifier refused it.
     #[error("program refused: {0}")]
     Rejected(#[from] Box<Rejection>),
+    /// The bytes are not a BPF object, or their parts do not fit together.
+    #[error(transparent)]
+    Object(#[from] rtbpf_loader::Error),
+    /// The object has no program of this name.
+    #[error("no program `{name}`; the object has {}", listed(.known))]
+    NoSuchProgram {
+        /// As asked for.
+        name: String,
+        /// What there is.
+        known: Vec<String>,
+    },
+    /// The object has no variable of this name.
+    #[error("no variable `{name}`; the object has {}", listed(.known))]
+    NoSuchVariable {
+        /// As asked for.
+        name: String,
+        /// What there is.
+        known: Vec<String>,
+    },
+    /// A map could not be made or filled.
+    #[error("{kind} `{map}`: {source}")]
+    Map {
+        /// Its name.
+        map: String,
+        /// Its kind.
+        kind: &'static str,
+        /// Linux's answer.
+        source: rtbpf_maps::MapError,
+    },
+    /// A map operation failed.
+    #[error(transparent)]
+    MapOperation(#[from] rtbpf_maps::MapError),
     /// The program names a map that was not given.
     #[error("instruction {at} names map {map}, but only {given} maps were given")]
     NoSuchMap {
@@ -70,6 +102,16 @@ impl Fault {
     /// `kind` at instruction `at` of `program`.
     pub(crate) fn new(kind: FaultKind, at: InsnIdx, program: &Program) -> Box<Fault> {
         Box::new(Fault { kind, at, slot: program.slot(at), line: program.line(at).cloned() })
+    }
+}
+
+/// Names in a sentence; a long list is cut.
+fn listed(names: &[String]) -> String {
+    const SHOWN: usize = 12;
+    match names {
+        [] => "none".into(),
+        names if names.len() <= SHOWN => names.join(", "),
+        names => format!("{} and {} more", names[..SHOWN].join(", "), names.len() - SHOWN),
     }
 }
 

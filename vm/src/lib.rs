@@ -13,7 +13,9 @@
 #![deny(unsafe_code)]
 
 pub use rtbpf_abi as abi;
+pub use rtbpf_btf as btf;
 pub use rtbpf_isa as isa;
+pub use rtbpf_loader as loader;
 pub use rtbpf_maps as maps;
 pub use rtbpf_rt as rt;
 pub use rtbpf_verifier as verifier;
@@ -24,6 +26,7 @@ pub mod engine;
 pub mod error;
 mod executable;
 pub mod helpers;
+mod instance;
 pub mod interp;
 #[allow(unsafe_code)]
 pub mod mem;
@@ -37,6 +40,7 @@ pub use engine::{CancelHandle, Config, Engine};
 pub use error::{Error, Fault, FaultKind};
 pub use executable::{Executable, Session};
 pub use helpers::custom::{Bytes, HelperArg, HelperCx, HelperRet, IntoHelper, OutBytes};
+pub use instance::{Instance, Live, Proof};
 pub use interp::{Checked, Observer};
 pub use packet::Packet;
 pub use rtbpf_rt::level::Model;
