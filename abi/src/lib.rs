@@ -18,6 +18,7 @@ pub mod prog_kind;
 pub mod prog_rules;
 pub mod prog_type;
 pub mod sections;
+pub mod testrun;
 
 pub use errno::Errno;
 pub use helper::{Arg, HelperId, HelperProto, Ret};

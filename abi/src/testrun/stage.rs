@@ -1,0 +1,236 @@
+//! What each kind of test run sets up: packet, context and what its pointers lead to.
+
+use std::ops::Range;
+
+use super::{
+    ETHERNET, FLOW_MAX, Input, Refusal, SK_LOOKUP_BYTES, SKB_MAX, Start, XDP_LINEAR_MAX, XDP_MAX, XDP_META_MAX,
+};
+use super::{known_ctx, set_word, word};
+use crate::errno::Errno;
+
+/// The largest `wire_len`.
+const WIRE_LEN_MAX: u32 = 65_536;
+
+/// Fields of `__sk_buff` that a caller may set, as offset and size. All others must be zero.
+const SKB_IN: &[Range<usize>] = &[8..12, 32..44, 48..68, 152..164, 164..168, 176..180, 184..192];
+
+// `__sk_buff`
+pub(super) const MARK: Range<usize> = 8..12;
+pub(super) const PRIORITY_AND_DEVICES: Range<usize> = 32..44;
+const IFINDEX: usize = 40;
+pub(super) const CB: Range<usize> = 48..68;
+pub(super) const TSTAMP: Range<usize> = 152..160;
+pub(super) const WIRE_LEN: usize = 160;
+pub(super) const GSO_SEGS: usize = 164;
+pub(super) const GSO_SIZE: Range<usize> = 176..180;
+pub(super) const HWTSTAMP: Range<usize> = 184..192;
+
+pub(super) fn skb(mut start: Start, input: &Input, ethernet: bool) -> Result<Start, Refusal> {
+    let data = input.data;
+    if data.len() < ETHERNET {
+        return Err((Errno::EINVAL, "data_in is shorter than an Ethernet header (14 bytes)"));
+    }
+    if data.len() > SKB_MAX {
+        return Err((Errno::EINVAL, "data_in does not fit into one buffer (3712 bytes)"));
+    }
+    let ethertype = u16::from_be_bytes([data[12], data[13]]);
+    let network = &data[ETHERNET..];
+    let header = match ethertype {
+        0x0800 => 20,
+        0x86dd => 40,
+        _ => 0,
+    };
+    if network.len() < header {
+        return Err((Errno::EINVAL, "data_in ends within its IP header"));
+    }
+    let size = start.ctx.len();
+    let given = if input.ctx.is_empty() { None } else { Some(known_ctx(input.ctx, size)?) };
+    start.packet = if ethernet { 0..data.len() } else { ETHERNET..data.len() };
+    start.frags_end = data.len();
+    let len = start.packet.len() as u32;
+
+    if let Some(given) = &given {
+        check_skb(given, len, input.devices)?;
+        start.ctx.copy_from_slice(given);
+        if word(given, WIRE_LEN) == 0 {
+            set_word(&mut start.ctx, WIRE_LEN, len);
+        }
+    }
+    if word(&start.ctx, IFINDEX) == 0 {
+        set_word(&mut start.ctx, IFINDEX, 1);
+    }
+    set_word(&mut start.ctx, 0, len);
+    set_word(&mut start.ctx, 4, packet_type(data));
+    set_word(&mut start.ctx, 16, u32::from(protocol(ethertype, network).to_be()));
+    let sock = sock(ethertype, network);
+    for (field, from, bytes) in [(88, 4, 4), (92, 52, 4), (96, 24, 4), (100, 56, 16), (116, 28, 16)] {
+        start.ctx[field..field + bytes].copy_from_slice(&sock[from..from + bytes]);
+    }
+    start.sock = Some(sock);
+    Ok(start)
+}
+
+fn check_skb(given: &[u8], len: u32, devices: &[u32]) -> Result<(), Refusal> {
+    let settable = |at: usize| SKB_IN.iter().any(|range| range.contains(&at));
+    if given.iter().enumerate().any(|(at, &byte)| byte != 0 && !settable(at)) {
+        return Err((Errno::EINVAL, "ctx_in sets a field that a test run decides itself"));
+    }
+    let (ifindex, wire_len, gso_segs) = (word(given, IFINDEX), word(given, WIRE_LEN), word(given, GSO_SEGS));
+    if ifindex > 1 && !devices.contains(&ifindex) {
+        return Err((Errno::ENODEV, "ctx_in names a device that does not exist"));
+    }
+    if wire_len != 0 && !(len..=WIRE_LEN_MAX).contains(&wire_len) {
+        return Err((Errno::EINVAL, "wire_len is shorter than the packet or longer than 65536 bytes"));
+    }
+    if gso_segs > u32::from(u16::MAX) {
+        return Err((Errno::EINVAL, "gso_segs is above 65535"));
+    }
+    Ok(())
+}
+
+/// `PACKET_HOST`, `_MULTICAST` or `_OTHERHOST`, by the destination address on a device whose own is all zeros.
+fn packet_type(data: &[u8]) -> u32 {
+    match data {
+        [0, 0, 0, 0, 0, 0, ..] => 0,
+        [first, ..] if first & 1 != 0 => 2,
+        _ => 3,
+    }
+}
+
+/// What stands in `skb->protocol`: an ethertype, or the mark of an IEEE 802.3 length field.
+fn protocol(ethertype: u16, network: &[u8]) -> u16 {
+    match network {
+        _ if ethertype >= 0x0600 => ethertype,
+        [0xff, 0xff, ..] => 0x0001,
+        _ => 0x0004,
+    }
+}
+
+/// The `bpf_sock` behind a test run's packet: closed, with the packet's addresses.
+fn sock(ethertype: u16, network: &[u8]) -> [u8; 80] {
+    let mut sock = [0; 80];
+    set_word(&mut sock, 72, 7);
+    set_word(&mut sock, 76, u32::MAX);
+    match (ethertype, network) {
+        (0x0800, [_, _, _, _, _, _, _, _, _, _, _, _, addresses @ ..]) if addresses.len() >= 8 => {
+            set_word(&mut sock, 4, 2);
+            sock[24..28].copy_from_slice(&addresses[..4]);
+            sock[52..56].copy_from_slice(&addresses[4..8]);
+        }
+        (0x86dd, [_, _, _, _, _, _, _, _, addresses @ ..]) if addresses.len() >= 32 => {
+            set_word(&mut sock, 4, 10);
+            sock[28..44].copy_from_slice(&addresses[..16]);
+            sock[56..72].copy_from_slice(&addresses[16..32]);
+        }
+        _ => {}
+    }
+    sock
+}
+
+pub(super) fn xdp(mut start: Start, input: &Input) -> Result<Start, Refusal> {
+    let len = input.data.len();
+    if len < ETHERNET {
+        return Err((Errno::EINVAL, "data_in is shorter than an Ethernet header (14 bytes)"));
+    }
+    let (mut meta, mut end) = (0, len.min(XDP_LINEAR_MAX));
+    set_word(&mut start.ctx, 12, 1);
+    if !input.ctx.is_empty() {
+        let given = known_ctx(input.ctx, start.ctx.len())?;
+        let [data, data_end, data_meta] = [0, 4, 8].map(|at| word(&given, at));
+        let [ifindex, queue, egress] = [12, 16, 20].map(|at| word(&given, at));
+        let fits = data_end as usize <= len && (data <= data_end || data_end == 0);
+        if data_meta != 0 || !data.is_multiple_of(4) || data > XDP_META_MAX || !fits {
+            return Err((Errno::EINVAL, "data, data_end and data_meta of xdp_md do not describe data_in"));
+        }
+        if egress != 0 || queue != 0 {
+            return Err((Errno::EINVAL, "xdp_md names a queue or an egress device that does not exist"));
+        }
+        if ifindex > 1 && !input.devices.contains(&ifindex) {
+            return Err((Errno::ENODEV, "xdp_md names a device that does not exist"));
+        }
+        if ifindex != 0 {
+            set_word(&mut start.ctx, 12, ifindex);
+        }
+        meta = data as usize;
+        end = (data_end as usize).clamp(meta.min(end), end.max(meta));
+    }
+    if len > XDP_MAX {
+        return Err((Errno::ENOMEM, "data_in does not fit into one frame and its fragments (73152 bytes)"));
+    }
+    start.meta = 0..meta;
+    start.packet = meta..end;
+    start.frags_end = len;
+    Ok(start)
+}
+
+pub(super) fn flow_dissector(mut start: Start, input: &Input) -> Result<Start, Refusal> {
+    let data = input.data;
+    if !(ETHERNET..=FLOW_MAX).contains(&data.len()) {
+        return Err((Errno::EINVAL, "data_in has fewer than 14 or more than 4096 bytes"));
+    }
+    let mut keys = [0; 56];
+    if !input.ctx.is_empty() {
+        let given = known_ctx(input.ctx, keys.len())?;
+        if given.iter().enumerate().any(|(at, &byte)| byte != 0 && !(48..52).contains(&at)) {
+            return Err((Errno::EINVAL, "ctx_in sets flow keys other than flags"));
+        }
+        keys.copy_from_slice(&given);
+    }
+    keys[0] = ETHERNET as u8;
+    keys[2] = ETHERNET as u8;
+    keys[10..12].copy_from_slice(&data[12..14]);
+    start.packet = 0..data.len();
+    start.frags_end = data.len();
+    start.flow_keys = Some(keys);
+    Ok(start)
+}
+
+/// Bytes of `nf_hook_state` that a caller may bring.
+const HOOK_STATE: usize = 48;
+
+pub(super) fn netfilter(mut start: Start, input: &Input) -> Result<Start, Refusal> {
+    if !(20..=SKB_MAX).contains(&input.data.len()) {
+        return Err((Errno::EINVAL, "data_in has fewer than 20 or more than 3712 bytes"));
+    }
+    if !input.ctx.is_empty() {
+        // Only an IPv4 hook can be named, by its first two bytes.
+        let zero = input.ctx.iter().skip(2).all(|&byte| byte == 0);
+        match input.ctx {
+            [hook, 2, ..] if input.ctx.len() >= HOOK_STATE && zero && *hook <= 5 => {}
+            _ => return Err((Errno::EINVAL, "ctx_in is no state of an IPv4 hook")),
+        }
+    }
+    start.packet = 0..input.data.len();
+    start.frags_end = input.data.len();
+    Ok(start)
+}
+
+pub(super) fn buffer(mut start: Start, input: &Input, max: usize) -> Result<Start, Refusal> {
+    if input.ctx.len() > max {
+        return Err((Errno::EINVAL, "ctx_in is longer than the context may be"));
+    }
+    if (input.ctx.len() as u64) < u64::from(input.ctx_bytes_used) {
+        return Err((Errno::EINVAL, "ctx_in is shorter than what the program touches"));
+    }
+    start.ctx = input.ctx.to_vec();
+    Ok(start)
+}
+
+pub(super) fn sk_lookup(mut start: Start, input: &Input) -> Result<Start, Refusal> {
+    if input.ctx.is_empty() {
+        return Err((Errno::EINVAL, "a lookup needs ctx_in"));
+    }
+    let given = known_ctx(input.ctx, SK_LOOKUP_BYTES)?;
+    if given[..8] != [0; 8] || given[38..40] != [0; 2] || given[64..] != [0; 8] {
+        return Err((Errno::EINVAL, "ctx_in sets cookie, ingress_ifindex or padding"));
+    }
+    if word(&given, 60) > u32::from(u16::MAX) {
+        return Err((Errno::ERANGE, "local_port is above 65535"));
+    }
+    if !matches!(word(&given, 8), 2 | 10) {
+        return Err((Errno::EAFNOSUPPORT, "family is neither AF_INET (2) nor AF_INET6 (10)"));
+    }
+    let size = start.ctx.len();
+    start.ctx.copy_from_slice(&given[..size]);
+    Ok(start)
+}
