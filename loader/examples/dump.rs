@@ -28,13 +28,14 @@ fn main() -> ExitCode {
 fn dump(path: &str, target_btf: Option<&Btf>) -> Result<(), Box<dyn std::error::Error>> {
     let bytes = std::fs::read(path)?;
     let file = path.rsplit('/').next().unwrap_or(path);
-    let name = file.strip_suffix(".o").unwrap_or(file);
-    let object = Object::parse(&bytes, &ParseOptions { name, target_btf, ..ParseOptions::default() })?;
+    let name = file.split('.').next().unwrap_or(file);
+    let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u32);
+    let object = Object::parse(&bytes, &ParseOptions { name, target_btf, cpus, ..ParseOptions::default() })?;
     for map in &object.maps {
         let spec = &map.spec;
         println!(
             "map {} type={} key={} value={} max={} flags={}",
-            map.name,
+            spec.name,
             spec.kind.number(),
             spec.key_size,
             spec.value_size,
@@ -54,7 +55,7 @@ fn dump(path: &str, target_btf: Option<&Btf>) -> Result<(), Box<dyn std::error::
             let imm = if map.is_some() { 0 } else { insn.imm };
             let bytes = rtbpf_isa::RawInsn { imm, ..*insn }.to_le_bytes();
             let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-            println!("{hex} {}", map.map_or("", |map| &map.name));
+            println!("{hex} {}", map.map_or("", |map| &map.spec.name));
             wide = insn.code == 0x18 && !wide;
         }
     }

@@ -56,7 +56,7 @@ impl Object {
         }
         let mut spec = MapSpec::new(MapKind::Array, 4, section.size as u32, 1);
         spec.name = data_map_name(&self.name, name);
-        let mut visible = true;
+        let mut visible = false;
         if let Some(btf) = &self.btf
             && let Some(ty) = btf.datasec(name)
             && let Kind::DataSec { vars, .. } = ty.kind
@@ -66,7 +66,7 @@ impl Object {
                 matches!(btf.get(var.ty).map(|ty| ty.kind), Some(Kind::Var { linkage, .. }) if linkage != Linkage::Static)
             });
         }
-        // Sections of static variables only cannot be mapped by a host.
+        // A host can map what has a variable that it can name.
         spec.flags = if visible { flags::MMAPABLE } else { 0 };
         if read_only {
             spec.flags |= flags::RDONLY_PROG;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use rtbpf_abi::{AttachType, MapSpec, ProgType};
+use rtbpf_abi::{AttachType, MapKind, MapSpec, ProgType};
 use rtbpf_btf::{Btf, BtfExt, TypeId};
 
 use crate::code::{Code, FunctionId};
@@ -25,7 +25,7 @@ pub type Lookup<'a, T> = &'a dyn Fn(&str) -> Option<T>;
 /// What parsing takes besides the bytes.
 #[derive(Clone, Copy, Default)]
 pub struct ParseOptions<'a> {
-    /// The object's name, for the names of its data maps; normally the file's stem.
+    /// The object's name, for the names of its data maps; normally the file's name up to its first dot.
     pub name: &'a str,
     /// Types of the system the programs shall see, for CO-RE and kernel functions. Without them, instructions stay
     /// as the compiler left them.
@@ -34,6 +34,8 @@ pub struct ParseOptions<'a> {
     pub kconfig: Option<&'a str>,
     /// `LINUX_KERNEL_VERSION`: `major << 16 | minor << 8 | patch`; 0 means 6.18.0.
     pub kernel_version: u32,
+    /// CPUs of the machine: the size of per-CPU event arrays that give none. 0 leaves them without.
+    pub cpus: u32,
     /// Program types given by the user; they win over section names.
     pub types: &'a [TypeOverride<'a>],
     /// The number of a kernel function that the machine has, by name.
@@ -258,6 +260,11 @@ impl Object {
         object.find_legacy_maps(&unit, &mut sites)?;
         object.find_btf_maps(&unit, &mut sites)?;
         object.find_data(&unit, &mut sites)?;
+        for map in &mut object.maps {
+            if map.spec.kind == MapKind::PerfEventArray && map.spec.max_entries == 0 {
+                map.spec.max_entries = options.cpus;
+            }
+        }
         let externs = object.find_externs(&unit, options)?;
         object.initialise_maps(&unit, &sites)?;
         object.relocate(&unit, &sites, &externs)?;
