@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use rtbpf_abi::{ProgType, sections};
 use rtbpf_btf::{BtfExt, Kind, TypeId};
 use rtbpf_isa::{Linkage, RawInsn};
 
 use crate::elf::{Bind, Holds, Place, Symbol, SymbolKind, Unit};
 use crate::error::Error;
 use crate::object::{Object, ParseOptions, ProgramSpec};
-use crate::sections;
 
 /// Index of a function.
 pub(crate) type FunctionId = usize;
@@ -228,10 +228,10 @@ impl Object {
             self.programs.push(ProgramSpec {
                 name: function.name.to_string(),
                 section: section.name.to_string(),
-                prog_type: given.map_or(kind.prog_type, |of| of.prog_type),
-                attach_type: given.map_or(kind.attach_type, |of| of.attach_type),
-                attach_target: kind.target,
-                flags: kind.flags,
+                prog_type: given.map_or(kind.map_or(ProgType::Unspec, |kind| kind.prog), |of| of.prog_type),
+                attach_type: given.map_or(kind.and_then(|kind| kind.attach), |of| of.attach_type),
+                attach_target: kind.and_then(|kind| kind.target).map(str::to_owned),
+                flags: kind.map_or(0, |kind| kind.flags),
                 autoload: !section.name.starts_with('?'),
                 slots: function.slots,
                 entry,

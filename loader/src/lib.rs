@@ -31,7 +31,6 @@ mod link;
 mod maps;
 mod object;
 mod reloc;
-mod sections;
 
 pub use self::core::{CoreOutcome, CoreResult, POISONED_HELPER};
 pub use error::Error;

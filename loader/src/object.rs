@@ -11,14 +11,6 @@ use crate::core::CoreOutcome;
 use crate::elf::Unit;
 use crate::error::Error;
 
-/// Bits of `prog_flags` (bpf(2)) that sections ask for.
-pub mod prog_flags {
-    /// The program may sleep.
-    pub const SLEEPABLE: u32 = 1 << 4;
-    /// The XDP program takes packets in several fragments.
-    pub const XDP_HAS_FRAGS: u32 = 1 << 5;
-}
-
 /// A number by name.
 pub type Lookup<'a, T> = &'a dyn Fn(&str) -> Option<T>;
 
@@ -94,7 +86,7 @@ pub struct ProgramSpec {
     pub attach_type: Option<AttachType>,
     /// What the section asks to attach to, such as a kernel function.
     pub attach_target: Option<String>,
-    /// [`prog_flags`].
+    /// What the section asks for, such as [`SLEEPABLE`](rtbpf_abi::prog_rules::flags::SLEEPABLE).
     pub flags: u32,
     /// Whether loading the object loads it; a section name that starts with `?` says no.
     pub autoload: bool,
@@ -106,7 +98,7 @@ pub struct ProgramSpec {
 impl ProgramSpec {
     /// Whether it may sleep.
     pub fn sleepable(&self) -> bool {
-        self.flags & prog_flags::SLEEPABLE != 0
+        self.flags & rtbpf_abi::prog_rules::flags::SLEEPABLE != 0
     }
 }
 
