@@ -156,6 +156,8 @@ const TABLE: &[Row] = &[
     row("struct_ops.s",           ProgType::StructOps,             None,                             S, Target),
     row("struct_ops",             ProgType::StructOps,             None,                             0, Target),
     row("netfilter",              ProgType::Netfilter,             Some(Netfilter),                  0, Only),
+    // rtbpf's own: `r1` = memory, `r2` = length.
+    row("plain",                  ProgType::Plain,                 None,                             0, Target),
 ];
 
 const fn row(name: &'static str, prog: ProgType, attach: Option<AttachType>, flags: u32, matches: Match) -> Row {

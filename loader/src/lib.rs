@@ -36,5 +36,5 @@ pub use self::core::{CoreOutcome, CoreResult, POISONED_HELPER};
 pub use error::Error;
 pub use object::{
     DataSection, Initial, InitialTarget, Kfunc, Lookup, MapDef, Object, ParseOptions, Pinning, ProgramSpec,
-    RelocCounts, TypeOverride, Variable, prog_flags,
+    RelocCounts, TypeOverride, Variable,
 };
