@@ -3,6 +3,7 @@
 
 pub mod case;
 pub mod classic;
+pub mod engine;
 pub mod fuzz;
 pub mod generate;
 pub mod kernel;
