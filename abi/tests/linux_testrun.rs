@@ -149,7 +149,7 @@ fn fields_that_a_caller_sets_equal_linux() {
                 let (Ok(start), Some(out)) = (ours, row.get("result").split("ctx_out nonzero: ").nth(1)) else {
                     continue;
                 };
-                let ctx_out = testrun::skb_ctx_out(&start.ctx);
+                let ctx_out = testrun::skb_ctx_out(&start.ctx, &ctx);
                 let layout = rtbpf_abi::ctx::layout(prog(row), None).expect("skb types have a layout");
                 for pair in out.split(' ') {
                     let (name, value) = pair.split_once("=0x").expect("name=0xvalue");

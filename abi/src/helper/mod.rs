@@ -110,7 +110,8 @@ pub fn proto(id: HelperId, prog: ProgType, attach: Option<AttachType>, sleepable
 pub fn proto_for(id: HelperId, kind: ProgKind) -> Lookup {
     let rows = rows_of(id);
     if rows.is_empty() {
-        return Lookup::Unknown;
+        // Linux has a name for number 0, `unspec`, and nobody who may call it.
+        return if id.0 == 0 { Lookup::NotForKind } else { Lookup::Unknown };
     }
     if let Some(proto) = rows.iter().find(|row| row.kinds.has(kind)) {
         return Lookup::Found(proto);
@@ -150,11 +151,80 @@ pub fn takes_map(proto: &HelperProto, map: MapKind, kind: ProgKind) -> bool {
 
 /// The name of helper `id`, without `bpf_`.
 pub fn name(id: HelperId) -> Option<&'static str> {
-    rows_of(id).first().map(|row| row.name)
+    if id.0 == 0 { Some("unspec") } else { rows_of(id).first().map(|row| row.name) }
 }
 
 /// The helper with this name, with or without `bpf_`.
 pub fn by_name(name: &str) -> Option<HelperId> {
     let bare = name.strip_prefix("bpf_").unwrap_or(name);
     rows().iter().find(|row| row.name == bare).map(|row| row.id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(id: u32, prog: ProgType, attach: Option<AttachType>, expected: &str) {
+        let said = match proto(HelperId(id), prog, attach, false) {
+            Lookup::Found(proto) => proto.name,
+            Lookup::Refused(_, why) => why,
+            Lookup::NotForKind => "not for kind",
+            Lookup::Unknown => "unknown",
+        };
+        assert_eq!(said, expected, "helper {id} for {}", prog.name());
+    }
+
+    #[test]
+    fn helpers_are_found_by_kind_of_program() {
+        check(1, ProgType::Xdp, None, "map_lookup_elem");
+        check(44, ProgType::Xdp, None, "xdp_adjust_head");
+        check(44, ProgType::SchedCls, None, "not for kind");
+        check(64, ProgType::CgroupSockAddr, Some(AttachType::CgroupInet4Connect), "bind");
+        check(64, ProgType::CgroupSockAddr, Some(AttachType::CgroupInet4Bind), "not for kind");
+        check(77, ProgType::LircMode2, None, "rc_repeat");
+        check(173, ProgType::Tracepoint, None, "not supported for this program type");
+        check(0, ProgType::Xdp, None, "not for kind");
+        check(LAST + 1, ProgType::Xdp, None, "unknown");
+        check(u32::MAX, ProgType::Xdp, None, "unknown");
+    }
+
+    #[test]
+    fn names_work_with_and_without_prefix() {
+        assert_eq!(by_name("bpf_loop"), by_name("loop"));
+        assert_eq!(by_name("loop").and_then(name), Some("loop"));
+        assert_eq!(name(HelperId(0)), Some("unspec"));
+        assert_eq!(by_name("bpf_nonsense"), None);
+    }
+
+    #[test]
+    fn rows_of_one_helper_share_no_kind() {
+        for row in rows() {
+            let mut kinds = ProgKinds::NONE;
+            for shape in rows_of(row.id) {
+                assert!(!kinds.meets(shape.kinds), "{} twice for one kind", row.name);
+                kinds = kinds.and(shape.kinds);
+            }
+        }
+    }
+
+    #[test]
+    fn sizes_name_their_memory_and_back() {
+        for row in rows() {
+            for (i, arg) in row.args.iter().enumerate() {
+                let own = i as u8 + 1;
+                match *arg {
+                    Arg::Mem { size: MemSize::Arg(n), .. } => {
+                        assert!(matches!(row.args[n as usize - 1], Arg::Size { of, .. } if of == own), "{}", row.name)
+                    }
+                    Arg::Size { of, .. } => assert!(
+                        matches!(row.args[of as usize - 1], Arg::Mem { size: MemSize::Arg(n), .. } if n == own),
+                        "{}",
+                        row.name
+                    ),
+                    _ => {}
+                }
+            }
+        }
+    }
 }

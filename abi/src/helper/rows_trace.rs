@@ -22,7 +22,7 @@ pub(super) const ROWS: &[HelperProto] = &[
     row( 27, "get_stackid",                    &[Ctx, Map(&[MapKind::StackTrace]), Anything],       Int,                    TRACING_NOT_PERF).gpl(),
     row( 27, "get_stackid",                    &[Ctx, Map(&[MapKind::StackTrace]), Anything],       Int,                    PERF_EVENT),
     row( 35, "get_current_task",               &[],                                                 Int,                    ALL).gpl().perfmon(),
-    row( 36, "probe_write_user",               &[Anything, read(3), size(3)],                       Int,                    NOWHERE).gpl(),
+    row( 36, "probe_write_user",               &[Anything, read(3), size(2)],                       Int,                    NOWHERE).gpl(),
     row( 37, "current_task_under_cgroup",      &[Map(&[MapKind::CgroupArray]), Anything],           Int,                    ALL),
     row( 42, "get_numa_node_id",               &[],                                                 Int,                    ALL),
     row( 45, "probe_read_str",                 &[write(2), size0(1), Anything],                     ErrnoOrUpTo(2),         TRACING).gpl(),

@@ -271,15 +271,17 @@ pub fn flow_keys_out(keys: &[u8; 56], packet_len: usize) -> [u8; 56] {
 }
 
 /// `ctx_out` of a run on a socket buffer: the fields that a test run carries back, all others zero.
-pub fn skb_ctx_out(ctx: &[u8]) -> Vec<u8> {
+pub fn skb_ctx_out(ctx: &[u8], ctx_in: &[u8]) -> Vec<u8> {
     let mut out = vec![0; ctx.len()];
-    let kept =
-        [MARK, PRIORITY_AND_DEVICES, CB, TSTAMP, WIRE_LEN..WIRE_LEN + 4, GSO_SEGS..GSO_SEGS + 4, GSO_SIZE, HWTSTAMP];
-    for range in kept {
-        if let (Some(to), Some(from)) = (out.get_mut(range.clone()), ctx.get(range)) {
+    let mut keep = |range: Range<usize>, from: &[u8]| {
+        if let (Some(to), Some(from)) = (out.get_mut(range.clone()), from.get(range)) {
             to.copy_from_slice(from);
         }
+    };
+    for range in [MARK, PRIORITY_AND_DEVICES, CB, TSTAMP, WIRE_LEN..WIRE_LEN + 4, GSO_SEGS..GSO_SEGS + 4, HWTSTAMP] {
+        keep(range, ctx);
     }
+    keep(GSO_SIZE, ctx_in);
     out
 }
 

@@ -55,6 +55,8 @@ pub(super) fn skb(mut start: Start, input: &Input, ethernet: bool) -> Result<Sta
         if word(given, WIRE_LEN) == 0 {
             set_word(&mut start.ctx, WIRE_LEN, len);
         }
+        // The buffer keeps 16 bits of it; `ctx_out` gives back what came in.
+        start.ctx[GSO_SIZE][2..].fill(0);
     }
     if word(&start.ctx, IFINDEX) == 0 {
         set_word(&mut start.ctx, IFINDEX, 1);
@@ -138,7 +140,8 @@ pub(super) fn xdp(mut start: Start, input: &Input) -> Result<Start, Refusal> {
         let given = known_ctx(input.ctx, start.ctx.len())?;
         let [data, data_end, data_meta] = [0, 4, 8].map(|at| word(&given, at));
         let [ifindex, queue, egress] = [12, 16, 20].map(|at| word(&given, at));
-        let fits = data_end as usize <= len && (data <= data_end || data_end == 0);
+        let behind = len.saturating_sub(data as usize);
+        let fits = data <= data_end && data_end as usize <= len && behind >= ETHERNET;
         if data_meta != 0 || !data.is_multiple_of(4) || data > XDP_META_MAX || !fits {
             return Err((Errno::EINVAL, "data, data_end and data_meta of xdp_md do not describe data_in"));
         }
@@ -152,7 +155,7 @@ pub(super) fn xdp(mut start: Start, input: &Input) -> Result<Start, Refusal> {
             set_word(&mut start.ctx, 12, ifindex);
         }
         meta = data as usize;
-        end = (data_end as usize).clamp(meta.min(end), end.max(meta));
+        end = (data_end as usize).min(meta + XDP_LINEAR_MAX);
     }
     if len > XDP_MAX {
         return Err((Errno::ENOMEM, "data_in does not fit into one frame and its fragments (73152 bytes)"));
