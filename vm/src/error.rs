@@ -76,6 +76,9 @@ pub enum Error {
     /// The context's bytes have the wrong size or contents.
     #[error("{0}")]
     Context(#[from] crate::ctx::CtxError),
+    /// There is no native code for it; the interpreter runs it.
+    #[error("no native code: {0}")]
+    NoNativeCode(String),
     /// A name that is taken.
     #[error("a helper named {0} exists already")]
     HelperExists(String),

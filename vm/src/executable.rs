@@ -39,6 +39,9 @@ pub(crate) struct Bound {
     helpers: Vec<(i32, Result<BoundHelper, FaultKind>)>,
     /// For the first instruction of each straight run, how many instructions the run has; 0 for the others.
     pub costs: Vec<u32>,
+    /// Its native code, once compiled: where tail calls go.
+    #[cfg(feature = "jit")]
+    pub native: std::sync::OnceLock<rtbpf_jit::Native>,
 }
 
 impl Bound {
@@ -70,6 +73,8 @@ impl Bound {
             engine: engine.clone(),
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             costs: costs(&program),
+            #[cfg(feature = "jit")]
+            native: std::sync::OnceLock::new(),
             program,
             prog_type: given.prog_type,
             attach_type: given.attach_type,
@@ -210,6 +215,11 @@ impl Executable {
     /// Its maps, by the index its instructions use.
     pub fn maps(&self) -> &[MapRef] {
         &self.0.maps
+    }
+
+    #[cfg(feature = "jit")]
+    pub(crate) fn bound(&self) -> &Arc<Bound> {
+        &self.0
     }
 
     /// As program arrays hold it.

@@ -30,6 +30,9 @@ mod instance;
 pub mod interp;
 #[allow(unsafe_code)]
 pub mod mem;
+#[cfg(feature = "jit")]
+#[allow(unsafe_code)]
+pub mod native;
 pub mod packet;
 pub mod region;
 mod run;
@@ -42,6 +45,8 @@ pub use executable::{Executable, Session};
 pub use helpers::custom::{Bytes, HelperArg, HelperCx, HelperRet, IntoHelper, OutBytes};
 pub use instance::{Instance, Live, Proof};
 pub use interp::{Checked, Observer};
+#[cfg(feature = "jit")]
+pub use native::{Native, Prepared};
 pub use packet::Packet;
 pub use rtbpf_rt::level::Model;
 pub use world::World;

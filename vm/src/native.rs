@@ -1,0 +1,416 @@
+//! Native code of a bound program [unsafe room].
+//!
+//! A [`Native`] program is a verified one: it runs without checks, on native addresses, with the helper functions that
+//! the checked interpreter calls too. What is a step of the interpreter (`tail_call`, `loop` …) is a function here, which
+//! calls native code back.
+
+use std::ptr;
+use std::sync::Arc;
+
+use rtbpf_abi::frame::{FaultCode, HelperFn, RunFrame};
+use rtbpf_abi::helper::MemSize;
+use rtbpf_abi::limits::{MAX_LOOPS, MAX_TAIL_CALLS};
+use rtbpf_abi::{Arg, Errno};
+use rtbpf_isa::{InsnIdx, MapIdx, Size};
+use rtbpf_jit::{ArrayLookup, HelperTraits, Linker, Options, Symbol};
+use rtbpf_maps::{Layout, MapRef, ProgOut};
+use rtbpf_verifier::VerifiedProgram;
+
+use crate::ctx::Ctx;
+use crate::engine::Engine;
+use crate::error::{Error, Fault, FaultKind};
+use crate::executable::{Bound, Executable, Session};
+use crate::helpers::{Action, Flow};
+use crate::run::Host;
+
+/// A verified program as native code, bound to maps and helpers. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Native {
+    exe: Executable,
+    code: rtbpf_jit::Native,
+}
+
+impl Engine {
+    /// Binds a verified program to live maps and compiles it.
+    ///
+    /// Fails with [`Error::NoNativeCode`] where the machine, an instruction or a helper has no native code; then
+    /// [`Engine::bind`] runs the same program.
+    pub fn bind_native(&self, verified: VerifiedProgram, maps: Vec<MapRef>) -> Result<Native, Error> {
+        let none = |what: &dyn std::fmt::Display| Error::NoNativeCode(what.to_string());
+        let mut options = Options::host().ok_or_else(|| none(&"this processor is neither x86_64 nor aarch64"))?;
+        let config = self.config();
+        if config.timeout.is_some() {
+            return Err(none(&"native code counts instructions and has no clock; set max_insns instead of timeout"));
+        }
+        let bounded = |max| verified.proved().worst_case_insns.is_some_and(|worst| worst <= max);
+        let metered = !config.max_insns.is_none_or(bounded);
+        (options.fuel, options.cancel) = (metered, metered);
+        let exe = self.bind(verified.clone(), maps)?;
+        let linker = BoundLinker(exe.bound());
+        let code = rtbpf_jit::compile(&verified, &linker, &options).map_err(|error| none(&error))?;
+        let mut published = rtbpf_jit::publish(&[&code], &linker).map_err(|error| none(&error))?;
+        let code = published.pop().ok_or_else(|| none(&"nothing was published"))?;
+        // A program is bound once, so the cell is empty.
+        let _ = exe.bound().native.set(code.clone());
+        Ok(Native { exe, code })
+    }
+}
+
+impl Native {
+    /// Runs it on `ctx`, and returns R0 at its end.
+    pub fn run(&self, session: &mut Session, ctx: &mut Ctx) -> Result<u64, Error> {
+        let mut prepared = self.prepare(session, std::mem::replace(ctx, Ctx::taken()));
+        let result = match &mut prepared {
+            Ok(prepared) => prepared.run(session),
+            Err((error, _)) => Err(std::mem::replace(error, Error::NoNativeCode(String::new()))),
+        };
+        *ctx = match prepared {
+            Ok(prepared) => prepared.finish(session),
+            Err((_, ctx)) => ctx,
+        };
+        result
+    }
+
+    /// A run that is ready to begin, to be repeated on the same context without setting up again.
+    #[allow(clippy::result_large_err)] // The context must come back.
+    pub fn prepare(&self, session: &mut Session, ctx: Ctx) -> Result<Prepared, (Error, Ctx)> {
+        if ctx.prog_type() != self.exe.prog_type() {
+            let (program, context) = (self.exe.prog_type().name(), ctx.prog_type().name());
+            return Err((Error::WrongContext { program, context }, ctx));
+        }
+        let host = Box::new(session.host(self.exe.bound(), ctx));
+        let mut frame = host.frame();
+        let top = host.stack.addr() + host.stack.len() as u64;
+        frame.stack_top = ptr::with_exposed_provenance_mut(top as usize);
+        Ok(Prepared { native: self.clone(), frame, host })
+    }
+
+    /// The same program for the checked interpreter.
+    pub fn executable(&self) -> &Executable {
+        &self.exe
+    }
+
+    /// Its machine code.
+    pub fn code(&self) -> &rtbpf_jit::Native {
+        &self.code
+    }
+}
+
+/// A native run with its context and frame.
+pub struct Prepared {
+    native: Native,
+    frame: RunFrame,
+    host: Box<Host>,
+}
+
+impl Prepared {
+    /// Runs the program once more, on the context as the last run left it.
+    pub fn run(&mut self, session: &Session) -> Result<u64, Error> {
+        self.frame.fuel = session.fuel();
+        self.frame.tail_calls = 0;
+        self.host.programs.truncate(1);
+        self.frame.host = ptr::from_mut(&mut *self.host).cast();
+        // SAFETY: `bind_native` compiled a verified program for this type of context; `host` owns the context, the
+        // stack that `stack_top` ends, the cancel word, and through the program the maps, all of which outlive the call.
+        let r0 = unsafe { self.native.code.call(&mut self.frame) };
+        if self.frame.fault == FaultCode::None { Ok(r0) } else { Err(self.fault(r0)) }
+    }
+
+    #[cold]
+    fn fault(&mut self, r0: u64) -> Error {
+        let kind = match std::mem::take(&mut self.frame.fault) {
+            FaultCode::OutOfFuel => FaultKind::OutOfFuel,
+            FaultCode::Cancelled => FaultKind::Cancelled,
+            FaultCode::Deadline => FaultKind::Deadline,
+            FaultCode::Thrown => FaultKind::Thrown(r0),
+            FaultCode::Memory => FaultKind::NotAPointer { value: 0 },
+            FaultCode::None | FaultCode::Helper => FaultKind::HelperPanicked("(in native code)".into()),
+        };
+        let at = InsnIdx(std::mem::replace(&mut self.frame.fault_at, RunFrame::NOWHERE));
+        let program = self.host.programs.last().map_or(self.native.exe.program(), |bound| &bound.program);
+        Fault::new(kind, at, program).into()
+    }
+
+    /// The context.
+    pub fn ctx(&self) -> &Ctx {
+        &self.host.ctx
+    }
+
+    /// Gives the context back.
+    pub fn finish(self, session: &mut Session) -> Ctx {
+        let regions = session.take_regions();
+        session.take_back(regions, self.frame.fuel, *self.host)
+    }
+}
+
+/// What code generation asks of a bound program.
+struct BoundLinker<'a>(&'a Arc<Bound>);
+
+impl Linker for BoundLinker<'_> {
+    fn resolve(&self, symbol: Symbol) -> Option<u64> {
+        let function: HelperFn = match symbol {
+            Symbol::Helper(id) => match &self.0.helper(id).ok()?.action {
+                Action::Native(function) => *function,
+                Action::Custom(_) => custom,
+                Action::Flow(Flow::Loop) => repeat,
+                Action::Flow(Flow::ForEach) => for_each,
+                Action::Flow(Flow::TailCall | Flow::TimerSetCallback) => return None,
+            },
+            Symbol::PacketLoad => packet_load,
+            Symbol::TailCall => tail_call,
+            Symbol::Map(map) => return Some(ptr::from_ref(self.0.map(map).ok()?.head()) as u64),
+            Symbol::MapValue { map, off } => return Some(array_base(self.0.map(map).ok()?)?.wrapping_add(off as u64)),
+            Symbol::Kfunc { .. } | Symbol::Var { .. } => return None,
+        };
+        Some(function as usize as u64)
+    }
+
+    fn helper(&self, id: i32) -> HelperTraits {
+        match self.0.helper(id).map(|helper| &helper.action) {
+            Ok(Action::Native(_)) => HelperTraits { can_fault: true, ..HelperTraits::PLAIN },
+            Ok(Action::Custom(_)) => HelperTraits { can_fault: true, wants_number: true, ..HelperTraits::PLAIN },
+            Ok(Action::Flow(_)) | Err(_) => HelperTraits::ANY,
+        }
+    }
+
+    fn array(&self, map: MapIdx) -> Option<ArrayLookup> {
+        match self.0.map(map).ok()?.layout() {
+            Layout::Array { stride, entries, .. } => {
+                Some(ArrayLookup { len: entries, stride: u32::try_from(stride).ok()? })
+            }
+            Layout::Opaque | Layout::PercpuArray { .. } => None,
+        }
+    }
+}
+
+fn array_base(map: &MapRef) -> Option<u64> {
+    match map.layout() {
+        Layout::Array { base, .. } => Some(base),
+        Layout::Opaque | Layout::PercpuArray { .. } => None,
+    }
+}
+
+/// The run's state, for a function that native code called.
+fn host(frame: &mut RunFrame) -> &mut Host {
+    // SAFETY: `Prepared::run` set `host` to the state of this run, which lives as long as the run, and native code
+    // waits for the function that asks; `&mut frame` makes this the only reference made from it meanwhile.
+    unsafe { &mut *frame.host.cast::<Host>() }
+}
+
+/// A subprogram that a program passed as a callback.
+fn callback(address: u64) -> HelperFn {
+    // SAFETY: the verifier proved that the argument is a subprogram, and native code passes the address of its
+    // callback entry, which is a `HelperFn`.
+    unsafe { std::mem::transmute::<usize, HelperFn>(address as usize) }
+}
+
+extern "C" fn packet_load(_: u64, at: u64, bytes: u64, _: u64, _: u64, frame: &mut RunFrame) -> u64 {
+    let loaded = Size::from_bytes(bytes as u32).map(|size| host(frame).ctx.load_packet(at as u32 as i32 as i64, size));
+    match loaded {
+        Some(Ok(Some(value))) => value,
+        Some(Ok(None) | Err(_)) | None => u64::MAX,
+    }
+}
+
+extern "C" fn tail_call(_: u64, map: u64, index: u64, _: u64, _: u64, frame: &mut RunFrame) -> u64 {
+    if frame.tail_calls >= MAX_TAIL_CALLS {
+        return 0;
+    }
+    let Some(map) = rtbpf_maps::map_at(map) else { return 0 };
+    let stack_top = frame.stack_top as u64;
+    let host = host(frame);
+    let Some(target) = host.program_at(&map, index as u32) else { return 0 };
+    let low = host.stack.addr() + 7 * rtbpf_abi::limits::STACK_BYTES as u64;
+    let Some(entry) = target.native.get().map(rtbpf_jit::Native::entry_address) else {
+        // Programs of one array run on one engine; a checked one cannot continue a native run.
+        frame.fault = FaultCode::Helper;
+        return 0;
+    };
+    if stack_top < low {
+        return 0;
+    }
+    host.programs.push(target);
+    frame.tail_calls += 1;
+    entry as u64
+}
+
+extern "C" fn repeat(rounds: u64, body: u64, arg: u64, flags: u64, _: u64, frame: &mut RunFrame) -> u64 {
+    // The number of rounds is a u32: the upper half of the register is ignored.
+    let rounds = rounds as u32 as u64;
+    if flags != 0 {
+        return Errno::EINVAL.as_ret();
+    }
+    if rounds > MAX_LOOPS {
+        return Errno::E2BIG.as_ret();
+    }
+    let body = callback(body);
+    for round in 0..rounds {
+        let stops = body(round, arg, 0, 0, 0, frame) != 0;
+        if stops || frame.fault != FaultCode::None {
+            return round + 1;
+        }
+    }
+    rounds
+}
+
+extern "C" fn for_each(map: u64, body: u64, arg: u64, flags: u64, _: u64, frame: &mut RunFrame) -> u64 {
+    let Some(found) = rtbpf_maps::map_at(map).filter(|_| flags == 0) else { return Errno::EINVAL.as_ret() };
+    let cx = host(frame).cx;
+    let mut keys = Vec::new();
+    let shown = found.for_each(&cx, &mut |key, _| {
+        keys.push(key.to_vec());
+        true
+    });
+    if let Err(error) = shown {
+        return error.errno().as_ret();
+    }
+    let (body, mut done) = (callback(body), 0);
+    for key in keys {
+        let Some(value) = found.lookup(&cx, &key) else { continue };
+        done += 1;
+        let stops = body(map, key.as_ptr() as u64, value.addr(), arg, 0, frame) != 0;
+        if stops || frame.fault != FaultCode::None {
+            break;
+        }
+    }
+    done
+}
+
+/// Every embedder's helper; its number stands in the frame.
+extern "C" fn custom(r1: u64, r2: u64, r3: u64, r4: u64, r5: u64, frame: &mut RunFrame) -> u64 {
+    let args = [r1, r2, r3, r4, r5];
+    let number = frame.helper as i32;
+    let host = host(frame);
+    let bound = host.programs.last().cloned();
+    let helper = bound.as_ref().and_then(|bound| bound.helper(number).ok());
+    let result = match helper.map(|helper| (&helper.action, &helper.args)) {
+        Some((Action::Custom(custom), kinds)) => {
+            let mut memory = [None; 5];
+            for (at, (slot, kind)) in memory.iter_mut().zip(kinds).enumerate() {
+                if let Arg::Mem { size: MemSize::Arg(n), .. } = kind
+                    && args[at] != 0
+                {
+                    let len = args.get((*n as usize).wrapping_sub(1)).copied().unwrap_or_default() as usize;
+                    // SAFETY: the verifier proved that the argument covers as many bytes as its size argument says.
+                    *slot = Some(unsafe { ProgOut::new(args[at] as *mut u8, len) });
+                }
+            }
+            custom.call(host, memory, &args).ok()
+        }
+        Some(_) | None => None,
+    };
+    result.unwrap_or_else(|| {
+        frame.fault = FaultCode::Helper;
+        0
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Bytes, Config, HelperCx, OutBytes};
+    use rtbpf_abi::ProgType;
+    use rtbpf_verifier::Assumptions;
+
+    fn bytes() -> Ctx {
+        Ctx::plain(&[1, 2, 3, 4, 5, 6, 7, 8])
+    }
+
+    /// Runs a safe program by both engines, which must agree on everything.
+    #[track_caller]
+    fn both(engine: &Engine, text: &str) -> Result<u64, (FaultKind, InsnIdx)> {
+        let assembly = rtbpf_isa::asm::assemble(text).unwrap_or_else(|error| panic!("{text}: {error}"));
+        let program = rtbpf_isa::decode(&assembly.slots).expect("the test's program decodes");
+        let given = Assumptions::new(ProgType::Plain);
+        let checked = engine.bind_unverified(program.clone(), given.clone(), vec![]).expect("binds");
+        // SAFETY: the programs below stay within their context and stack; the checked run above all proves it.
+        let verified = unsafe { VerifiedProgram::assume(program, given) };
+        let native = engine.bind_native(verified, vec![]).expect("has native code");
+        let outcome = |result: Result<u64, Error>| match result {
+            Ok(r0) => Ok(r0),
+            Err(Error::Fault(fault)) => Err((fault.kind, fault.at)),
+            Err(other) => panic!("{other}"),
+        };
+        let (mut session, mut ctx) = (engine.session(0), bytes());
+        let want = (outcome(checked.run(&mut session, &mut ctx)), ctx.to_vec(), session.insns_left());
+        let (mut session, mut ctx) = (engine.session(0), bytes());
+        let got = (outcome(native.run(&mut session, &mut ctx)), ctx.to_vec(), session.insns_left());
+        assert_eq!(got, want, "{text}");
+        got.0
+    }
+
+    fn engine() -> Engine {
+        Engine::new(Config { max_insns: Some(10_000), ..Config::linux() })
+    }
+
+    #[track_caller]
+    fn check(text: &str, result: u64) {
+        assert_eq!(both(&engine(), text), Ok(result));
+    }
+
+    #[test]
+    fn context_length_and_stack_are_where_programs_expect_them() {
+        check("r0 = *(u32 *)(r1 + 4)\nr0 += r2\nexit", 0x0807_0605 + 8);
+        check("*(u64 *)(r10 - 8) = r2\nr0 = *(u64 *)(r10 - 8)\n*(u8 *)(r1 + 3) = r0\nexit", 8);
+        check("r0 = *(u64 *)(r10 - 512)\nexit", 0);
+        check("r6 = r1\nr0 = *(u16 *)skb[2]\nexit", 0x0304);
+        check("r6 = r1\nr0 = *(u32 *)skb[6]\nexit", 0);
+    }
+
+    #[test]
+    fn loops_call_back_and_faults_in_them_are_placed() {
+        check("r1 = 5\nr2 = f ll\nr3 = 0\nr4 = 0\ncall 181\nexit\nf:\nr0 = 0\nexit", 5);
+        check("r1 = 5\nr2 = f ll\nr3 = 0\nr4 = 0\ncall 181\nexit\nf:\nr0 = r1\nr0 >>= 1\nexit", 3);
+        check("r1 = 5\nr2 = f ll\nr3 = 0\nr4 = 1\ncall 181\nexit\nf:\nr0 = 0\nexit", Errno::EINVAL.as_ret());
+        let endless = "r1 = 9000\nr2 = f ll\nr3 = 0\nr4 = 0\ncall 181\nexit\nf:\nr0 = 0\nexit";
+        assert_eq!(both(&engine(), endless), Err((FaultKind::OutOfFuel, InsnIdx(6))));
+    }
+
+    #[test]
+    fn embedders_helpers_get_their_memory_and_may_panic() {
+        let mut engine = engine();
+        let sum = |_: &mut HelperCx<'_>, bytes: Bytes, scale: u64| bytes.iter().map(|b| *b as u64).sum::<u64>() * scale;
+        let sum = engine.helper("sum", sum).expect("a new name").0;
+        let fill = |cx: &mut HelperCx<'_>, out: OutBytes| cx.write(&out, &[9, 9]) as u64;
+        let fill = engine.helper("fill", fill).expect("a new name").0;
+        assert_eq!(both(&engine, &format!("r3 = 2\ncall {sum}\nexit")), Ok(72));
+        assert_eq!(both(&engine, &format!("r6 = r1\ncall {fill}\nr0 = *(u16 *)(r6 + 0)\nexit")), Ok(0x0909));
+        let panics = engine.helper("panics", |_: &mut HelperCx<'_>| -> u64 { panic!("on purpose") });
+        let panics = panics.expect("a new name").0;
+        let fault = both_faults(&engine, &format!("call {panics}\nexit"));
+        assert_eq!(fault, InsnIdx(0));
+    }
+
+    /// Where both engines fault; the native one does not know the helper's name.
+    fn both_faults(engine: &Engine, text: &str) -> InsnIdx {
+        let assembly = rtbpf_isa::asm::assemble(text).expect("assembles");
+        let program = rtbpf_isa::decode(&assembly.slots).expect("decodes");
+        // SAFETY: the program only calls a helper without arguments.
+        let verified = unsafe { VerifiedProgram::assume(program, Assumptions::new(ProgType::Plain)) };
+        let native = engine.bind_native(verified, vec![]).expect("has native code");
+        match native.run(&mut engine.session(0), &mut bytes()) {
+            Err(Error::Fault(fault)) if matches!(fault.kind, FaultKind::HelperPanicked(_)) => fault.at,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_prepared_run_repeats_and_a_cancelled_session_stops_it() {
+        let engine = engine();
+        let assembly = rtbpf_isa::asm::assemble("r0 = *(u8 *)(r1 + 0)\nr0 += 1\n*(u8 *)(r1 + 0) = r0\nexit");
+        let program = rtbpf_isa::decode(&assembly.expect("assembles").slots).expect("decodes");
+        // SAFETY: the program touches the first byte of a context that has eight.
+        let verified = unsafe { VerifiedProgram::assume(program, Assumptions::new(ProgType::Plain)) };
+        let native = engine.bind_native(verified, vec![]).expect("has native code");
+        let mut session = engine.session(0);
+        let Ok(mut prepared) = native.prepare(&mut session, bytes()) else { panic!("the context fits") };
+        for want in 2..5 {
+            assert_eq!(prepared.run(&session).expect("runs"), want);
+        }
+        session.cancel_handle().cancel();
+        assert!(prepared.run(&session).is_err_and(|error| error.to_string().contains("cancelled")));
+        session.cancel_handle().reset();
+        assert_eq!(prepared.run(&session).expect("runs again"), 5);
+        assert_eq!(prepared.finish(&mut session).to_vec()[0], 5);
+    }
+}
