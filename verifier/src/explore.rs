@@ -118,6 +118,8 @@ pub(crate) struct Walk<'a> {
     pub entry: usize,
     /// What calling each subprogram does, whatever its path.
     pub effects: Vec<crate::effects::Effects>,
+    /// Declared parameters of global functions, where they were asked for.
+    pub params: HashMap<usize, Option<Vec<crate::global::Param>>>,
     /// No path came to the current instruction before.
     pub first_visit: bool,
     trail: Trail,
@@ -127,7 +129,8 @@ pub(crate) struct Walk<'a> {
     checkpoints: Vec<Checkpoint>,
     free: Vec<Id>,
     loops: HashMap<Id, Loop>,
-    met: HashMap<(InsnIdx, InsnIdx), Vec<Id>>,
+    /// Checkpoints that are compared with, by instruction.
+    met: Vec<Vec<Id>>,
     next_id: u32,
     jumps: u64,
     jumps_at_checkpoint: u64,
@@ -162,6 +165,7 @@ impl<'a> Walk<'a> {
             async_frames: Vec::new(),
             entry: 0,
             effects: crate::effects::of(program, given),
+            params: HashMap::new(),
             first_visit: false,
             trail: Trail::default(),
             written: [0; FRAMES],
@@ -170,7 +174,7 @@ impl<'a> Walk<'a> {
             checkpoints: Vec::new(),
             free: Vec::new(),
             loops: HashMap::new(),
-            met: HashMap::new(),
+            met: vec![Vec::new(); program.len()],
             next_id: 0,
             jumps: 0,
             jumps_at_checkpoint: 0,
@@ -204,7 +208,7 @@ impl<'a> Walk<'a> {
         self.checkpoints.clear();
         self.free.clear();
         self.loops.clear();
-        self.met.clear();
+        self.met.iter_mut().for_each(Vec::clear);
         self.walk().map_err(|mut rejection| {
             rejection.at.get_or_insert(self.at);
             rejection
@@ -365,14 +369,18 @@ impl<'a> Walk<'a> {
         let jumps = self.jumps - self.jumps_at_checkpoint;
         let mut keep = force || jumps >= 2 && insns >= 8;
 
-        let key = (at, self.state.frame().call_site);
-        let mut list = self.met.remove(&key).unwrap_or_default();
+        let call_site = self.state.frame().call_site;
+        let Some(list) = self.met.get_mut(at.index()) else { return Ok(Arrival::Walk) };
+        let mut list = std::mem::take(list);
         let mut hit = None;
         let mut index = list.len();
         while index > 0 {
             index -= 1;
             let id = list[index];
             let Some(checkpoint) = self.checkpoints.get(id) else { continue };
+            if checkpoint.state.frame().call_site != call_site {
+                continue;
+            }
             if checkpoint.branches > 0 {
                 let went_round = !matches!(insn, Insn::MayGoto { .. })
                     || checkpoint.state.may_goto_depth != self.state.may_goto_depth;
@@ -386,7 +394,6 @@ impl<'a> Walk<'a> {
                     && checkpoint.state.may_goto_depth == self.state.may_goto_depth
                     && self.same_depths(id)
                 {
-                    self.met.insert(key, list);
                     return refuse!(InfiniteLoop, EINVAL, "infinite loop detected at insn {}", self.program.slot(at));
                 }
                 // In a loop, states are kept rarely: it may take many rounds.
@@ -416,7 +423,7 @@ impl<'a> Walk<'a> {
             // The most useful ones are looked at first.
             list.remove(index);
             list.push(id);
-            self.met.insert(key, list);
+            self.met[at.index()] = list;
             self.cover(id);
             return Ok(Arrival::Covered);
         }
@@ -424,9 +431,7 @@ impl<'a> Walk<'a> {
             let id = self.keep(at);
             list.push(id);
         }
-        if !list.is_empty() {
-            self.met.insert(key, list);
-        }
+        self.met[at.index()] = list;
         Ok(Arrival::Walk)
     }
 

@@ -1,5 +1,6 @@
 //! What must hold before any path is walked: maps that instructions name, and what the load itself asks for.
 
+use rtbpf_abi::policy::{self, ProgFacts, Verdict};
 use rtbpf_abi::{AttachType, Errno, MapKind, ProgType, limits};
 use rtbpf_isa::{Callee, Imm64, Insn, InsnIdx, Linkage, Program};
 
@@ -163,50 +164,9 @@ fn maps(program: &Program, given: &Assumptions) -> Checked {
         );
     }
     for (spec, _) in given.maps.iter().zip(&used).filter(|(_, used)| **used) {
-        map_fits(spec, given)?;
-    }
-    Ok(())
-}
-
-/// Rules of map kind and program type.
-fn map_fits(spec: &rtbpf_abi::MapSpec, given: &Assumptions) -> Checked {
-    use rtbpf_abi::map_spec::SpecialKind;
-    let has = |kind: SpecialKind| spec.field(|k| k == kind).is_some();
-    if has(SpecialKind::SpinLock) {
-        if given.prog_type == ProgType::SocketFilter {
-            return refuse!(Lock, EINVAL, "socket filter progs cannot use bpf_spin_lock yet");
-        }
-        if given.prog_type.is_tracing() {
-            return refuse!(Lock, EINVAL, "tracing progs cannot use bpf_spin_lock yet");
-        }
-    }
-    if has(SpecialKind::Timer) && given.prog_type.is_tracing() {
-        return refuse!(SpecialField, EINVAL, "tracing progs cannot use bpf_timer yet");
-    }
-    if given.sleepable {
-        let fine = matches!(
-            spec.kind,
-            MapKind::Hash
-                | MapKind::LruHash
-                | MapKind::Array
-                | MapKind::PercpuHash
-                | MapKind::PercpuArray
-                | MapKind::LruPercpuHash
-                | MapKind::ArrayOfMaps
-                | MapKind::HashOfMaps
-                | MapKind::Ringbuf
-                | MapKind::UserRingbuf
-                | MapKind::InodeStorage
-                | MapKind::SkStorage
-                | MapKind::TaskStorage
-                | MapKind::CgrpStorage
-                | MapKind::Queue
-                | MapKind::Stack
-                | MapKind::Arena
-                | MapKind::InsnArray
-        );
-        if !fine {
-            return refuse!(Map, EINVAL, "Sleepable programs can only use array, hash, ringbuf and local storage maps");
+        let prog = ProgFacts { prog: given.prog_type, attach: given.attach_type, sleepable: given.sleepable };
+        if let Verdict::Err(errno, why) = policy::check(&given.policy, &prog, spec) {
+            return Err(Rejection::new(Reason::Policy, errno, why));
         }
     }
     Ok(())

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use rtbpf_abi::{AttachType, MapSpec, Policy, ProgType, limits};
+use rtbpf_btf::Btf;
 use rtbpf_isa::Program;
 
 use crate::facts::Facts;
@@ -65,6 +66,8 @@ pub struct Assumptions {
     pub cpus: u32,
     /// Real-time policy.
     pub policy: Policy,
+    /// The program's BTF: types of global functions.
+    pub btf: Option<Arc<Btf>>,
     /// For a plain context: bytes behind R1 that every run has.
     pub plain_ctx_bytes: u32,
 }
@@ -82,6 +85,7 @@ impl Assumptions {
             kfuncs: Vec::new(),
             cpus: 2,
             policy: Policy::V6_18,
+            btf: None,
             plain_ctx_bytes: 0,
         }
     }

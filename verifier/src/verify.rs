@@ -38,12 +38,6 @@ fn before_the_walk(program: &Program, given: &Assumptions, opts: &Options) -> Ch
 }
 
 fn walk_everything(walk: &mut Walk, program: &Program, given: &Assumptions) -> Checked {
-    for (index, subprog) in program.subprogs().iter().enumerate().skip(1) {
-        if subprog.linkage == Linkage::Global {
-            let entry = walk.global_entry(index);
-            walk.run(index, entry)?;
-        }
-    }
     let mut frame = Frame::new(0, 0, rtbpf_isa::InsnIdx(0));
     for (reg, value) in [rtbpf_isa::Reg::R1, rtbpf_isa::Reg::R2].into_iter().zip(walk.entry_registers()) {
         if let Some(value) = value {
@@ -51,6 +45,12 @@ fn walk_everything(walk: &mut Walk, program: &Program, given: &Assumptions) -> C
         }
     }
     walk.run(0, State::new(frame))?;
+    for (index, subprog) in program.subprogs().iter().enumerate().skip(1) {
+        if subprog.linkage == Linkage::Global {
+            let entry = walk.global_entry(index)?;
+            walk.run(index, entry)?;
+        }
+    }
     let mut done = 0;
     while let Some(frame) = walk.async_frames.get(done).cloned() {
         done += 1;

@@ -276,7 +276,7 @@ impl Walk<'_> {
     }
 
     /// `size` bytes behind `value` may be read or written by the helper.
-    pub(super) fn memory_argument(
+    pub(crate) fn memory_argument(
         &mut self,
         reg: Reg,
         value: &Value,

@@ -158,6 +158,9 @@ impl Scalar {
 
     /// Brings the parts in step; `None` when no number fits all of them.
     pub fn sync(mut self) -> Option<Scalar> {
+        if self == Scalar::UNKNOWN {
+            return Some(self);
+        }
         for _ in 0..3 {
             let before = self;
             self.bounds_from_bits()?;
@@ -205,6 +208,10 @@ impl Scalar {
     /// When only one member of the tnum lies between the unsigned bounds, that one.
     fn only_member(self) -> Option<Scalar> {
         if self.tnum.mask() == 0 || self.wide.size() == u64::MAX {
+            return Some(self);
+        }
+        // The tnum's own bounds lie on the arc: both are members, so there are two.
+        if self.umin() <= self.tnum.min() && self.tnum.max() <= self.umax() {
             return Some(self);
         }
         let first = self.tnum.first_at_least(self.umin())?;
