@@ -13,13 +13,14 @@ use crate::map::{Map, MapError, UpdateFlags};
 use crate::slab::{Pages, Region};
 
 const PAGE: u64 = 4096;
+/// 4 GiB: programs address an arena by 32 bits.
+const MAX_PAGES: u64 = 1 << 20;
 
-/// Which pages are handed out, and where the host maps them.
+/// Which pages are handed out, and how many the host maps.
 struct State {
     used: Vec<bool>,
-    /// Address and pages of the host's mapping, once there is one.
-    mapped: Option<(u64, u64)>,
-    mappings: u32,
+    /// Pages of the host's mapping, once there was one.
+    mapped_pages: Option<u64>,
 }
 
 /// An arena.
@@ -34,7 +35,7 @@ impl Arena {
     pub(crate) fn new(head: Head) -> Result<Arena, MapError> {
         let pages = head.spec().max_entries as usize;
         let memory = Region::new(pages.checked_mul(PAGE as usize).ok_or(Errno::E2BIG)?, Pages::OnTouch)?;
-        let state = Mutex::new(State { used: vec![false; pages], mapped: None, mappings: 0 });
+        let state = Mutex::new(State { used: vec![false; pages], mapped_pages: None });
         Ok(Arena { head, memory, state })
     }
 
@@ -69,30 +70,30 @@ impl Arena {
         }
     }
 
-    /// Maps the arena for the host, as `mmap` of its descriptor: the first mapping decides the address and extent.
-    pub fn map_host(&self, length: u64, page_offset: u64, shared: bool) -> Result<u64, MapError> {
-        let mut state = self.state.lock().map_err(|_| Errno::EBUSY)?;
-        if !shared || page_offset != 0 {
-            return Err(Errno::EINVAL.into());
-        }
+    /// Whether the host may map `length` bytes from `page_offset`, as `mmap` of its descriptor without an address: the
+    /// first mapping decides the extent, unless the map was created with an address; no later one may be elsewhere.
+    pub(crate) fn admit_host(&self, length: u64, page_offset: u64) -> Result<(), Errno> {
         let pages = length.div_ceil(PAGE);
-        if pages > u64::from(self.head.spec().max_entries) {
-            return Err(Errno::E2BIG.into());
+        let whole = (self.head.spec().map_extra != 0).then(|| u64::from(self.head.spec().max_entries));
+        let extent = self.state.lock().map_err(|_| Errno::EBUSY)?.mapped_pages.or(whole);
+        match extent {
+            _ if page_offset != 0 => Err(Errno::EINVAL),
+            _ if pages > MAX_PAGES => Err(Errno::E2BIG),
+            Some(extent) if pages > extent => Err(Errno::E2BIG),
+            Some(_) => Err(Errno::EINVAL),
+            None => Ok(()),
         }
-        match state.mapped {
-            // Every mapping must show the same range at the same address.
-            Some(_) => Err(Errno::EINVAL.into()),
-            None => {
-                state.mapped = Some((self.base(), pages));
-                state.mappings += 1;
-                Ok(self.base())
-            }
-        }
+    }
+
+    /// Notes a mapping that was admitted; answers its address.
+    pub(crate) fn map_host(&self, length: u64) -> Result<u64, Errno> {
+        self.state.lock().map_err(|_| Errno::EBUSY)?.mapped_pages = Some(length.div_ceil(PAGE));
+        Ok(self.base())
     }
 
     /// Whether the host has said where the arena lies: programs that use it load only then.
     pub fn has_address(&self) -> bool {
-        self.head.spec().map_extra != 0 || self.state.lock().is_ok_and(|state| state.mapped.is_some())
+        self.head.spec().map_extra != 0 || self.state.lock().is_ok_and(|state| state.mapped_pages.is_some())
     }
 }
 

@@ -215,6 +215,12 @@ pub fn mmap(map: &MapRef, length: u64, writes: bool, offset: u64, shared: bool) 
     let no_rights =
         spec.flags & create_flags::WRONLY != 0 || writes && shared && spec.flags & create_flags::RDONLY != 0;
     check(!no_rights, Errno::EACCES)?;
+    let mut address = None;
+    let arena = map.as_any().downcast_ref::<crate::arena::Arena>();
+    if let Some(arena) = arena {
+        // An arena chooses its address, before anything else is looked at.
+        arena.admit_host(length, offset / PAGE)?;
+    }
     check(kinds.contains(&spec.kind) && spec.fields.is_empty(), Errno::ENOTSUPP)?;
     check(shared, Errno::EINVAL)?;
     if writes {
@@ -222,7 +228,6 @@ pub fn mmap(map: &MapRef, length: u64, writes: bool, offset: u64, shared: bool) 
         check(spec.prog_writes(), Errno::EACCES)?;
     }
     let end = offset.checked_add(length.next_multiple_of(PAGE)).ok_or(Errno::EINVAL)?;
-    let mut address = None;
     match spec.kind {
         MapKind::Array => {
             check(spec.flags & create_flags::MMAPABLE != 0, Errno::EINVAL)?;
@@ -233,17 +238,14 @@ pub fn mmap(map: &MapRef, length: u64, writes: bool, offset: u64, shared: bool) 
         }
         MapKind::Ringbuf => {
             // Only the reader's position may be written.
-            check(!writes || offset == 0 && length == PAGE, Errno::EPERM)?;
+            check(!writes || offset == 0 && length.next_multiple_of(PAGE) == PAGE, Errno::EPERM)?;
             check(end <= 2 * PAGE + 2 * u64::from(spec.max_entries), Errno::EINVAL)?;
         }
         MapKind::UserRingbuf => {
             check(!writes || offset != 0, Errno::EPERM)?;
             check(end <= 2 * PAGE + 2 * u64::from(spec.max_entries), Errno::EINVAL)?;
         }
-        MapKind::Arena => {
-            let arena = map.as_any().downcast_ref::<crate::arena::Arena>().ok_or(Errno::ENOTSUPP)?;
-            address = Some(arena.map_host(length, offset / PAGE, shared).map_err(|error| error.errno())?);
-        }
+        MapKind::Arena => address = arena.map(|arena| arena.map_host(length)).transpose()?,
         _ => return Err(Errno::ENOTSUPP),
     }
     if writes {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock, RwLock, Weak};
 
-use rtbpf_abi::MapSpec;
+use rtbpf_abi::{MapKind, MapSpec, ProgType};
 
 use crate::map::{Map, MapRef};
 
@@ -17,6 +17,7 @@ pub struct Head {
     /// Writable host mappings alive: they forbid freezing.
     writers: AtomicU32,
     me: OnceLock<Weak<dyn Map>>,
+    owner: OnceLock<(ProgType, u64)>,
 }
 
 static NEXT_ID: AtomicU32 = AtomicU32::new(1);
@@ -34,6 +35,7 @@ impl Head {
             frozen: AtomicBool::new(false),
             writers: AtomicU32::new(0),
             me: OnceLock::new(),
+            owner: OnceLock::new(),
         }
     }
 
@@ -68,6 +70,13 @@ impl Head {
 
     pub(crate) fn writers(&self) -> &AtomicU32 {
         &self.writers
+    }
+
+    /// Binds a map that can hold programs to a kind of program: the first one that refers to it, or is put in it,
+    /// decides. `false` when it is bound to another; `true` for maps that hold no programs.
+    pub fn bind(&self, prog_type: ProgType, compatibility: u64) -> bool {
+        let holds_programs = matches!(self.spec.kind, MapKind::ProgArray | MapKind::Devmap | MapKind::Cpumap);
+        !holds_programs || *self.owner.get_or_init(|| (prog_type, compatibility)) == (prog_type, compatibility)
     }
 
     /// Whether the value has a `bpf_spin_lock` or `bpf_res_spin_lock`, and where.

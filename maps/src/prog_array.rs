@@ -1,9 +1,8 @@
 //! `prog_array`: programs by index, for tail calls.
 
 use std::any::Any;
-use std::sync::OnceLock;
 
-use rtbpf_abi::{Errno, ProgType};
+use rtbpf_abi::Errno;
 use rtbpf_rt::RunCx;
 
 use crate::access::{KeyRef, ProgBytes, ValuePtr};
@@ -17,12 +16,11 @@ use crate::retire::Shared;
 pub struct ProgArray {
     head: Head,
     targets: Box<[Shared<ProgRef>]>,
-    owner: OnceLock<(ProgType, u64)>,
 }
 
 impl ProgArray {
     pub(crate) fn new(head: Head) -> Result<ProgArray, MapError> {
-        Ok(ProgArray { targets: places(head.spec().max_entries)?, head, owner: OnceLock::new() })
+        Ok(ProgArray { targets: places(head.spec().max_entries)?, head })
     }
 
     /// The program at `index`, kept alive by the answer.
@@ -35,11 +33,6 @@ impl ProgArray {
     #[inline]
     pub fn with<R>(&self, index: u32, show: impl FnOnce(&ProgRef) -> R) -> Option<R> {
         self.targets.get(index as usize)?.with(show)
-    }
-
-    /// Binds the array to a kind of program: its first user or element decides. `false` when it is bound to another.
-    pub fn bind(&self, prog_type: ProgType, compatibility: u64) -> bool {
-        *self.owner.get_or_init(|| (prog_type, compatibility)) == (prog_type, compatibility)
     }
 
     /// Empties the array, so that programs that refer to it and are in it can end.
@@ -88,7 +81,7 @@ impl Map for ProgArray {
         }
         let place = place(&self.targets, key).ok_or(Errno::E2BIG)?;
         match object {
-            Object::Prog(prog) if self.bind(prog.prog_type(), prog.compatibility()) => {
+            Object::Prog(prog) if self.head.bind(prog.prog_type(), prog.compatibility()) => {
                 place.swap(Some(prog.clone()));
                 Ok(())
             }

@@ -41,9 +41,15 @@ fn own_outputs(op: &str) -> &'static [&'static str] {
 pub fn answer(case: &Value, options: &Options) -> Value {
     let mut world = World::of(case, options);
     let mut answer = case.clone();
-    for step in answer.get_mut("steps").and_then(Value::as_array_mut).into_iter().flatten() {
+    let op_of = |step: &Value| step.get("op").and_then(Value::as_str).unwrap_or_default().to_string();
+    let steps = case.get("steps").and_then(Value::as_array);
+    let last_run = steps.and_then(|steps| steps.iter().rposition(|step| op_of(step) == "prog_run"));
+    for (at, step) in answer.get_mut("steps").and_then(Value::as_array_mut).into_iter().flatten().enumerate() {
+        let op = op_of(step);
         let Some(step) = step.as_object_mut() else { continue };
-        let op = step.get("op").and_then(Value::as_str).unwrap_or_default().to_string();
+        if last_run == Some(at) {
+            world.end_stats();
+        }
         step.retain(|name, _| !OUTPUTS.contains(&name.as_str()) && !own_outputs(&op).contains(&name.as_str()));
         let result = steps::run(&op, step, &mut world);
         record(step, result);

@@ -1,44 +1,210 @@
 //! Steps that load and run programs.
 
-use rtbpf::abi::Errno;
-use rtbpf_rt::{Level, Model, RunCx};
-use serde_json::{Map as Fields, Value};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
 
-use super::steps::number;
+use rtbpf::abi::{AttachType, Errno, Policy, ProgType};
+use rtbpf::isa::{RawInsn, decode};
+use rtbpf::maps::{MapRef, Object, control};
+use rtbpf::verifier::{Assumptions, Options as Verify, Profile, verify};
+use rtbpf::{Config, Ctx, Engine, Executable, Model};
+use rtbpf_rt::{Level, RunCx};
+use serde_json::{Map as Fields, Value, json};
+
+use super::steps::{bytes, number, text};
+use super::world::Named;
 use super::{Done, World};
 
 type Step = Fields<String, Value>;
 
+/// A run of a case may take this many instructions.
+const MAX_INSNS: u64 = 1 << 30;
+/// The packet of a test run that names none.
+const PACKET: [u8; 64] = [0; 64];
+/// `BPF_F_TEST_RUN_ON_CPU`.
+const ON_CPU: u64 = 1;
+/// Names of kernel functions by their numbers on the recorded kernel.
+const KFUNCS: &[(i32, &str)] = &[(65271, "bpf_preempt_disable"), (65273, "bpf_preempt_enable")];
+
+struct Loaded {
+    program: Executable,
+    runs: u64,
+    took_time: bool,
+}
+
 /// The programs of a case, and who calls.
 pub(crate) struct Programs {
-    model: Model,
-    stats: bool,
+    engine: Engine,
+    profile: Profile,
+    policy: Policy,
+    loaded: HashMap<String, Loaded>,
+    /// Whether `BPF_ENABLE_STATS` is held; it is let go before the last run of a case.
+    pub(super) stats: bool,
 }
 
 impl Programs {
-    pub(crate) fn new(_cpus: u32, rt: bool) -> Programs {
-        Programs { model: if rt { Model::Rt } else { Model::NonRt }, stats: false }
+    pub(crate) fn new(cpus: u32, model: Model, profile: Profile, policy: Policy) -> Programs {
+        let config = Config { profile, policy, model, slots: cpus, max_insns: Some(MAX_INSNS), ..Config::linux() };
+        Programs { engine: Engine::new(config), profile, policy, loaded: HashMap::new(), stats: false }
     }
 
     /// The caller of `bpf(2)`: one thread on CPU 0.
     pub(crate) fn control(&self) -> RunCx {
-        RunCx { slot: 0, level: Level::Task, model: self.model, in_program: false }
+        RunCx { slot: 0, level: Level::Task, model: self.engine.config().model, in_program: false }
     }
 }
 
-pub(super) fn load(_: &Step, world: &mut World) -> Result<Done, Errno> {
+/// The instructions, and the maps they name: map `i` of the answer is map `i` of the instructions.
+fn relocate(step: &Step, world: &World) -> Result<(Vec<RawInsn>, Vec<MapRef>), Errno> {
+    let code = bytes(step, "insns")?.unwrap_or_default();
+    let mut slots = RawInsn::parse_all(&code).ok_or(Errno::EINVAL)?;
+    let mut maps: Vec<MapRef> = Vec::new();
+    for (at, name) in step.get("map_relocs").and_then(Value::as_object).into_iter().flatten() {
+        let map = world.map(name.as_str().unwrap_or_default())?;
+        let index = maps.iter().position(|known| known.id() == map.id()).unwrap_or_else(|| {
+            maps.push(map);
+            maps.len() - 1
+        });
+        let slot = at.parse().ok().and_then(|at: usize| slots.get_mut(at)).ok_or(Errno::EINVAL)?;
+        slot.imm = index as i32;
+    }
+    Ok((slots, maps))
+}
+
+/// `BPF_PROG_LOAD`.
+pub(super) fn load(step: &Step, world: &mut World) -> Result<Done, Errno> {
     if !world.privileged {
         return Err(Errno::EPERM);
     }
-    Ok(Done::Unsupported)
+    let prog_type = ProgType::from_name(text(step, "prog_type")).ok_or(Errno::EINVAL)?;
+    let (slots, maps) = relocate(step, world)?;
+    let cx = world.programs.control();
+    let flags = number(step, "prog_flags") as u32;
+    let given = Assumptions {
+        attach_type: match number(step, "expected_attach_type") as u32 {
+            0 => None,
+            number => AttachType::from_number(number),
+        },
+        sleepable: flags & 16 != 0,
+        prog_flags: flags,
+        maps: maps.iter().map(|map| Arc::new(control::assumed_spec(&**map, &cx))).collect(),
+        kfuncs: KFUNCS.iter().map(|(id, name)| (*id, name.to_string())).collect(),
+        cpus: world.cpus,
+        policy: world.programs.policy,
+        ..Assumptions::new(prog_type)
+    };
+    let options = Verify { profile: world.programs.profile, ..Verify::default() };
+    let refused = |errno: Errno, log: &str| {
+        Done::Failed(errno, [("log_tail".to_string(), json!(last_line(log)))].into_iter().collect())
+    };
+    let program = match decode(&slots) {
+        Ok(program) => program,
+        Err(error) => {
+            let rejection = rtbpf::verifier::Rejection::from_decode(&error);
+            return Ok(refused(rejection.errno, &rejection.message));
+        }
+    };
+    let verified = match verify(program, given, &options) {
+        Ok(verified) => verified,
+        Err(rejection) => return Ok(refused(rejection.errno, &rejection.message)),
+    };
+    let owner = verified.given().attach_type.map_or(0, |attach| u64::from(attach.number()));
+    if !maps.iter().all(|map| map.head().bind(prog_type, owner)) {
+        return Ok(refused(Errno::EINVAL, ""));
+    }
+    let Ok(program) = world.programs.engine.bind(verified, maps) else { return Ok(Done::Unsupported) };
+    let name = text(step, "as");
+    world.insert(name, Named::Object(Object::Prog(program.as_prog())));
+    world.programs.loaded.insert(name.to_string(), Loaded { program, runs: 0, took_time: false });
+    Ok(Done::nothing())
 }
 
-pub(super) fn test_run(_: &Step, _: &mut World) -> Result<Done, Errno> {
-    Ok(Done::Unsupported)
+fn last_line(log: &str) -> &str {
+    log.lines().rev().find(|line| !line.is_empty()).unwrap_or_default()
 }
 
-pub(super) fn info(_: &Step, _: &mut World) -> Result<Done, Errno> {
-    Ok(Done::Unsupported)
+/// What a test run takes, by family of types.
+fn admit(step: &Step, prog_type: ProgType) -> Result<(), Errno> {
+    let flags = number(step, "flags");
+    let on_cpu = step.get("cpu").is_some_and(|cpu| !cpu.is_null() && cpu.as_u64() != Some(0));
+    match prog_type {
+        ProgType::RawTracepoint | ProgType::RawTracepointWritable => {
+            if flags & !ON_CPU != 0 || number(step, "repeat") != 0 {
+                return Err(Errno::EINVAL);
+            }
+        }
+        ProgType::Syscall => {
+            if flags != 0 || on_cpu || number(step, "repeat") != 0 {
+                return Err(Errno::EINVAL);
+            }
+        }
+        ProgType::SocketFilter
+        | ProgType::SchedCls
+        | ProgType::SchedAct
+        | ProgType::Xdp
+        | ProgType::CgroupSkb
+        | ProgType::LwtIn
+        | ProgType::LwtOut
+        | ProgType::LwtXmit
+        | ProgType::LwtSeg6local
+        | ProgType::FlowDissector
+        | ProgType::SkLookup => {
+            if flags != 0 || on_cpu {
+                return Err(Errno::EINVAL);
+            }
+        }
+        _ => return Err(Errno::ENOTSUPP),
+    }
+    Ok(())
+}
+
+/// `BPF_PROG_TEST_RUN`.
+pub(super) fn test_run(step: &Step, world: &mut World) -> Result<Done, Errno> {
+    let programs = &mut world.programs;
+    let loaded = programs.loaded.get_mut(text(step, "prog")).ok_or(Errno::EBADF)?;
+    let prog_type = loaded.program.prog_type();
+    admit(step, prog_type)?;
+    let cpu = step.get("cpu").and_then(Value::as_u64).unwrap_or(0);
+    if cpu >= u64::from(world.cpus) {
+        return Err(Errno::ENXIO);
+    }
+    let data = ["data_in", "data"].iter().find_map(|name| bytes(step, name).transpose()).transpose()?;
+    let data = data.unwrap_or(PACKET.to_vec());
+    let ctx_in = bytes(step, "ctx_in")?.unwrap_or_default();
+    let mut ctx =
+        Ctx::test_run(prog_type, loaded.program.attach_type(), &data, &ctx_in).map_err(|error| error.errno)?;
+    let mut session = programs.engine.session(cpu as u32);
+    let mut retval = 0;
+    let begun = Instant::now();
+    let repeat = number(step, "repeat").max(1);
+    for _ in 0..repeat {
+        match loaded.program.run(&mut session, &mut ctx) {
+            Ok(r0) => retval = r0 as u32 as i32,
+            Err(_) => return Ok(Done::Unsupported),
+        }
+    }
+    if programs.stats {
+        loaded.runs += repeat;
+        loaded.took_time |= begun.elapsed().as_nanos() > 0;
+    }
+    let mut outputs = Fields::new();
+    outputs.insert("retval".into(), json!(retval));
+    if let Some(errno) = retval.checked_neg().and_then(Errno::from_number) {
+        outputs.insert("retval_errno".into(), json!(errno.name()));
+    }
+    Ok(Done::Ok(outputs))
+}
+
+/// `BPF_OBJ_GET_INFO_BY_FD` of a program.
+pub(super) fn info(step: &Step, world: &mut World) -> Result<Done, Errno> {
+    let loaded = world.programs.loaded.get(text(step, "prog")).ok_or(Errno::EBADF)?;
+    let outputs = [
+        ("run_cnt", json!(loaded.runs)),
+        ("recursion_misses", json!(0)),
+        ("run_time_nonzero", json!(loaded.took_time)),
+    ];
+    Ok(Done::Ok(outputs.into_iter().map(|(name, value)| (name.to_string(), value)).collect()))
 }
 
 /// `BPF_ENABLE_STATS`: one type is known.

@@ -4,13 +4,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use rtbpf::abi::map_rules::Creator;
-use rtbpf::abi::{Errno, MapKind};
+use rtbpf::abi::{Errno, MapKind, Policy};
 use rtbpf::maps::control::Mapping;
 use rtbpf::maps::{CreateCx, MapRef, Object, Socket, SocketKind};
+use rtbpf::verifier::Profile;
 use rtbpf_btf::Btf;
 use serde_json::Value;
 
-use super::super::{ModelKind, Options};
+use super::super::{ModelKind, Options, ProfileKind};
 use super::progs::Programs;
 
 /// The descriptors that every process starts with: input, output, errors.
@@ -59,19 +60,33 @@ impl World {
             _ => tcp,
         };
         object("o", owner);
+        let model = match options.model {
+            ModelKind::Nonrt => rtbpf::Model::NonRt,
+            ModelKind::Rt => rtbpf::Model::Rt,
+        };
+        let profile = match options.profile {
+            ProfileKind::Compat => Profile::Compat,
+            ProfileKind::Strict => Profile::Strict,
+        };
+        let policy = Policy::named(&options.policy).unwrap_or(Policy::V6_18);
         World {
             names,
             descriptors: Vec::new(),
             mappings: Vec::new(),
             cpus,
             privileged: matches!(text("cred"), "" | "root"),
-            programs: Programs::new(cpus, options.model == ModelKind::Rt),
+            programs: Programs::new(cpus, model, profile, policy),
         }
     }
 
     /// How maps are created for this caller.
     pub(crate) fn create_cx(&self) -> CreateCx {
         CreateCx { creator: if self.privileged { Creator::ROOT } else { Creator::NOBODY }, ..CreateCx::new(self.cpus) }
+    }
+
+    /// Lets go of the descriptor that keeps run statistics on.
+    pub(crate) fn end_stats(&mut self) {
+        self.programs.stats = false;
     }
 
     pub(crate) fn insert(&mut self, name: &str, named: Named) {
