@@ -63,11 +63,11 @@ const NO_FIELDS: FieldSet = FieldSet(0);
 const LOCK: FieldSet = FieldSet(1);
 /// `bpf_timer`, `bpf_wq`, `bpf_task_work`.
 const LATER: FieldSet = FieldSet(2);
-/// Kernel pointers of all sorts, and reference counts.
+/// Kernel pointers of all sorts, reference counts, nodes of lists and trees.
 const KPTR: FieldSet = FieldSet(4);
 /// Pointers to user memory.
 const UPTR: FieldSet = FieldSet(8);
-/// Heads of lists and trees.
+/// Heads of lists and trees, which need a lock beside them.
 const GRAPH: FieldSet = FieldSet(16);
 
 impl FieldSet {
@@ -81,11 +81,10 @@ impl FieldSet {
             SpecialKind::SpinLock | SpecialKind::ResSpinLock => LOCK,
             SpecialKind::Timer | SpecialKind::Workqueue | SpecialKind::TaskWork => LATER,
             SpecialKind::KptrUntrusted(_) | SpecialKind::KptrRef(_) | SpecialKind::KptrPercpu(_) => KPTR,
-            SpecialKind::Refcount => KPTR,
+            // Nodes do their work in allocated objects; in a map value they are just there.
+            SpecialKind::Refcount | SpecialKind::ListNode | SpecialKind::RbNode => KPTR,
             SpecialKind::Uptr(_) => UPTR,
             SpecialKind::ListHead | SpecialKind::RbRoot => GRAPH,
-            // Nodes live in allocated objects, not in map values.
-            SpecialKind::ListNode | SpecialKind::RbNode => NO_FIELDS,
         };
         self.0 & family.0 != 0
     }
@@ -152,7 +151,7 @@ const PERCPU_DATA: u32 = ACCESS | PROG;
 
 // special fields
 const HASH_FIELDS: FieldSet = LOCK.and(LATER).and(KPTR).and(GRAPH);
-const LRU_FIELDS: FieldSet = LATER.and(KPTR).and(GRAPH);
+const LRU_FIELDS: FieldSet = LATER.and(KPTR);
 const STORAGE_FIELDS: FieldSet = LOCK.and(KPTR);
 
 use BtfRule::{Invalid, Optional, Required, Unsupported, ValueOnly};
@@ -502,6 +501,9 @@ mod tests {
         check_with(Queue, with(SpecialKind::SpinLock), Err(Errno::EINVAL));
         check_with(TaskStorage, with(SpecialKind::Uptr(1)), Ok(()));
         check_with(SkStorage, with(SpecialKind::Uptr(1)), unsupported);
+        check_with(Hash, with(SpecialKind::RbRoot), Ok(()));
+        check_with(LruHash, with(SpecialKind::ListHead), unsupported);
+        check_with(LruHash, with(SpecialKind::ListNode), Ok(()));
         let read_only = |m: &mut MapSpec| {
             with(SpecialKind::SpinLock)(m);
             m.flags |= RDONLY_PROG;

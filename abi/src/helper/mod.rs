@@ -183,6 +183,8 @@ mod tests {
         check(64, ProgType::CgroupSockAddr, Some(AttachType::CgroupInet4Connect), "bind");
         check(64, ProgType::CgroupSockAddr, Some(AttachType::CgroupInet4Bind), "not for kind");
         check(77, ProgType::LircMode2, None, "rc_repeat");
+        check(5, ProgType::LircMode2, None, "ktime_get_ns");
+        check(14, ProgType::LircMode2, None, "not for kind");
         check(173, ProgType::Tracepoint, None, "not supported for this program type");
         check(0, ProgType::Xdp, None, "not for kind");
         check(LAST + 1, ProgType::Xdp, None, "unknown");

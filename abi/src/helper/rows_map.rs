@@ -13,14 +13,14 @@ use crate::map_kind::MapKind;
 #[rustfmt::skip]
 pub(super) const ROWS: &[HelperProto] = &[
 //       id  name                     arguments                                                  result                kinds of program; effects
-    row(  1, "map_lookup_elem",        &[Map(LOOKUP), MapKey],                                    Ret::MapValueOrNull,  ALL).takes_packet(),
-    row(  2, "map_update_elem",        &[Map(UPDATE), MapKey, MapValue(Read), Anything],          Int,                  ALL).takes_packet(),
-    row(  3, "map_delete_elem",        &[Map(UPDATE), MapKey],                                    Int,                  ALL).takes_packet(),
-    row( 12, "tail_call",              &[Ctx, Map(&[MapKind::ProgArray]), Anything],              Void,                 ALL),
+    row(  1, "map_lookup_elem",        &[Map(LOOKUP), MapKey],                                    Ret::MapValueOrNull,  EVERYWHERE).takes_packet(),
+    row(  2, "map_update_elem",        &[Map(UPDATE), MapKey, MapValue(Read), Anything],          Int,                  EVERYWHERE).takes_packet(),
+    row(  3, "map_delete_elem",        &[Map(UPDATE), MapKey],                                    Int,                  EVERYWHERE).takes_packet(),
+    row( 12, "tail_call",              &[Ctx, Map(&[MapKind::ProgArray]), Anything],              Void,                 EVERYWHERE),
     row( 81, "get_local_storage",      &[Map(CGROUP_LOCAL), ConstZero],                           Ret::MapValue,        CGROUP),
-    row( 87, "map_push_elem",          &[Map(PUSH), MapValue(Read), Anything],                    Int,                  ALL).takes_packet(),
-    row( 88, "map_pop_elem",           &[Map(POP), MapValue(Write)],                              Int,                  ALL),
-    row( 89, "map_peek_elem",          &[Map(PUSH), MapValue(Write)],                             Int,                  ALL),
+    row( 87, "map_push_elem",          &[Map(PUSH), MapValue(Read), Anything],                    Int,                  EVERYWHERE).takes_packet(),
+    row( 88, "map_pop_elem",           &[Map(POP), MapValue(Write)],                              Int,                  EVERYWHERE),
+    row( 89, "map_peek_elem",          &[Map(PUSH), MapValue(Write)],                             Int,                  EVERYWHERE),
     row( 93, "spin_lock",              &[SpinLock],                                               Void,                 ALL),
     row( 94, "spin_unlock",            &[SpinLockHeld],                                           Void,                 ALL).under_lock(),
     row(107, "sk_storage_get",         &[Map(&[MapKind::SkStorage]), SockCommonOrBtf, MapValueOrNull, Anything], Ret::MapValueOrNull,  SOCK_STORAGE),

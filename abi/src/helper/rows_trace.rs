@@ -10,9 +10,9 @@ use crate::map_kind::MapKind;
 pub(super) const ROWS: &[HelperProto] = &[
 //       id  name                             arguments                                            result                  kinds of program; effects
     row(  4, "probe_read",                     &[write(2), size0(1), Anything],                     Int,                    TRACING).gpl(),
-    row(  5, "ktime_get_ns",                   &[],                                                 Int,                    ALL),
-    row(  6, "trace_printk",                   &[read(2), size(1)],                                 Int,                    ALL).gpl().perfmon(),
-    row(  7, "get_prandom_u32",                &[],                                                 Int,                    ALL),
+    row(  5, "ktime_get_ns",                   &[],                                                 Int,                    EVERYWHERE),
+    row(  6, "trace_printk",                   &[read(2), size(1)],                                 Int,                    EVERYWHERE).gpl().perfmon(),
+    row(  7, "get_prandom_u32",                &[],                                                 Int,                    EVERYWHERE),
     row(  8, "get_smp_processor_id",           &[],                                                 Cpu,                    ALL),
     row( 14, "get_current_pid_tgid",           &[],                                                 Int,                    ALL),
     row( 15, "get_current_uid_gid",            &[],                                                 Int,                    ALL),
@@ -48,7 +48,7 @@ pub(super) const ROWS: &[HelperProto] = &[
     row(120, "get_ns_current_pid_tgid",        &[Anything, Anything, write(4), size(3)],            Int,                    ALL),
     row(121, "xdp_output",                     &[Btf("xdp_buff"), Map(&[MapKind::PerfEventArray]), Anything, read(5), size0(4)], Int,                    BTF_SYSCALL).gpl(),
     row(123, "get_current_ancestor_cgroup_id", &[Anything],                                         Int,                    ALL),
-    row(125, "ktime_get_boot_ns",              &[],                                                 Int,                    ALL),
+    row(125, "ktime_get_boot_ns",              &[],                                                 Int,                    EVERYWHERE),
     row(126, "seq_printf",                     &[Btf("seq_file"), read(3), size(2), read_or_null(5), size0(4)], Int,                    ITER).gpl(),
     row(127, "seq_write",                      &[Btf("seq_file"), read(3), size0(2)],               Int,                    ITER).gpl(),
     row(141, "get_task_stack",                 &[Btf("task_struct"), write(3), size0(2), Anything], ErrnoOrUpTo(3),         ALL).perfmon(),

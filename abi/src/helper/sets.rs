@@ -7,7 +7,9 @@ use crate::prog_kind::ProgKinds;
 use crate::prog_type::ProgType as T;
 
 pub(super) const NOWHERE: ProgKinds = ProgKinds::NONE;
-pub(super) const ALL: ProgKinds = ProgKinds::ALL;
+pub(super) const EVERYWHERE: ProgKinds = ProgKinds::ALL;
+/// Everywhere but in infrared decoders, which have a short list of their own.
+pub(super) const ALL: ProgKinds = EVERYWHERE.without(LIRC);
 pub(super) const TC: ProgKinds = ProgKinds::types(&[T::SchedCls, T::SchedAct]);
 pub(super) const XDP: ProgKinds = ProgKinds::types(&[T::Xdp]);
 pub(super) const TC_XDP: ProgKinds = TC.and(XDP);
@@ -69,7 +71,6 @@ pub(super) const SOCK_CASTS: ProgKinds = SOCKET_FILTER
     .and(SK_SKB)
     .and(SK_MSG)
     .and(SOCK_ADDR)
-    .and(LIRC)
     .and(FLOW_DISSECTOR)
     .and(BTF_SYSCALL)
     .and(SK_LOOKUP)
