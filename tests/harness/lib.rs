@@ -3,9 +3,12 @@
 
 pub mod case;
 pub mod classic;
+pub mod differ;
 pub mod engine;
 pub mod fuzz;
 pub mod generate;
 pub mod kernel;
+pub mod machine;
 pub mod oracle;
 pub mod rng;
+pub mod shrink;

@@ -47,6 +47,21 @@ pub fn permitted() -> Result<(), String> {
     sys::prog_load(&load, &mut []).map(|_| ()).map_err(|error| format!("bpf(2) is not permitted here: {error}"))
 }
 
+/// Keeps this thread on the CPU it is on, so that test runs see one CPU's values of per-CPU maps.
+pub fn pin() -> Result<(), String> {
+    sys::pin().map_err(|error| format!("the thread cannot be kept on its CPU: {error}"))
+}
+
+/// The reason in the last lines of a log: neither an instruction nor a state.
+pub fn last_words(log: &str) -> &str {
+    let is_reason = |line: &&str| {
+        !line.is_empty()
+            && !line.starts_with(|c: char| c.is_ascii_digit() || c == ';')
+            && !line.starts_with("mark_precise")
+    };
+    log.lines().rev().find(is_reason).unwrap_or_default()
+}
+
 fn errno(error: &io::Error) -> i32 {
     error.raw_os_error().unwrap_or(libc::EIO)
 }

@@ -196,3 +196,15 @@ pub fn test_run(prog: &OwnedFd, data_in: &[u8], data_out: &mut [u8]) -> io::Resu
     bpf(PROG_TEST_RUN, &mut attr)?;
     Ok((attr.retval, attr.data_size_out as usize))
 }
+
+/// Binds the calling thread to the CPU it runs on.
+pub fn pin() -> io::Result<()> {
+    // SAFETY: takes nothing and touches no memory of ours.
+    let cpu = unsafe { libc::sched_getcpu() };
+    let mut mask = [0u64; 16];
+    let cpu = usize::try_from(cpu).map_err(|_| io::Error::last_os_error())?;
+    *mask.get_mut(cpu / 64).ok_or(io::ErrorKind::Unsupported)? = 1 << (cpu % 64);
+    // SAFETY: the kernel reads `size_of_val(&mask)` bytes at `mask`, which lives beyond the call.
+    let answer = unsafe { libc::sched_setaffinity(0, size_of_val(&mask), mask.as_ptr().cast()) };
+    if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}

@@ -1,0 +1,131 @@
+//! rtbpf itself as an oracle: verifies and runs generated cases.
+
+use std::sync::Arc;
+
+use rtbpf::abi::MapKind;
+use rtbpf::isa::{Program, decode};
+use rtbpf::maps::{CreateCx, MapRef, create};
+use rtbpf::rt::RunCx;
+use rtbpf::verifier::{Assumptions, Options, Profile, Rejection, VerifiedProgram, verify};
+use rtbpf::{Config, Ctx, Engine, Error, Executable, FaultKind};
+
+use crate::generate::Case;
+
+/// CPUs of the machine, as many as Linux is told apart by: 2.
+const CPUS: u32 = 2;
+
+/// Instructions a run may take before it counts as endless.
+const MAX_INSNS: u64 = 1 << 24;
+
+/// What a run gives.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// It ended.
+    Done {
+        /// R0.
+        r0: u64,
+        /// The packet afterwards.
+        data_out: Vec<u8>,
+    },
+    /// The test run's rules refuse the input.
+    Refused(i32),
+    /// It called a helper that this build knows and does not have.
+    Unsupported(String),
+    /// The checked interpreter stopped it: where an accepted program does this, a proof or an engine is wrong.
+    Fault(String),
+}
+
+/// The decoded program of a case, with types on its functions where the case says so.
+pub fn program(case: &Case) -> Result<Program, Rejection> {
+    let mut program = decode(&case.insns).map_err(|error| Rejection::from_decode(&error))?;
+    if case.typed {
+        for subprog in program.subprogs_mut() {
+            subprog.btf_id = 3;
+        }
+    }
+    Ok(program)
+}
+
+/// A case with live maps, verified or not.
+pub struct Machine {
+    engine: Engine,
+    maps: Vec<MapRef>,
+    given: Assumptions,
+    program: Option<Executable>,
+}
+
+impl Machine {
+    /// Makes the maps of `case` and fills them.
+    pub fn new(case: &Case) -> Result<Machine, String> {
+        let engine = Engine::new(Config { slots: CPUS, max_insns: Some(MAX_INSNS), ..Config::linux() });
+        let mut maps = Vec::new();
+        for map in &case.maps {
+            let made = create(&map.spec, &CreateCx::new(CPUS)).map_err(|error| error.to_string())?;
+            for (key, value) in &map.init {
+                let updated = made.update(&RunCx::CONTROL, key, value.as_slice().into(), 0);
+                updated.map_err(|error| error.to_string())?;
+            }
+            maps.push(made);
+        }
+        let given = Assumptions {
+            attach_type: case.attach_type(),
+            sleepable: case.kind.is_sleepable(),
+            prog_flags: case.prog_flags,
+            // Some kinds are created with more flags than were asked for.
+            maps: maps.iter().map(|map| Arc::new(map.spec().clone())).collect(),
+            cpus: CPUS,
+            ..Assumptions::new(case.prog_type())
+        };
+        Ok(Machine { engine, maps, given, program: None })
+    }
+
+    /// Verifies `case` by Linux's rules.
+    pub fn judge(&self, case: &Case) -> Result<VerifiedProgram, Rejection> {
+        let options = Options { profile: Profile::Compat, ..Options::default() };
+        verify(program(case)?, self.given.clone(), &options)
+    }
+
+    /// Binds what [`Machine::judge`] accepted.
+    pub fn bind(&mut self, verified: VerifiedProgram) -> Result<(), String> {
+        let bound = self.engine.bind(verified, self.maps.clone());
+        self.program = Some(bound.map_err(|error| error.to_string())?);
+        Ok(())
+    }
+
+    fn start(&self, ctx: &mut Ctx) -> Outcome {
+        let Some(program) = &self.program else { return Outcome::Fault("nothing is bound".into()) };
+        match program.run(&mut self.engine.session(0), ctx) {
+            Ok(r0) => Outcome::Done { r0, data_out: ctx.data_out() },
+            Err(Error::Fault(fault)) if matches!(fault.kind, FaultKind::NoHelper(_)) => {
+                Outcome::Unsupported(fault.to_string())
+            }
+            Err(error) => Outcome::Fault(error.to_string()),
+        }
+    }
+
+    /// Runs it in the checked interpreter, as Linux's test run would.
+    pub fn run(&self, packet: &[u8]) -> Outcome {
+        match Ctx::test_run(self.given.prog_type, self.given.attach_type, packet, &[]) {
+            Ok(mut ctx) => self.start(&mut ctx),
+            Err(refusal) => Outcome::Refused(refusal.errno.number()),
+        }
+    }
+
+    /// Runs it with these bytes as its context.
+    pub fn run_on_ctx(&self, bytes: &[u8]) -> Outcome {
+        self.start(&mut Ctx::bytes(self.given.prog_type, self.given.attach_type, bytes))
+    }
+
+    /// The bytes of array map `index`, value after value; `None` for other kinds.
+    pub fn array(&self, index: usize) -> Option<Vec<u8>> {
+        let map = self.maps.get(index)?;
+        if map.spec().kind != MapKind::Array {
+            return None;
+        }
+        let mut out = Vec::new();
+        for key in 0..map.spec().max_entries {
+            map.read(&RunCx::CONTROL, &key.to_le_bytes(), 0, &mut out).ok()?;
+        }
+        Some(out)
+    }
+}
