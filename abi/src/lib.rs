@@ -19,6 +19,7 @@ pub mod prog_rules;
 pub mod prog_type;
 pub mod sections;
 pub mod testrun;
+pub mod verdict;
 
 pub use errno::Errno;
 pub use helper::{Arg, HelperId, HelperProto, Ret};

@@ -45,6 +45,22 @@ pub enum Error {
         /// What is wrong.
         what: String,
     },
+    /// The object cannot be loaded.
+    #[error("{path}: {source}", path = path.display())]
+    Object {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong, with section and offset.
+        source: Box<rtbpf::loader::Error>,
+    },
+    /// Setting up failed.
+    #[error("{path}: {source}", path = path.display())]
+    Load {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        source: Box<rtbpf::Error>,
+    },
     /// An option's value cannot be used.
     #[error("{option}: {what}")]
     Option {

@@ -5,8 +5,12 @@ mod asm;
 mod batch;
 mod capture;
 mod disasm;
+mod dump;
 mod error;
 mod input;
+mod inspect;
+mod object;
+mod run;
 
 use std::process::ExitCode;
 
@@ -19,6 +23,8 @@ enum Command {
     Asm(asm::Args),
     Batch(batch::Options),
     Disasm(disasm::Args),
+    Inspect(inspect::Args),
+    Run(run::Args),
 }
 
 fn main() -> ExitCode {
@@ -26,6 +32,8 @@ fn main() -> ExitCode {
         Command::Asm(args) => asm::main(&args),
         Command::Batch(options) => batch::run(&options),
         Command::Disasm(args) => disasm::main(&args),
+        Command::Inspect(args) => inspect::main(&args),
+        Command::Run(args) => run::main(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

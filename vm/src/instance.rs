@@ -47,6 +47,11 @@ impl Instance {
         Ok(instance)
     }
 
+    /// The engine it lives on.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
     /// What the file says.
     pub fn object(&self) -> &Object {
         &self.object
