@@ -17,6 +17,8 @@ const SHOWN: usize = 64;
 pub struct Dump {
     name: String,
     kind: MapKind,
+    /// A section of global variables.
+    is_data: bool,
     /// Key and value (one a CPU for per-CPU kinds).
     entries: Vec<(Value, Vec<Value>)>,
     /// Entries not listed: beyond the most shown, or elements of arrays that are all zero.
@@ -31,7 +33,8 @@ pub fn all(instance: &Instance) -> Vec<Dump> {
 }
 
 fn dump(instance: &Instance, def: &MapDef, map: &MapRef) -> Dump {
-    let mut dump = Dump { name: def.name.clone(), kind: def.spec.kind, entries: Vec::new(), more: 0, zero: 0 };
+    let is_data = instance.object().data.iter().any(|section| section.name == def.name);
+    let mut dump = Dump { name: def.name.clone(), kind: def.spec.kind, is_data, entries: Vec::new(), more: 0, zero: 0 };
     let typed = |id: u32, bytes: &[u8]| match &instance.object().btf {
         Some(btf) if id != 0 => btf.value(TypeId(id), bytes),
         _ => Value::Bytes(bytes.to_vec()),
@@ -78,6 +81,12 @@ impl Dump {
         writeln!(out, "\n{} ({}):", self.name, self.kind.name())?;
         for (key, values) in &self.entries {
             match &values[..] {
+                // A section of variables: its one key says nothing.
+                [Value::Record(variables)] if self.is_data => {
+                    for (name, value) in variables {
+                        writeln!(out, "  {name}: {value}")?;
+                    }
+                }
                 [value] => writeln!(out, "  {key}: {value}")?,
                 values => {
                     let values: Vec<String> = values.iter().map(Value::to_string).collect();

@@ -104,6 +104,7 @@ impl Instance {
             kfuncs: self.object.kfuncs.iter().map(|kfunc| (kfunc.id, kfunc.name.clone())).collect(),
             cpus: config.slots,
             policy: config.policy,
+            btf: self.object.btf.clone(),
             ..Assumptions::new(spec.prog_type)
         }
     }
