@@ -1,3 +1,5 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| rtbpf_tests::fuzz::program::check_decode(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    rtbpf_tests::fuzz::program::check_decode(data);
+});

@@ -37,14 +37,15 @@ fn campaign(target: &'static Target, count: u64, seed: u64) {
     INDEX.store(0, Relaxed);
     std::thread::spawn(move || watch(target, count, seed));
     let start = Instant::now();
-    let (mut slowest, mut slowest_index, mut bytes) = (Duration::ZERO, 0, 0u64);
+    let (mut slowest, mut slowest_index, mut bytes, mut deep) = (Duration::ZERO, 0, 0u64, 0u64);
     for index in 0..count {
         INDEX.store(index, Relaxed);
         let data = input(target, seed, index);
         bytes += data.len() as u64;
         let before = Instant::now();
-        if catch_unwind(AssertUnwindSafe(|| (target.check)(&data))).is_err() {
-            give_up(target, seed, index, "panicked on");
+        match catch_unwind(AssertUnwindSafe(|| (target.check)(&data))) {
+            Ok(was_deep) => deep += was_deep as u64,
+            Err(_) => give_up(target, seed, index, "panicked on"),
         }
         let took = before.elapsed();
         if took > slowest {
@@ -54,10 +55,11 @@ fn campaign(target: &'static Target, count: u64, seed: u64) {
     INDEX.store(count, Relaxed);
     let seconds = start.elapsed().as_secs_f64();
     println!(
-        "{}: {count} executions, seed {seed}, {:.0} a second, {} bytes each, slowest {:?} (number {slowest_index}), peak {}",
+        "{}: {count} executions, seed {seed}, {:.0} a second, {} bytes each, {}% accepted, slowest {:?} (number {slowest_index}), peak {}",
         target.name,
         count as f64 / seconds,
         bytes / count.max(1),
+        100 * deep / count.max(1),
         slowest,
         peak_memory(),
     );

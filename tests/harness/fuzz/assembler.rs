@@ -127,20 +127,21 @@ pub fn text(rng: &mut Rng) -> Vec<u8> {
 }
 
 /// Errors stand inside the text; what assembles has a line for each slot, and prints and assembles to itself.
-pub fn check(data: &[u8]) {
+pub fn check(data: &[u8]) -> bool {
     let text = String::from_utf8_lossy(data);
     let out = match asm::assemble(&text) {
         Ok(out) => out,
         Err(e) => {
             let line = text.lines().nth(e.line as usize - 1).unwrap_or_else(|| panic!("{e}: no such line"));
             assert!(e.column as usize <= line.chars().count() + 1, "{e}: beyond the end of `{line}`");
-            return;
+            return false;
         }
     };
     assert_eq!(out.slots.len(), out.lines.len());
     assert!(out.labels.values().all(|&slot| slot as usize <= out.slots.len()));
-    let Ok(program) = decode(&out.slots) else { return };
+    let Ok(program) = decode(&out.slots) else { return true };
     let printed: String = program.iter().map(|(at, _)| format!("{}\n", plain(&program, at, &NoNames))).collect();
     let again = asm::assemble(&printed).unwrap_or_else(|e| panic!("{e}\n{printed}"));
     assert_eq!(again.slots, out.slots, "{printed}");
+    true
 }

@@ -17,7 +17,8 @@ pub fn bytes(rng: &mut Rng) -> Vec<u8> {
 }
 
 /// What converts is a program that does what the filter does; text that is no dump is refused.
-pub fn check(data: &[u8]) {
+pub fn check(data: &[u8]) -> bool {
+    let mut converted = false;
     drop(ClassicInsn::parse_dump(&String::from_utf8_lossy(data)));
     let filter: Vec<ClassicInsn> = data.as_chunks::<8>().0.iter().map(|b| ClassicInsn::from_le_bytes(*b)).collect();
     let mut context: Vec<u8> = (0..192).map(|byte| byte as u8).collect();
@@ -26,6 +27,7 @@ pub fn check(data: &[u8]) {
     let packet = [0x45; 64];
     for kind in [ClassicKind::SocketFilter, ClassicKind::Seccomp] {
         let Ok(slots) = to_ebpf(&filter, kind).inspect_err(|e| drop(e.to_string())) else { continue };
+        converted = true;
         decode(&slots).unwrap_or_else(|e| panic!("{filter:x?}: {e}"));
         let seen = (kind == ClassicKind::SocketFilter).then_some(&packet[..]);
         let got = oracle::run(&slots, &mut context.clone(), &packet, 100_000);
@@ -34,4 +36,5 @@ pub fn check(data: &[u8]) {
             assert_eq!(got, want as u64, "{filter:x?}");
         }
     }
+    converted
 }

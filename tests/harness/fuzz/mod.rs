@@ -4,7 +4,9 @@
 //! the glue of cargo-fuzz in `fuzz/`.
 
 pub mod assembler;
+pub mod btf;
 pub mod classic;
+pub mod elf;
 pub mod program;
 
 use crate::rng::Rng;
@@ -14,8 +16,8 @@ use crate::rng::Rng;
 pub struct Target {
     /// Name on the command line.
     pub name: &'static str,
-    /// Panics when the bytes show a bug.
-    pub check: fn(&[u8]),
+    /// Panics when the bytes show a bug; whether they were good enough to be looked at all the way.
+    pub check: fn(&[u8]) -> bool,
     /// Bytes that look like real input.
     pub generate: fn(&mut Rng) -> Vec<u8>,
 }
@@ -26,6 +28,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "text", check: program::check_text, generate: program::bytes },
     Target { name: "asm", check: assembler::check, generate: assembler::text },
     Target { name: "classic", check: classic::check, generate: classic::bytes },
+    Target { name: "elf", check: elf::check, generate: elf::bytes },
+    Target { name: "btf", check: btf::check, generate: btf::bytes },
 ];
 
 /// The target of that name.

@@ -42,9 +42,18 @@ fn decoded(data: &[u8]) -> Option<Program> {
 }
 
 /// Decoding keeps its promises, and encoding is its inverse.
-pub fn check_decode(data: &[u8]) {
-    let Some(program) = decoded(data) else { return };
+pub fn check_decode(data: &[u8]) -> bool {
+    let Some(program) = decoded(data) else { return false };
     assert_eq!(program.slot_count() * 8, data.len());
+    check_decoded(&program);
+    let again = decode(&encode(&program)).expect("what was decoded encodes to a program");
+    assert_eq!(again.insns(), program.insns());
+    assert_eq!(again.subprogs(), program.subprogs());
+    true
+}
+
+/// Slots and instructions lead to each other, targets lie in the program, effects name what exists.
+pub(super) fn check_decoded(program: &Program) {
     let mut next_slot = 0;
     for (at, insn) in program.iter() {
         assert_eq!(program.slot(at), next_slot);
@@ -63,15 +72,12 @@ pub fn check_decode(data: &[u8]) {
         }
     }
     assert_eq!(next_slot as usize, program.slot_count());
-    let again = decode(&encode(&program)).expect("what was decoded encodes to a program");
-    assert_eq!(again.insns(), program.insns());
-    assert_eq!(again.subprogs(), program.subprogs());
 }
 
 /// What the disassembler prints assembles to the slots it came from; a log line does so where the kernel's syntax says
 /// everything.
-pub fn check_text(data: &[u8]) {
-    let Some(program) = decoded(data) else { return };
+pub fn check_text(data: &[u8]) -> bool {
+    let Some(program) = decoded(data) else { return false };
     let mut text = String::new();
     for (at, insn) in program.iter() {
         text.push_str(&plain(&program, at, &NoNames).to_string());
@@ -83,4 +89,5 @@ pub fn check_text(data: &[u8]) {
     assert_eq!(read.slots, program.raw_slots(), "{text}");
     let first = log(&program, InsnIdx(0), &NoNames).to_string();
     drop(asm::assemble(&format!("0: {first}")));
+    true
 }
