@@ -41,6 +41,8 @@ struct Checkpoint {
     need: Need,
     /// Slots that a walk below read, by frame.
     read: [u64; FRAMES],
+    /// Equal states have equal ones; see [`fingerprint`].
+    fingerprint: u64,
     /// Checkpoints above.
     depth: u32,
     /// Some walk below ended at this checkpoint, or below it, while it was not finished: needs and reads are complete
@@ -68,6 +70,17 @@ struct Edge {
     trail: Trail,
     written: [u64; FRAMES],
     depth: u32,
+}
+
+/// A number that equal states at one instruction share: a mix of the known parts of live numbers. A loop that counts is
+/// then told from one that hangs without comparing whole states.
+fn fingerprint(frame: &Frame, live: RegSet) -> u64 {
+    live.iter().fold(0, |hash, reg| {
+        let value = &frame.regs[reg.index()];
+        let known =
+            if value.is_scalar() { value.num.tnum().value() ^ value.num.wide().first().rotate_left(32) } else { 1 };
+        (hash ^ known).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29)
+    })
 }
 
 /// A branch to walk later.
@@ -370,6 +383,8 @@ impl<'a> Walk<'a> {
         let mut keep = force || jumps >= 2 && insns >= 8;
 
         let call_site = self.state.frame().call_site;
+        let live = self.flows.live.get(at.index()).copied().unwrap_or_default();
+        let fingerprint = fingerprint(self.state.frame(), live);
         let Some(list) = self.met.get_mut(at.index()) else { return Ok(Arrival::Walk) };
         let mut list = std::mem::take(list);
         let mut hit = None;
@@ -390,6 +405,7 @@ impl<'a> Walk<'a> {
                 }
                 let may_hang = !converges || matches!(insn, Insn::MayGoto { .. });
                 if may_hang
+                    && checkpoint.fingerprint == fingerprint
                     && self.covered_by(id, Match::Same)
                     && checkpoint.state.may_goto_depth == self.state.may_goto_depth
                     && self.same_depths(id)
@@ -428,7 +444,7 @@ impl<'a> Walk<'a> {
             return Ok(Arrival::Covered);
         }
         if keep {
-            let id = self.keep(at);
+            let id = self.keep(at, fingerprint);
             list.push(id);
         }
         self.met[at.index()] = list;
@@ -518,7 +534,7 @@ impl<'a> Walk<'a> {
         waiting.edges.push(edge);
     }
 
-    fn keep(&mut self, at: InsnIdx) -> Id {
+    fn keep(&mut self, at: InsnIdx, fingerprint: u64) -> Id {
         self.jumps_at_checkpoint = self.jumps;
         self.insns_at_checkpoint = self.stats.processed;
         let checkpoint = Checkpoint {
@@ -530,6 +546,7 @@ impl<'a> Walk<'a> {
             branches: 1,
             need: Need::default(),
             read: [0; FRAMES],
+            fingerprint,
             depth: self.parent.and_then(|id| self.checkpoints.get(id)).map_or(0, |parent| parent.depth + 1),
             loop_head: None,
             evicted: false,

@@ -2,7 +2,7 @@
 
 use rtbpf_abi::policy::{self, ProgFacts, Verdict};
 use rtbpf_abi::{AttachType, Errno, MapKind, ProgType, limits};
-use rtbpf_isa::{Callee, Imm64, Insn, InsnIdx, Linkage, Program};
+use rtbpf_isa::{Callee, Imm64, Insn, InsnIdx, Program};
 
 use crate::reject::{Checked, Reason, Rejection, refuse};
 use crate::verified::{Assumptions, Options, Profile};
@@ -12,8 +12,7 @@ pub fn check(program: &Program, given: &Assumptions, opts: &Options) -> Checked 
     load(program, given, opts)?;
     crate::subprog::check(program)?;
     subprogs_without_types(program)?;
-    maps(program, given)?;
-    functions(program, opts)
+    maps(program, given)
 }
 
 fn load(program: &Program, given: &Assumptions, opts: &Options) -> Checked {
@@ -103,21 +102,6 @@ fn subprogs_without_types(program: &Program) -> Checked {
                 }
                 _ => {}
             }
-        }
-    }
-    Ok(())
-}
-
-fn functions(program: &Program, opts: &Options) -> Checked {
-    for (at, insn) in program.iter() {
-        let Insn::Imm { value: Imm64::Func { to }, .. } = insn else { continue };
-        let target = program.subprog_at(at.target(*to));
-        let Some(subprog) = program.subprogs().get(target) else { continue };
-        if subprog.linkage != Linkage::Static || target == 0 {
-            return refuse!(Callback, EINVAL, "callback function not static");
-        }
-        if subprog.btf_id == 0 && opts.profile == Profile::Compat {
-            return refuse!(Callback, EINVAL, "missing btf func_info");
         }
     }
     Ok(())

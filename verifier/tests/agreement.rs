@@ -1,7 +1,7 @@
 //! Agreement with Linux 6.18 on recorded programs: verdict, errno, and how much was walked.
 //!
 //! The recordings lie in the folder that `RTBPF_CORPORA` names; without it the test says so and passes.
-//! `RTBPF_CASE=NAME` runs one case and prints its log.
+//! `RTBPF_CASES=FILE` names another recording, one case a line; `RTBPF_CASE=NAME` runs one case and prints its log.
 
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -81,6 +81,9 @@ fn judge(case: &Value, log_level: u32) -> Answer {
 }
 
 fn corpus() -> Option<String> {
+    if let Ok(path) = std::env::var("RTBPF_CASES") {
+        return std::fs::read_to_string(path).ok();
+    }
     let folder = std::env::var("RTBPF_CORPORA").ok()?;
     let path = format!("{folder}/verifier-cases.jsonl.xz");
     let out = Command::new("xz").args(["-dc", &path]).output().ok()?;

@@ -104,6 +104,10 @@ impl Walk<'_> {
     /// Whether a helper's memory arguments may lie in the packet.
     fn packet_allowed(&self, proto: &HelperProto) -> bool {
         use rtbpf_abi::ProgType as P;
+        // The value of a socket option is no packet, whatever its pointers look like.
+        if self.given.prog_type == P::CgroupSockopt {
+            return true;
+        }
         let has_packets = matches!(
             self.given.prog_type,
             P::LwtIn

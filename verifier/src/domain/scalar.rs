@@ -277,12 +277,11 @@ impl Scalar {
         Scalar::ZERO.alu(AluOp::Sub, width, self, Precision::Linux)
     }
 
-    /// Byte-order conversion.
+    /// Byte-order conversion: known bits move with their bytes.
     pub fn swap(&self, kind: Swap, size: Size) -> Scalar {
-        if let Some(x) = self.as_constant() {
-            return Scalar::constant(eval::swap(kind, size, x));
-        }
-        Scalar::unsigned(size)
+        let moved = |bits| eval::swap(kind, size, bits);
+        let tnum = Tnum::new(moved(self.tnum.value()), moved(self.tnum.mask()));
+        Scalar { tnum, ..Scalar::unsigned(size) }.settle()
     }
 
     /// `self op other`, every result of members.
@@ -294,10 +293,8 @@ impl Scalar {
                 AluOp::Add | AluOp::Sub | AluOp::Mul | AluOp::Or | AluOp::And | AluOp::Xor | AluOp::Mov => false,
             };
         if unfollowed {
-            return match width {
-                Width::W64 => Scalar::UNKNOWN,
-                Width::W32 => Scalar::unsigned(Size::W),
-            };
+            // Not even that a 32-bit result has no high half.
+            return Scalar::UNKNOWN;
         }
         match width {
             Width::W64 => self.alu64(op, other),
@@ -489,6 +486,11 @@ pub(crate) mod tests {
                     assert!(a.zero_extend(size).contains(eval::zero_extend(size, x)), "{a:?} {x:#x} {size:?}");
                     assert!(a.sign_extend(size).contains(eval::sign_extend(size, x)), "{a:?} {x:#x} {size:?}");
                     assert!(a.move_sx(Width::W32, size).contains(eval::move_sx(Width::W32, size, x)));
+                }
+                for kind in [Swap::ToLe, Swap::ToBe, Swap::Bswap] {
+                    for size in [Size::H, Size::W, Size::D] {
+                        assert!(a.swap(kind, size).contains(eval::swap(kind, size, x)));
+                    }
                 }
                 assert!(a.neg(Width::W64).contains(eval::neg(Width::W64, x)));
                 assert!(a.neg(Width::W32).contains(eval::neg(Width::W32, x)));

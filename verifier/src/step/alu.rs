@@ -1,11 +1,12 @@
 //! Arithmetic on numbers, and what happens to pointers under it.
 
-use rtbpf_isa::{AluOp, Imm64, Operand, Reg, Size, Swap, Width};
+use rtbpf_isa::{AluOp, Imm64, Linkage, Operand, Reg, Size, Swap, Width};
 
 use crate::domain::Scalar;
 use crate::explore::Walk;
 use crate::reject::{Checked, refuse};
 use crate::value::{Kind, MapRef, Value};
+use crate::verified::Profile;
 
 impl Walk<'_> {
     pub(super) fn alu(&mut self, op: AluOp, width: Width, dst: Reg, src: Operand) -> Checked {
@@ -141,11 +142,7 @@ impl Walk<'_> {
 
     pub(super) fn swap(&mut self, kind: Swap, size: Size, dst: Reg) -> Checked {
         let old = self.unary(dst)?;
-        let num = if old.is_scalar() && self.precision() == crate::domain::Precision::Full {
-            old.num.swap(kind, size)
-        } else {
-            Scalar::unsigned(size)
-        };
+        let num = if old.is_scalar() { old.num.swap(kind, size) } else { Scalar::unsigned(size) };
         self.set(dst, Value::scalar(num));
         Ok(())
     }
@@ -176,6 +173,7 @@ impl Walk<'_> {
             }
             Imm64::Func { to } => {
                 let target = self.at.target(to);
+                self.check_function(self.program.subprog_at(target))?;
                 Value::pointer(Kind::Func(self.program.subprog_at(target) as u32))
             }
             Imm64::Var { btf_id, .. } => {
@@ -183,6 +181,18 @@ impl Walk<'_> {
             }
         };
         self.set(dst, new);
+        Ok(())
+    }
+
+    /// A function that is referred to is one that helpers may call: static, and described by types.
+    fn check_function(&self, index: usize) -> Checked {
+        let Some(subprog) = self.program.subprogs().get(index) else { return Ok(()) };
+        if subprog.btf_id == 0 && self.opts.profile == Profile::Compat {
+            return refuse!(Callback, EINVAL, "missing btf func_info");
+        }
+        if subprog.linkage != Linkage::Static || index == 0 {
+            return refuse!(Callback, EINVAL, "callback function not static");
+        }
         Ok(())
     }
 

@@ -7,7 +7,7 @@ pub(crate) mod mem;
 mod packet;
 mod ptr_alu;
 
-use rtbpf_isa::{BadField, Callee, Insn, InsnIdx};
+use rtbpf_isa::{BadField, BadFlow, Callee, Insn, InsnIdx, Reg};
 
 use crate::explore::{Next, Walk};
 use crate::reject::{Checked, refuse};
@@ -57,12 +57,12 @@ impl Walk<'_> {
                 self.count_jump();
                 return self.exit();
             }
-            Insn::Bad { why, .. } => return self.bad(at, why),
+            Insn::Bad { why, flow } => return self.bad(at, why, flow),
         }
         Ok(Next::Go(at.next()))
     }
 
-    fn bad(&self, at: InsnIdx, why: BadField) -> Checked<Next> {
+    fn bad(&self, at: InsnIdx, why: BadField, flow: BadFlow) -> Checked<Next> {
         let raw = self.program.raw(at).first().copied().unwrap_or_default();
         let family = match raw.code & 0x07 {
             0x00 if raw.code == 0x18 => "BPF_LD_IMM64",
@@ -83,6 +83,19 @@ impl Walk<'_> {
                 _ => "BPF_JMP/JMP32",
             },
         };
+        // Linux looks at some operands before it looks at the fields.
+        let (dst, src) = (Reg::new(raw.dst), Reg::new(raw.src));
+        let is_branch = matches!(flow, BadFlow::Branch(_)) && why == BadField::Reserved;
+        let reads_src = raw.code & 0x07 == 0x01 || raw.code & 0x07 >= 0x04 && raw.code & 0x08 != 0;
+        match (dst, src) {
+            (Some(dst), _) if is_branch => {
+                self.read(dst)?;
+            }
+            (None, Some(src)) if reads_src => {
+                self.read(src)?;
+            }
+            _ => {}
+        }
         match why {
             BadField::Reserved => refuse!(BadField, EINVAL, "{family} uses reserved fields"),
             BadField::Register(n) => refuse!(BadField, EINVAL, "R{n} is invalid"),

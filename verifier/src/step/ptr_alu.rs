@@ -1,7 +1,7 @@
 //! Pointer plus number.
 
 use rtbpf_abi::limits::MAX_VAR_OFF;
-use rtbpf_isa::{AluOp, Reg, Size, Width};
+use rtbpf_isa::{AluOp, Reg, Width};
 
 use crate::domain::Scalar;
 use crate::explore::Walk;
@@ -40,7 +40,7 @@ impl Walk<'_> {
         let r = dst as u8;
         if width == Width::W32 {
             if op == AluOp::Sub && self.opts.privilege.perfmon {
-                self.set(dst, Value::scalar(Scalar::unsigned(Size::W)));
+                self.set(dst, Value::UNKNOWN);
                 return Ok(());
             }
             return refuse!(PointerArithmetic, EACCES, "R{r} 32-bit pointer arithmetic prohibited");
