@@ -57,7 +57,8 @@ pub enum KfuncArg {
     KernelType,
     /// Not looked at (`__ign`).
     Ignored,
-    /// Any register: read with faults caught, so that no address is wrong (`char *s__ign`).
+    /// Any register: read with faults caught, so that no address is wrong (`char *s__ign`). Linux does not even ask
+    /// that the register was written.
     Address,
     /// The unmodified context pointer.
     Ctx,
@@ -83,7 +84,7 @@ pub enum KfuncArg {
         /// The memory argument, 1 to 5.
         of: u8,
     },
-    /// Words of memory and their number is argument `count`; read with faults caught.
+    /// Address of words whose number is argument `count`, any scalar; read with faults caught, as [`KfuncArg::Address`].
     Words {
         /// The argument that counts.
         count: u8,
@@ -125,7 +126,8 @@ pub enum KfuncRet {
     Never,
     /// 4 bytes of read-only memory until the iterator's next step, or 0, which ends it.
     IterElemOrNull,
-    /// Memory of the constant size in argument 4, as long as the dynptr in argument 1 stands, or 0.
+    /// Memory of the constant size in argument 4, or 0: dead when the dynptr in argument 1 is given up, when its packet
+    /// moves, and after `bpf_dynptr_write` to a socket buffer.
     SliceOrNull {
         /// It may be written where the program may write its packet.
         writable: bool,

@@ -116,6 +116,31 @@ kinds! {
 }
 
 const KIND_COUNT: usize = KINDS.len();
+
+/// Where the rows of each program type begin and end; they stand together. Plain, whose number is large, comes last.
+static RANGES: [(u8, u8); PLAIN + 1] = ranges();
+const PLAIN: usize = ProgType::Netfilter as usize + 1;
+
+const fn place(prog: ProgType) -> usize {
+    if matches!(prog, ProgType::Plain) { PLAIN } else { prog as usize }
+}
+
+const fn ranges() -> [(u8, u8); PLAIN + 1] {
+    let mut ranges = [(0, 0); PLAIN + 1];
+    let mut i = 0;
+    while i < KIND_COUNT {
+        let at = place(KINDS[i].prog);
+        if ranges[at].1 == 0 {
+            ranges[at].0 = i as u8;
+        } else {
+            assert!(ranges[at].1 as usize == i, "rows of one program type stand together");
+        }
+        ranges[at].1 = i as u8 + 1;
+        i += 1;
+    }
+    ranges
+}
+
 const _: () = assert!(KIND_COUNT <= 128, "a set of kinds is 128 bits");
 
 impl ProgKind {
@@ -129,12 +154,14 @@ impl ProgKind {
     /// Kinds that differ by BTF target (iterators, struct_ops members) are named by their first row. `None` for
     /// [`ProgType::Unspec`] only.
     pub fn of(prog: ProgType, attach: Option<AttachType>, sleepable: bool) -> Option<ProgKind> {
-        let of_type = || KINDS.iter().filter(|row| row.prog == prog);
+        let (first, end) = RANGES[place(prog)];
+        let of_type = &KINDS[usize::from(first)..usize::from(end)];
         let exact = |row: &&KindRow| row.sleepable == sleepable && attach.is_some_and(|a| row.attach.contains(&a));
-        of_type()
+        of_type
+            .iter()
             .find(exact)
-            .or_else(|| of_type().find(|row| row.sleepable == sleepable))
-            .or_else(|| of_type().next())
+            .or_else(|| of_type.iter().find(|row| row.sleepable == sleepable))
+            .or_else(|| of_type.first())
             .map(|row| row.kind)
     }
 

@@ -383,4 +383,35 @@ mod tests {
             assert_eq!(layout.native_size, slot, "{kind}");
         }
     }
+
+    #[test]
+    fn accesses_stay_inside_and_numbers_apart_from_pointers() {
+        let objects = [&FLOW_KEYS, &FULL_SOCK, &SOCK_COMMON, &TCP_SOCK, &XDP_SOCK];
+        for layout in ProgKind::all().filter_map(layout_of).chain(objects) {
+            for (off, op) in (-16..i32::from(layout.size.min(512)) + 16)
+                .flat_map(|off| [CtxOp::Load, CtxOp::LoadSigned, CtxOp::Store].map(|op| (off, op)))
+            {
+                for size in 0..=16 {
+                    let Ok(access) = layout.access(off, size, op) else { continue };
+                    let end = u32::from(access.native_offset) + u32::from(access.native_size);
+                    assert!(end <= u32::from(layout.native_size), "{} {off} {size}", layout.name);
+                    let overlaps = |field: &&CtxField| {
+                        let (start, end) = (i32::from(field.offset), i32::from(field.offset + field.size));
+                        field.kind.is_pointer()
+                            && field.narrow != Narrow::NotStart
+                            && off < end
+                            && start < off + size as i32
+                    };
+                    let pointer = layout.fields.iter().find(overlaps);
+                    assert_eq!(
+                        access.kind.is_pointer() && pointer.is_some(),
+                        pointer.is_some(),
+                        "{} {off}",
+                        layout.name
+                    );
+                    assert!(op == CtxOp::Load || !access.kind.is_pointer(), "{} {off} {op:?}", layout.name);
+                }
+            }
+        }
+    }
 }

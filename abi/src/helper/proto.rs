@@ -216,7 +216,8 @@ pub struct HelperProto {
     pub ret: Ret,
     /// The kinds of program that may call it in this shape.
     pub kinds: ProgKinds,
-    /// Packet pointers taken before the call are dead after it.
+    /// Packet pointers taken before the call are dead after it. `dynptr_write` is not marked: it kills them only
+    /// where it writes to a dynptr of a socket buffer.
     pub invalidates_packet: bool,
     /// Memory arguments may lie in the packet.
     pub packet_as_memory: bool,
