@@ -205,6 +205,8 @@ pub struct RelocCounts {
     pub core: u32,
     /// CO-RE relocations that poisoned their instruction.
     pub poisoned: u32,
+    /// Symbols that the object leaves undefined; programs that reach them do not link.
+    pub undefined: u32,
     /// Relocations of sections that programs do not see.
     pub ignored: u32,
 }

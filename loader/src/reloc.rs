@@ -244,6 +244,7 @@ impl Object {
 
     /// A program that reaches the instruction does not link; others do.
     fn leave_undefined(&mut self, section: usize, slot: u32, symbol: &Symbol<'_>) {
+        self.relocs.undefined += 1;
         if let Some(section) = self.code.sections.get_mut(section) {
             section.undefined.insert(slot, symbol.name.as_ref().into());
         }
@@ -285,7 +286,6 @@ impl Object {
             }
             slot += if is_wide(insn.code) { 2 } else { 1 };
         }
-        self.relocs.calls += own.len() as u32;
         if let Some(section) = self.code.sections.get_mut(index) {
             section.targets.extend(own);
         }
