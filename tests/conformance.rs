@@ -48,7 +48,7 @@ fn engine_disagrees(engine: Engine, case: &Case) -> Option<String> {
 }
 
 fn all_engines_agree(cases: &[Case]) {
-    for engine in Engine::ALL {
+    for &engine in Engine::ALL {
         let ran = cases.iter().filter(|case| engine::run(engine, case).is_some()).count();
         println!("{engine:?}: {ran} of {} cases", cases.len());
         let wrong: Vec<String> = cases.iter().filter_map(|case| engine_disagrees(engine, case)).collect();

@@ -1,4 +1,4 @@
-//! `campaign TARGET COUNT [SEED]`: runs a fuzz target on COUNT generated inputs, or all targets when TARGET is `all`.
+//! `fuzz TARGET COUNT [SEED]`: runs a fuzz target on COUNT generated inputs, or all targets when TARGET is `all`.
 //!
 //! Stops at the first panic, or when one input takes 10 seconds, with the input as hexadecimal digits. At the end it
 //! prints executions, executions a second, the slowest input and the peak of memory.
@@ -25,7 +25,7 @@ fn main() -> ExitCode {
     });
     let (Some(targets), Some(count)) = (known.filter(|targets| !targets.is_empty()), number(1)) else {
         let names: Vec<_> = TARGETS.iter().map(|target| target.name).collect();
-        eprintln!("usage: campaign TARGET COUNT [SEED], TARGET one of all, {}", names.join(", "));
+        eprintln!("usage: fuzz TARGET COUNT [SEED], TARGET one of all, {}", names.join(", "));
         return ExitCode::from(2);
     };
     let seed = number(2).unwrap_or(1);

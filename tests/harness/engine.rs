@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rtbpf::maps::{CreateCx, MapRef, create};
 use rtbpf::verifier::{Assumptions, Options, verify};
-use rtbpf::{Config, Ctx, Error, Executable};
+use rtbpf::{Config, Ctx, Error, Executable, Native};
 use rtbpf_abi::{MapKind, MapSpec, ProgType};
 use rtbpf_isa::decode;
 
@@ -18,11 +18,19 @@ pub enum Engine {
     /// The checked interpreter with the verifier's facts, each of which it asserts. Cases that the verifier refuses have
     /// no outcome.
     CheckedWithFacts,
+    /// Native code of the verified program, with the facts that it was compiled by.
+    Native,
+    /// Native code that assumes the worst.
+    NativeWithoutFacts,
 }
 
 impl Engine {
-    /// All engines of this build.
-    pub const ALL: [Engine; 2] = [Engine::Checked, Engine::CheckedWithFacts];
+    /// All engines of this machine.
+    pub const ALL: &[Engine] = if cfg!(any(target_arch = "x86_64", target_arch = "aarch64")) {
+        &[Engine::Checked, Engine::CheckedWithFacts, Engine::Native, Engine::NativeWithoutFacts]
+    } else {
+        &[Engine::Checked, Engine::CheckedWithFacts]
+    };
 }
 
 /// What a run showed.
@@ -34,28 +42,40 @@ pub struct Outcome {
     pub mem_after: Vec<u8>,
 }
 
-/// Runs a case; `None` when this engine takes only verified programs and the verifier refused this one.
+/// Runs a case; `None` when this engine takes only verified programs and the verifier refused this one, or when it has
+/// no code for a helper.
 ///
 /// # Panics
 ///
 /// When the case cannot be set up: the suite itself is broken then.
 pub fn run(engine: Engine, case: &Case) -> Option<Outcome> {
     let machine = rtbpf::Engine::new(Config::linux());
-    let (executable, prog_type) = match bind(engine, &machine, case) {
+    let prog_type = if case.packet.is_some() { ProgType::SchedCls } else { ProgType::Plain };
+    let bound = match bind(engine, &machine, case, prog_type) {
         Ok(bound) => bound?,
+        Err(Error::NoNativeCode(_)) => return None,
         Err(e) => return Some(Outcome { result: Err(e.to_string()), mem_after: Vec::new() }),
     };
     let mut ctx = match &case.packet {
         Some(packet) => Ctx::test_run(prog_type, None, packet, &[]).unwrap_or_else(|e| panic!("{}: {e}", case.name)),
         None => Ctx::plain(&case.mem),
     };
-    let result = executable.run(&mut machine.session(0), &mut ctx).map_err(|e| e.to_string());
-    Some(Outcome { result, mem_after: if case.packet.is_none() { ctx.to_vec() } else { Vec::new() } })
+    let mut session = machine.session(0);
+    let result = match bound {
+        Bound::Interpreted(executable) => executable.run(&mut session, &mut ctx),
+        Bound::Native(native) => native.run(&mut session, &mut ctx),
+    };
+    let mem_after = if case.packet.is_none() { ctx.to_vec() } else { Vec::new() };
+    Some(Outcome { result: result.map_err(|e| e.to_string()), mem_after })
 }
 
-fn bind(engine: Engine, machine: &rtbpf::Engine, case: &Case) -> Result<Option<(Executable, ProgType)>, Error> {
+enum Bound {
+    Interpreted(Executable),
+    Native(Native),
+}
+
+fn bind(engine: Engine, machine: &rtbpf::Engine, case: &Case, prog_type: ProgType) -> Result<Option<Bound>, Error> {
     let program = decode(&case.slots)?;
-    let prog_type = if case.packet.is_some() { ProgType::SchedCls } else { ProgType::Plain };
     let maps: Vec<MapRef> = case
         .maps
         .iter()
@@ -68,12 +88,13 @@ fn bind(engine: Engine, machine: &rtbpf::Engine, case: &Case) -> Result<Option<(
         .collect();
     let mut given = Assumptions::new(prog_type);
     given.maps = maps.iter().map(|map| Arc::new(map.spec().clone())).collect();
-    let executable = match engine {
-        Engine::Checked => machine.bind_unverified(program, given, maps)?,
-        Engine::CheckedWithFacts => match verify(program, given, &Options::default()) {
-            Ok(verified) => machine.bind(verified, maps)?,
-            Err(_) => return Ok(None),
-        },
-    };
-    Ok(Some((executable, prog_type)))
+    if engine == Engine::Checked {
+        return machine.bind_unverified(program, given, maps).map(|executable| Some(Bound::Interpreted(executable)));
+    }
+    let Ok(verified) = verify(program, given, &Options::default()) else { return Ok(None) };
+    Ok(Some(match engine {
+        Engine::Checked | Engine::CheckedWithFacts => Bound::Interpreted(machine.bind(verified, maps)?),
+        Engine::Native => Bound::Native(machine.bind_native(verified, maps)?),
+        Engine::NativeWithoutFacts => Bound::Native(machine.bind_native(verified.without_facts(), maps)?),
+    }))
 }

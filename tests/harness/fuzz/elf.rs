@@ -51,7 +51,7 @@ fn sections(bytes: &[u8]) -> Vec<Section> {
 }
 
 fn set(bytes: &mut [u8], at: usize, size: usize, value: u64) {
-    if let Some(field) = bytes.get_mut(at..at + size) {
+    if let Some(field) = at.checked_add(size).and_then(|end| bytes.get_mut(at..end)) {
         field.copy_from_slice(&value.to_le_bytes()[..size]);
     }
 }
@@ -95,10 +95,9 @@ fn damage(rng: &mut Rng, bytes: &mut Vec<u8>) {
         // The header of one section for that of another.
         1 => {
             let other = rng.pick(&sections);
-            if let Some(header) = bytes.get(other.header..other.header + SECTION_HEADER).map(<[u8]>::to_vec)
-                && let Some(there) = bytes.get_mut(section.header..section.header + SECTION_HEADER)
-            {
-                there.copy_from_slice(&header);
+            for at in (0..SECTION_HEADER).step_by(8) {
+                let field = number(bytes, other.header + at, 8).unwrap_or(0);
+                set(bytes, section.header + at, 8, field);
             }
         }
         // A field of the file's header.
@@ -116,7 +115,8 @@ fn damage(rng: &mut Rng, bytes: &mut Vec<u8>) {
             let table = rng.pick(&tables);
             let entry = table.entry.clamp(8, 64);
             let index = rng.below((table.size / entry) as u64) as usize;
-            let at = table.offset.wrapping_add(index * entry) + rng.below(entry as u64) as usize;
+            let at =
+                table.offset.wrapping_add(index.wrapping_mul(entry)).wrapping_add(rng.below(entry as u64) as usize);
             let size = rng.pick(&[1, 2, 4, 8]);
             let value = field_value(rng, number(bytes, at, size).unwrap_or(0));
             set(bytes, at, size, value);
