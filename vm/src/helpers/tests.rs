@@ -120,3 +120,12 @@ fn dynptrs_cannot_be_forged() {
     let forge = "*(u64 *)(r10 - 24) = 77\n";
     check(maps, &format!("{make}{forge}{write}{end}"), Errno::EINVAL.as_ret());
 }
+
+#[test]
+fn the_stack_outlives_a_dynptr_that_is_given_back() {
+    let ring = map(MapKind::Ringbuf, 0, 0, 4096);
+    let text = "r1 = map[ring] ll\nr2 = 8\nr3 = 0\nr4 = r10\nr4 += -24\ncall bpf_ringbuf_reserve_dynptr\n\
+                r1 = r10\nr1 += -24\nr2 = 0\ncall bpf_ringbuf_discard_dynptr\n\
+                *(u64 *)(r10 - 32) = 5\nr0 = *(u64 *)(r10 - 32)\nexit";
+    check(&[ring], text, 5);
+}

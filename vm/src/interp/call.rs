@@ -64,8 +64,11 @@ impl Checked {
         if helper.moves_packet {
             self.packet_moved();
         }
-        if helper.releases != 0 {
-            let released = args.get(helper.releases as usize - 1).copied().unwrap_or_default();
+        // A released dynptr lies on the stack, and only its slot in the run's table is gone.
+        if let Some(at) = (helper.releases as usize).checked_sub(1)
+            && helper.args.get(at).is_some_and(|arg| !matches!(arg, Arg::RingbufDynptr))
+        {
+            let released = args.get(at).copied().unwrap_or_default();
             self.regions.end(split(released).0);
         }
         let r0 = self.returned(helper, args, &native, result)?;
