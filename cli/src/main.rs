@@ -10,7 +10,9 @@ mod error;
 mod input;
 mod inspect;
 mod object;
+mod policy;
 mod run;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -24,7 +26,9 @@ enum Command {
     Batch(batch::Options),
     Disasm(disasm::Args),
     Inspect(inspect::Args),
+    Policy(policy::Args),
     Run(run::Args),
+    Verify(verify::Args),
 }
 
 fn main() -> ExitCode {
@@ -33,7 +37,9 @@ fn main() -> ExitCode {
         Command::Batch(options) => batch::run(&options),
         Command::Disasm(args) => disasm::main(&args),
         Command::Inspect(args) => inspect::main(&args),
+        Command::Policy(args) => policy::main(&args),
         Command::Run(args) => run::main(&args),
+        Command::Verify(args) => verify::main(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -12,11 +12,25 @@ use crate::input;
 /// The running system's types.
 const SYSTEM_BTF: &str = "/sys/kernel/btf/vmlinux";
 
-/// Options of every command that loads an object.
+/// An object and how to load it.
 #[derive(Debug, clap::Args)]
 pub struct ObjectArgs {
     /// BPF object file.
     pub object: PathBuf,
+    #[command(flatten)]
+    load: LoadArgs,
+}
+
+impl ObjectArgs {
+    /// Reads and parses the object, and sets its variables.
+    pub fn open(&self) -> Result<Object, Error> {
+        self.load.open(&self.object)
+    }
+}
+
+/// Options of every command that loads objects.
+#[derive(Debug, clap::Args)]
+pub struct LoadArgs {
     /// Load programs as this type (`xdp`, `sched_cls` …), whatever their section says; PROG=TYPE for one program.
     #[arg(long = "type", value_name = "[PROG=]TYPE")]
     types: Vec<String>,
@@ -28,15 +42,15 @@ pub struct ObjectArgs {
     set: Vec<String>,
 }
 
-impl ObjectArgs {
-    /// Reads and parses the object, and sets its variables.
-    pub fn open(&self) -> Result<Object, Error> {
-        let bytes = input::read(&self.object)?;
+impl LoadArgs {
+    /// Reads and parses an object, and sets its variables.
+    pub fn open(&self, path: &Path) -> Result<Object, Error> {
+        let bytes = input::read(path)?;
         let btf = self.target_btf()?;
         let types = self.types.iter().map(|text| type_override(text)).collect::<Result<Vec<_>, _>>()?;
-        let name = self.object.file_stem().unwrap_or_default().to_string_lossy();
+        let name = path.file_stem().unwrap_or_default().to_string_lossy();
         let options = ParseOptions { name: &name, target_btf: btf.as_ref(), types: &types, ..ParseOptions::default() };
-        let refused = |source: loader::Error| Error::Object { path: self.object.clone(), source: Box::new(source) };
+        let refused = |source: loader::Error| Error::Object { path: path.to_path_buf(), source: Box::new(source) };
         let mut object = Object::parse(&bytes, &options).map_err(refused)?;
         for setting in &self.set {
             let bad = |what: String| Error::Option { option: format!("--set {setting}"), what };
