@@ -1,5 +1,6 @@
 //! Control flow: what can be reached, where paths meet, and which registers are live.
 
+use rtbpf_abi::helper::{self, Arg, HelperId};
 use rtbpf_isa::effects::{Flow, RegSet};
 use rtbpf_isa::{Callee, Imm64, Insn, InsnIdx, Program, Reg};
 
@@ -130,7 +131,7 @@ fn live_registers(program: &Program) -> Vec<RegSet> {
             let at = InsnIdx(index as u32);
             let after = successors(at, insn).into_iter().flatten();
             let out = after.filter_map(|to| live.get(to.index())).fold(RegSet::EMPTY, |all, set| all.with(*set));
-            let new = uses(insn).with(out.without(insn.defs()));
+            let new = uses(at, insn, &live).with(out.without(insn.defs()));
             if let Some(set) = live.get_mut(at.index())
                 && *set != new
             {
@@ -151,10 +152,21 @@ fn successors(at: InsnIdx, insn: &Insn) -> [Option<InsnIdx>; 2] {
     }
 }
 
-fn uses(insn: &Insn) -> RegSet {
-    match insn {
+/// What an instruction reads; a call, as many arguments as its callee has.
+fn uses(at: InsnIdx, insn: &Insn, live: &[RegSet]) -> RegSet {
+    match *insn {
         // A bad field may name any register.
         Insn::Bad { .. } => RegSet(u16::MAX),
+        Insn::Call(Callee::Helper(id)) => {
+            let rows = helper::rows_of(HelperId(id as u32));
+            let args = rows.iter().map(|row| row.args.iter().filter(|arg| **arg != Arg::None).count()).max();
+            let args = args.unwrap_or(Reg::ARGS.len());
+            Reg::ARGS[..args].iter().fold(RegSet::EMPTY, |all, &reg| all.with(RegSet::of(reg)))
+        }
+        Insn::Call(Callee::Local { to }) => {
+            let entry = live.get(at.target(to).index()).copied().unwrap_or_default();
+            RegSet(entry.0 & RegSet::ARGS.0)
+        }
         _ => insn.uses().without(RegSet::of(Reg::FP)),
     }
 }

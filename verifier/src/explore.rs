@@ -152,6 +152,9 @@ pub(crate) struct Walk<'a> {
 
 /// Pending branches, at most.
 const MAX_PENDING: usize = 8192;
+/// Checkpoints at one time: some 1.4 kB each. Linux gives up on the number of instructions long before, but for a test
+/// flag that keeps every state.
+const MAX_CHECKPOINTS: usize = 150_000;
 /// Runs of a trail after which a checkpoint is made at the next meeting point.
 const LONG_TRAIL: usize = 40;
 
@@ -442,6 +445,9 @@ impl<'a> Walk<'a> {
             self.met[at.index()] = list;
             self.cover(id);
             return Ok(Arrival::Covered);
+        }
+        if keep && self.checkpoints.len() - self.free.len() >= MAX_CHECKPOINTS {
+            return refuse!(TooComplex, E2BIG, "BPF program is too large. Processed {} insn", self.stats.processed);
         }
         if keep {
             let id = self.keep(at, fingerprint);

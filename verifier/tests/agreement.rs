@@ -23,7 +23,10 @@ struct Answer {
 
 fn map_spec(case: &Value, earlier: &[Arc<MapSpec>]) -> Option<MapSpec> {
     let number = |key: &str| case[key].as_u64().unwrap_or(0) as u32;
-    let kind = MapKind::from_number(number("type"))?;
+    let kind = match case["type"].as_str() {
+        Some(name) => MapKind::from_name(name)?,
+        None => MapKind::from_number(number("type"))?,
+    };
     let mut spec = MapSpec::new(kind, number("key_size"), number("value_size"), number("max_entries"));
     spec.name = case["name"].as_str().unwrap_or("").to_owned();
     spec.flags = number("flags");
@@ -57,7 +60,11 @@ fn judge(case: &Value, log_level: u32) -> Answer {
         Ok(program) => program,
         Err(error) => return answer(&Rejection::from_decode(&error)),
     };
-    let Some(prog_type) = ProgType::from_number(case["prog_type"].as_u64().unwrap_or(0) as u32) else {
+    let prog_type = match case["prog_type"].as_str() {
+        Some(name) => ProgType::from_name(name),
+        None => ProgType::from_number(case["prog_type"].as_u64().unwrap_or(0) as u32),
+    };
+    let Some(prog_type) = prog_type else {
         panic!("unknown program type in {}", case["name"]);
     };
     let mut given = Assumptions::new(prog_type);
