@@ -78,6 +78,11 @@ impl Packet {
         self.buffer.to_vec(self.data, self.len())
     }
 
+    /// A copy of its metadata and bytes.
+    pub fn to_vec_with_meta(&self) -> Vec<u8> {
+        self.buffer.to_vec(self.meta, self.end - self.meta)
+    }
+
     /// The bytes at `at`; `false` when they do not all lie inside.
     pub fn read(&self, at: usize, out: &mut [u8]) -> bool {
         self.inside(at, out.len()) && self.buffer.read(self.data + at, out)
@@ -111,7 +116,8 @@ impl Packet {
     /// The region that programs see: metadata and linear bytes.
     pub fn region(&self, writable: bool) -> Region {
         let len = self.meta_len() + self.linear_len();
-        Region::memory(RegionKind::Packet, Span::of(&self.buffer, self.meta, len), writable)
+        let origin = self.meta as i64;
+        Region { origin, ..Region::memory(RegionKind::Packet, Span::of(&self.buffer, self.meta, len), writable) }
     }
 
     /// Moves the start by `delta` bytes, metadata with it; `false` when there is no room, or fewer than `keep` bytes

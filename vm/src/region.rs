@@ -80,6 +80,9 @@ pub struct Region {
     pub span: Span,
     /// Native value of a pointer to its first byte.
     pub native: u64,
+    /// The offset that a pointer to its first byte holds. Packets begin where they begin in their page, as on Linux:
+    /// programs may look at the low bits.
+    pub origin: i64,
     /// Programs may load from it.
     pub readable: bool,
     /// Programs may store to it.
@@ -89,18 +92,18 @@ pub struct Region {
 impl Region {
     /// Memory that programs may read, and write if `writable`.
     pub fn memory(kind: RegionKind, span: Span, writable: bool) -> Region {
-        Region { kind, native: span.addr(), span, readable: true, writable }
+        Region { kind, native: span.addr(), span, origin: 0, readable: true, writable }
     }
 
     /// A map, which helpers see as `native`.
     pub fn map(map: MapRef, native: u64) -> Region {
         let span = Span::handed_out(native, 0, Keep::Map(map));
-        Region { kind: RegionKind::Map, span, native, readable: false, writable: false }
+        Region { kind: RegionKind::Map, span, native, origin: 0, readable: true, writable: false }
     }
 
     /// Something whose pointer programs only hand around; helpers see it as `native`.
     pub fn handle(kind: RegionKind, native: u64) -> Region {
-        Region { kind, span: Span::EMPTY, native, readable: false, writable: false }
+        Region { kind, span: Span::EMPTY, native, origin: 0, readable: false, writable: false }
     }
 }
 
@@ -197,7 +200,7 @@ impl Regions {
     pub fn resolve(&self, pointer: u64) -> Result<(&Region, i64), FaultKind> {
         let (id, off) = split(pointer);
         match self.get(id) {
-            Some(region) => Ok((region, off)),
+            Some(region) => Ok((region, off - region.origin)),
             None => Err(self.no_region(pointer)),
         }
     }

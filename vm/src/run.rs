@@ -15,6 +15,7 @@ use crate::engine::CancelHandle;
 use crate::error::FaultKind;
 use crate::executable::Bound;
 use crate::helpers::dynptr::Dynptrs;
+use crate::helpers::native;
 use crate::helpers::ringbuf::Records;
 use crate::mem::{Buffer, Keep};
 use crate::region::Regions;
@@ -34,6 +35,12 @@ pub(crate) struct Host {
     pub granted: Option<(u64, u64)>,
     /// The checked interpreter's regions, while it calls a helper that may follow pointers of the program.
     pub lent: Option<Regions>,
+    /// Spin locks that the program holds, by address.
+    pub locks: Vec<u64>,
+    /// What a cgroup program answers beside R0.
+    pub retval: i32,
+    /// Objects that helpers made for this run.
+    objects: Vec<Arc<Buffer>>,
     /// Ring buffer records in the program's hands.
     pub records: Records,
     /// Its dynptrs.
@@ -60,13 +67,17 @@ impl Host {
             random,
             granted: None,
             lent: None,
+            locks: Vec::new(),
+            retval: 0,
+            objects: Vec::new(),
             records: Records::default(),
             dynptrs: Dynptrs::default(),
         }
     }
 
-    /// The context, and where the random numbers stand.
+    /// Gives back what the program still holds; the context, and where the random numbers stand.
     pub fn end(self) -> (Ctx, u64) {
+        native::release_locks(&self.locks);
         (self.ctx, self.random)
     }
 
@@ -136,6 +147,26 @@ impl Host {
             .map_of(addr)
             .or_else(|| maps.clone().find(holds))
             .map_or(Keep::Nothing, |map| Keep::Map(map.clone()))
+    }
+
+    /// Keeps `object` alive until the run ends, and answers its address.
+    pub fn keep(&mut self, object: Arc<Buffer>) -> u64 {
+        let addr = object.addr();
+        self.objects.push(object);
+        addr
+    }
+
+    /// The current task, as a kernel structure of which nothing is known: zeros.
+    pub fn task(&mut self) -> Arc<Buffer> {
+        const TASK_BYTES: usize = 16_384;
+        match self.objects.iter().find(|object| object.len() == TASK_BYTES) {
+            Some(task) => task.clone(),
+            None => {
+                let task = Buffer::zeroed(TASK_BYTES);
+                self.objects.push(task.clone());
+                task
+            }
+        }
     }
 
     /// Address and size of a map's direct value.

@@ -136,6 +136,8 @@ pub struct World {
     pub trace: Arc<dyn TraceSink>,
     /// Routes and sockets.
     pub network: Arc<dyn Network>,
+    /// What the sysctl helpers tell.
+    pub sysctl: Arc<str>,
     /// Memory outside the machine that the `probe_read` helpers may read.
     pub probes: Vec<ProbeRange>,
 }
@@ -167,6 +169,7 @@ impl Default for World {
             identity: Identity::default(),
             trace: Arc::new(|_: &str| ()),
             network: Arc::new(Loopback),
+            sysctl: Arc::from(""),
             probes: Vec::new(),
         }
     }

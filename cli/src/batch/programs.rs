@@ -250,7 +250,7 @@ fn one_run(engine: &Engine, loaded: &Executable, run: &Value) -> Result<Value, F
     Ok(json!({
         "retval": retval,
         "data_out": hex::encode(ctx.data_out()),
-        "ctx_out": hex::encode(ctx.to_vec()),
+        "ctx_out": hex::encode(ctx.ctx_out()),
         "errno": 0,
     }))
 }

@@ -3,6 +3,7 @@
 //! A [`Ctx`] holds the native context that [`rtbpf_abi::ctx`] describes, and the packet behind it where there is one.
 //! Programs that are checked read it field by field; programs that are proved read the same bytes directly.
 
+mod outcome;
 mod test_run;
 
 use std::sync::Arc;
@@ -15,6 +16,9 @@ use crate::error::FaultKind;
 use crate::mem::{Buffer, Span};
 use crate::packet::Packet;
 use crate::region::{Region, RegionKind};
+
+use outcome::Outcome;
+pub use outcome::{Key, Redirect};
 
 /// Why a context could not be built. The words are for people; `errno` is what Linux answers a test run with.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -54,6 +58,7 @@ pub struct Ctx {
     /// What pointer fields point to, by UAPI offset.
     objects: Vec<CtxObject>,
     writable: bool,
+    outcome: Outcome,
 }
 
 /// Memory behind a pointer field.
@@ -81,7 +86,17 @@ impl Ctx {
         let memory = Buffer::zeroed(bytes.len().max(least));
         memory.write(0, bytes);
         let len = layout.map_or(bytes.len(), |layout| bytes.len().max(layout.size.max(open) as usize));
-        Ctx { prog_type, attach_type, layout, memory, len, packet: None, objects: Vec::new(), writable: true }
+        Ctx {
+            prog_type,
+            attach_type,
+            layout,
+            memory,
+            len,
+            packet: None,
+            objects: Vec::new(),
+            writable: true,
+            outcome: Outcome::default(),
+        }
     }
 
     /// A context with fields, all zero, and a packet behind it.
@@ -154,6 +169,15 @@ impl Ctx {
     pub(crate) fn copy_field(&mut self, name: &str, from: &[u8]) {
         if let Some(field) = self.field(name)
             && let Some(bytes) = from.get(field.offset as usize..(field.offset + field.size) as usize)
+        {
+            self.memory.write(field.offset as usize, bytes);
+        }
+    }
+
+    /// Sets a field's bytes from those at `at` of other bytes.
+    fn copy_bytes(&mut self, name: &str, from: &[u8], at: usize) {
+        if let Some(field) = self.field(name)
+            && let Some(bytes) = from.get(at..at + field.size as usize)
         {
             self.memory.write(field.offset as usize, bytes);
         }

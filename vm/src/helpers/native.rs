@@ -12,6 +12,8 @@ use rtbpf_abi::frame::{FaultCode, RunFrame};
 use rtbpf_maps::{Head, MapRef, ProgBytes, ProgOut};
 
 use rtbpf_rt::RunCx;
+use rtbpf_rt::lock::{Lock, RawLock};
+use std::sync::atomic::AtomicU32;
 
 use super::dynptr::Dynptr;
 use crate::run::Host;
@@ -34,6 +36,14 @@ pub(crate) fn enter(helper: fn(&mut Cx<'_>) -> u64, args: [u64; 5], frame: &mut 
             frame.fault = FaultCode::Helper;
             0
         }
+    }
+}
+
+/// Releases locks that a run still held when it ended. `words` are the addresses that [`Cx::spin_lock`] took.
+pub(crate) fn release_locks(words: &[u64]) {
+    for word in words {
+        // SAFETY: the words lie in values of maps, which live as long as the run's programs; the caller still has those.
+        RawLock::of_word(unsafe { AtomicU32::from_ptr(*word as *mut u32) }).release();
     }
 }
 
@@ -102,6 +112,14 @@ impl<'a> Cx<'a> {
         };
         out.copy_from_slice(&bytes.ok_or(Errno::EFAULT)?);
         Ok(())
+    }
+
+    /// The lock in argument 1 … 5; `None` for a misaligned address, which only unverified programs pass.
+    pub fn spin_lock(&self, n: usize) -> Option<&'a RawLock> {
+        let word = self.arg(n) as *mut u32;
+        // SAFETY: the row says that the argument covers the 4 bytes of a lock in a map's value; the test adds alignment.
+        // Every access to the word is atomic.
+        word.is_aligned().then(|| RawLock::of_word(unsafe { AtomicU32::from_ptr(word) }))
     }
 
     /// The NUL-terminated string in argument `n`, without its NUL.

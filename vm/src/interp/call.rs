@@ -266,7 +266,14 @@ impl Checked {
                 Ok(self.regions.handed_out(RegionKind::Socket, result, len, false, keep)?.pointer(0))
             }
             Ret::Btf { .. } | Ret::KptrOrNull | Ret::Percpu { .. } => {
-                let make = || Region::handle(RegionKind::Object, result);
+                let keep = self.host.keep_of(result);
+                let make = || match keep {
+                    Keep::Buffer(buffer) => {
+                        let span = crate::mem::Span::of(&buffer, 0, buffer.len());
+                        Region::memory(RegionKind::Object, span, false)
+                    }
+                    Keep::Nothing | Keep::Map(_) => Region::handle(RegionKind::Object, result),
+                };
                 Ok(self.regions.intern(RegionKind::Object, result, make)?.pointer(0))
             }
         }

@@ -14,6 +14,8 @@ use rtbpf_abi::frame::{FaultCode, RunFrame};
 use rtbpf_abi::limits::{MAX_FRAMES, MAX_LOOPS, STACK_BYTES};
 use rtbpf_isa::{AluOp, AtomicOp, Callee, Imm64, Insn, InsnIdx, Operand, Reg, Size, Width, eval};
 
+use rtbpf_rt::gate::Section;
+
 use super::flow::Then;
 use super::observe::Observer;
 use crate::ctx::{Ctx, CtxValue};
@@ -51,6 +53,8 @@ pub struct Checked {
     pub(super) frame: RunFrame,
     pub(super) host: Box<Host>,
     polls: u32,
+    /// What maps hand out stays alive while the run does.
+    _section: Section,
 }
 
 impl Checked {
@@ -72,6 +76,7 @@ impl Checked {
             frame,
             host,
             polls: BLOCKS_PER_POLL,
+            _section: rtbpf_rt::gate::enter(),
         };
         run.enter().map_err(|kind| Fault::new(kind, run.pc, &exe.program))?;
         Ok(run)
@@ -309,6 +314,10 @@ impl Checked {
         if region.kind == RegionKind::Ctx {
             return self.load_ctx(off, size, signed);
         }
+        if region.kind == RegionKind::Map {
+            // The fields of the kernel's `struct bpf_map` are readable, and mean nothing here.
+            return Ok(0);
+        }
         match region.span.load(off, size) {
             Some(value) if region.readable => Ok(value),
             _ => Err(refused(region, off, size, false)),
@@ -349,7 +358,11 @@ impl Checked {
         match self.host.ctx.load(off, size, signed) {
             None => Err(FaultKind::Context { off, size: size.bytes(), write: false }),
             Some(CtxValue::Scalar(value)) => Ok(value),
-            Some(CtxValue::Packet(at)) => Ok(self.packet_region()?.pointer(at)),
+            Some(CtxValue::Packet(at)) => {
+                let id = self.packet_region()?;
+                let origin = self.regions.get(id).map_or(0, |region| region.origin);
+                Ok(id.pointer(origin + at))
+            }
             Some(CtxValue::Null) => Ok(0),
             Some(CtxValue::Memory { kind, span, off, writable }) => {
                 let make = || Region::memory(kind, span.clone(), writable);
