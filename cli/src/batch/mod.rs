@@ -82,9 +82,6 @@ pub fn run(options: &Options) -> Result<(), Error> {
         let known: Vec<_> = rtbpf::abi::Policy::ALL.iter().map(|policy| policy.name).collect();
         return Err(refused("--policy", format!("unknown policy {:?} (known: {})", options.policy, known.join(", "))));
     }
-    if options.engine == EngineKind::Jit {
-        return Err(refused("--engine", "this build has no native code; use checked".into()));
-    }
     // A case that panics is answered; the message would only interleave with other output.
     std::panic::set_hook(Box::new(|_| ()));
     let input = io::BufReader::new(io::stdin()).lines();

@@ -3,16 +3,17 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use rtbpf::abi::license::is_gpl_compatible;
 use rtbpf::abi::{AttachType, MapKind, MapSpec, ProgType};
 use rtbpf::ctx::CtxError;
 use rtbpf::isa::{Program, RawInsn, decode};
-use rtbpf::maps::{CreateCx, MapRef, Object, create};
+use rtbpf::maps::{CreateCx, MapRef, Object, control, create};
 use rtbpf::rt::RunCx;
-use rtbpf::verifier::{Assumptions, Profile};
-use rtbpf::{Config, Ctx, Engine, Error, Executable};
+use rtbpf::verifier::{self, Assumptions, Profile, VerifiedProgram};
+use rtbpf::{Config, Ctx, Engine, Error, Executable, Session};
 use serde_json::{Value, json};
 
-use super::{ModelKind, Options, ProfileKind};
+use super::{EngineKind, ModelKind, Options, ProfileKind};
 
 /// Runs of a case may take this many instructions, all together; Linux stops none of the corpus' programs.
 const MAX_INSNS: u64 = 1 << 30;
@@ -27,9 +28,9 @@ pub fn answer(case: &Value, options: &Options) -> Value {
         }
         Err(Failure::Malformed(error)) => json!({ "name": name, "error": error }),
         Err(Failure::CannotJudge(error)) => json!({ "name": name, "verdict": "error", "error": error }),
-        Err(Failure::Rejected { errno, log }) => {
-            json!({ "name": name, "verdict": "reject", "errno": errno, "log": log, "runs": [] })
-        }
+        Err(Failure::Rejected { errno, log, processed }) => json!({
+            "name": name, "verdict": "reject", "errno": errno, "log": log, "insns_processed": processed, "runs": [],
+        }),
     }
 }
 
@@ -41,6 +42,7 @@ enum Failure {
     Rejected {
         errno: i32,
         log: String,
+        processed: u64,
     },
 }
 
@@ -51,10 +53,15 @@ fn malformed(what: &str) -> Failure {
 fn judge(case: &Value, options: &Options) -> Result<Value, Failure> {
     let engine = Engine::new(config(case, options));
     let maps = make_maps(case, engine.config().slots)?;
-    fill_maps(&engine, case, &maps)?;
+    let judge = Judge { engine: &engine, case, maps: &maps, options };
+    judge.fill_maps()?;
     let begun = Instant::now();
-    let loaded = load(&engine, case, case, &maps)?;
+    let verified = judge.verify(case)?;
     let verify_ns = begun.elapsed().as_nanos() as u64;
+    let (processed, log) = (verified.stats().processed, verified.log().to_owned());
+    let begun = Instant::now();
+    let loaded = judge.bind(verified)?;
+    let compile_ns = begun.elapsed().as_nanos() as u64;
     let mut runs = Vec::new();
     for run in list(case, "runs") {
         runs.push(one_run(&engine, &loaded, run)?);
@@ -62,13 +69,35 @@ fn judge(case: &Value, options: &Options) -> Result<Value, Failure> {
     Ok(json!({
         "verdict": "accept",
         "errno": 0,
-        "log": "",
-        "insns_processed": loaded.program().len(),
+        "log": log,
+        "insns_processed": processed,
         "verify_ns": verify_ns,
-        "compile_ns": 0,
+        "compile_ns": compile_ns,
         "runs": runs,
         "maps_out": dump(case, &maps),
     }))
+}
+
+/// A program that is ready to run.
+enum Loaded {
+    Checked(Executable),
+    Native(rtbpf::Native),
+}
+
+impl Loaded {
+    fn executable(&self) -> &Executable {
+        match self {
+            Loaded::Checked(executable) => executable,
+            Loaded::Native(native) => native.executable(),
+        }
+    }
+
+    fn run(&self, session: &mut Session, ctx: &mut Ctx) -> Result<u64, Error> {
+        match self {
+            Loaded::Checked(executable) => executable.run(session, ctx),
+            Loaded::Native(native) => native.run(session, ctx),
+        }
+    }
 }
 
 fn config(case: &Value, options: &Options) -> Config {
@@ -118,89 +147,96 @@ fn make_maps(case: &Value, slots: u32) -> Result<Vec<MapRef>, Failure> {
     Ok(maps)
 }
 
-/// Puts the values of a case into its maps; programs of its program arrays are loaded first.
-fn fill_maps(engine: &Engine, case: &Value, maps: &[MapRef]) -> Result<(), Failure> {
-    let mut programs = Vec::new();
-    for program in list(case, "progs") {
-        programs.push(load(engine, program, case, maps)?);
-    }
-    for (at, (wanted, map)) in list(case, "maps").iter().zip(maps).enumerate() {
-        let failed = |what: &dyn std::fmt::Display| Failure::CannotJudge(format!("map {at}: {what}"));
-        let key = |entry: &Value| {
-            hex::decode(entry.get(0).and_then(Value::as_str).unwrap_or_default()).map_err(|error| failed(&error))
-        };
-        let index = |entry: &Value| entry.get(1).and_then(Value::as_u64).unwrap_or(u64::MAX) as usize;
-        for entry in list(wanted, "init") {
-            let text = entry.get(1).and_then(Value::as_str).unwrap_or_default();
-            let value = hex::decode(text).map_err(|error| failed(&error))?;
-            map.update(&RunCx::CONTROL, &key(entry)?, value.as_slice().into(), 0).map_err(|error| failed(&error))?;
-        }
-        for entry in list(wanted, "init_prog") {
-            let program = programs.get(index(entry)).ok_or_else(|| failed(&"no such program"))?;
-            let object = Object::Prog(program.as_prog());
-            map.update_object(&RunCx::CONTROL, &key(entry)?, &object, 0).map_err(|error| failed(&error))?;
-        }
-        for entry in list(wanted, "init_map") {
-            let inner = maps.get(index(entry)).ok_or_else(|| failed(&"no such map"))?;
-            let object = Object::Map(inner.clone());
-            map.update_object(&RunCx::CONTROL, &key(entry)?, &object, 0).map_err(|error| failed(&error))?;
-        }
-    }
-    Ok(())
-}
-
-/// What the verifier may assume about the maps: their attributes, and the bytes of frozen ones.
-fn specs(case: &Value, maps: &[MapRef]) -> Vec<Arc<MapSpec>> {
-    let wanted = list(case, "maps");
-    let frozen = |at: usize| wanted.get(at).and_then(|map| map.get("frozen")).and_then(Value::as_bool).unwrap_or(false);
-    let spec = |(at, map): (usize, &MapRef)| {
-        let mut spec = map.spec().clone();
-        if frozen(at) && spec.kind == MapKind::Array {
-            let mut bytes = Vec::new();
-            for index in 0..spec.max_entries {
-                // An array has every index below its capacity.
-                let _ = map.read(&RunCx::CONTROL, &index.to_le_bytes(), 0, &mut bytes);
-            }
-            spec.frozen = Some(bytes.into());
-        }
-        Arc::new(spec)
-    };
-    maps.iter().enumerate().map(spec).collect()
-}
-
 fn list<'a>(value: &'a Value, field: &str) -> &'a [Value] {
     value.get(field).and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 
-/// Verifies and binds a program.
-fn load(engine: &Engine, program: &Value, case: &Value, maps: &[MapRef]) -> Result<Executable, Failure> {
-    let prog_type = prog_type(program)?;
-    let attach = program.get("attach_type").and_then(Value::as_u64).unwrap_or(0);
-    let attach_type = match attach {
-        0 => None,
-        number => u32::try_from(number).ok().and_then(AttachType::from_number),
-    };
-    let flags = program.get("prog_flags").and_then(Value::as_u64).unwrap_or(0) as u32;
-    let license = program.get("license").and_then(Value::as_str).unwrap_or("GPL");
-    let given = Assumptions {
-        attach_type,
-        gpl: is_gpl(license),
-        sleepable: flags & 16 != 0,
-        prog_flags: flags,
-        maps: specs(case, maps),
-        cpus: engine.config().slots,
-        policy: engine.config().policy,
-        ..Assumptions::new(prog_type)
-    };
-    let program = decoded(program)?;
-    engine.bind_unverified(program, given, maps.to_vec()).map_err(|error| match error {
-        Error::NoSuchMap { .. } => Failure::Rejected { errno: 9, log: error.to_string() },
-        other => Failure::CannotJudge(other.to_string()),
-    })
+/// One case at work.
+struct Judge<'a> {
+    engine: &'a Engine,
+    case: &'a Value,
+    maps: &'a [MapRef],
+    options: &'a Options,
 }
 
-fn is_gpl(license: &str) -> bool {
-    matches!(license, "GPL" | "GPL v2" | "GPL and additional rights" | "Dual BSD/GPL" | "Dual MIT/GPL" | "Dual MPL/GPL")
+impl Judge<'_> {
+    /// Puts the values of a case into its maps; programs of its program arrays are loaded first.
+    fn fill_maps(&self) -> Result<(), Failure> {
+        let mut programs = Vec::new();
+        for program in list(self.case, "progs") {
+            programs.push(self.bind(self.verify(program)?)?);
+        }
+        for (at, (wanted, map)) in list(self.case, "maps").iter().zip(self.maps).enumerate() {
+            let failed = |what: &dyn std::fmt::Display| Failure::CannotJudge(format!("map {at}: {what}"));
+            let key = |entry: &Value| {
+                hex::decode(entry.get(0).and_then(Value::as_str).unwrap_or_default()).map_err(|error| failed(&error))
+            };
+            let index = |entry: &Value| entry.get(1).and_then(Value::as_u64).unwrap_or(u64::MAX) as usize;
+            for entry in list(wanted, "init") {
+                let text = entry.get(1).and_then(Value::as_str).unwrap_or_default();
+                let value = hex::decode(text).map_err(|error| failed(&error))?;
+                map.update(&RunCx::CONTROL, &key(entry)?, value.as_slice().into(), 0)
+                    .map_err(|error| failed(&error))?;
+            }
+            for entry in list(wanted, "init_prog") {
+                let program = programs.get(index(entry)).ok_or_else(|| failed(&"no such program"))?;
+                let object = Object::Prog(program.executable().as_prog());
+                map.update_object(&RunCx::CONTROL, &key(entry)?, &object, 0).map_err(|error| failed(&error))?;
+            }
+            for entry in list(wanted, "init_map") {
+                let inner = self.maps.get(index(entry)).ok_or_else(|| failed(&"no such map"))?;
+                let object = Object::Map(inner.clone());
+                map.update_object(&RunCx::CONTROL, &key(entry)?, &object, 0).map_err(|error| failed(&error))?;
+            }
+            if wanted.get("frozen").and_then(Value::as_bool) == Some(true) {
+                control::freeze(&**map).map_err(|refusal| failed(&format!("freeze: {refusal:?}")))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Verifies the case's program, or an auxiliary one.
+    fn verify(&self, program: &Value) -> Result<VerifiedProgram, Failure> {
+        let number = |field: &str| program.get(field).and_then(Value::as_u64).unwrap_or(0);
+        let attach_type = match number("attach_type") {
+            0 => None,
+            number => u32::try_from(number).ok().and_then(AttachType::from_number),
+        };
+        let flags = number("prog_flags") as u32;
+        let license = program.get("license").and_then(Value::as_str).unwrap_or("GPL");
+        let given = Assumptions {
+            attach_type,
+            gpl: is_gpl_compatible(license),
+            sleepable: flags & 16 != 0,
+            prog_flags: flags,
+            maps: self.maps.iter().map(|map| Arc::new(control::assumed_spec(&**map, &RunCx::CONTROL))).collect(),
+            cpus: self.engine.config().slots,
+            policy: self.engine.config().policy,
+            ..Assumptions::new(prog_type(program)?)
+        };
+        let verifier = verifier::Options {
+            profile: self.engine.config().profile,
+            log_level: self.options.log,
+            ..verifier::Options::default()
+        };
+        verifier::verify(decoded(program)?, given, &verifier).map_err(|rejection| Failure::Rejected {
+            errno: rejection.errno.number(),
+            log: if rejection.log.is_empty() { rejection.message } else { rejection.log },
+            processed: rejection.stats.processed,
+        })
+    }
+
+    fn bind(&self, verified: VerifiedProgram) -> Result<Loaded, Failure> {
+        let failed = |error: Error| Failure::CannotJudge(error.to_string());
+        match self.options.engine {
+            EngineKind::Jit => {
+                self.engine.bind_native(verified, self.maps.to_vec()).map(Loaded::Native).map_err(failed)
+            }
+            EngineKind::Checked | EngineKind::Interp => {
+                self.engine.bind(verified, self.maps.to_vec()).map(Loaded::Checked).map_err(failed)
+            }
+        }
+    }
 }
 
 fn prog_type(case: &Value) -> Result<ProgType, Failure> {
@@ -227,18 +263,19 @@ fn decoded(case: &Value) -> Result<Program, Failure> {
             None => return Err(malformed("fixups: no such instruction")),
         }
     }
-    decode(&slots).map_err(|error| Failure::Rejected { errno: 22, log: error.to_string() })
+    decode(&slots).map_err(|error| Failure::Rejected { errno: 22, log: error.to_string(), processed: 0 })
 }
 
 /// One run: return value, packet, context, errno.
-fn one_run(engine: &Engine, loaded: &Executable, run: &Value) -> Result<Value, Failure> {
+fn one_run(engine: &Engine, loaded: &Loaded, run: &Value) -> Result<Value, Failure> {
     let data_in = bytes(run, "data_in")?;
     let ctx_in = bytes(run, "ctx_in")?;
     let repeat = run.get("repeat").and_then(Value::as_u64).unwrap_or(1).max(1);
-    let mut ctx = match Ctx::test_run(loaded.prog_type(), loaded.attach_type(), &data_in, &ctx_in) {
-        Ok(ctx) => ctx,
-        Err(CtxError { what, errno }) => return Ok(json!({ "errno": errno.number(), "error": what })),
-    };
+    let mut ctx =
+        match Ctx::test_run(loaded.executable().prog_type(), loaded.executable().attach_type(), &data_in, &ctx_in) {
+            Ok(ctx) => ctx,
+            Err(CtxError { what, errno }) => return Ok(json!({ "errno": errno.number(), "error": what })),
+        };
     let mut session = engine.session(0);
     let mut retval = 0;
     for _ in 0..repeat {
