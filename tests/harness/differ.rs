@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::generate::Case;
 use crate::kernel;
-use crate::machine::{Machine, Outcome};
+use crate::machine::{Machine, Outcome, Way};
 use rtbpf::verifier::VerifiedProgram;
 
 /// One disagreement. Its order is how serious it is.
@@ -59,7 +59,8 @@ pub enum Comparison {
     Rejected(i32),
     /// They differ.
     Differs(Difference),
-    /// One side has no answer: a map it cannot make, a helper it lacks, a complaint about itself.
+    /// One side has no answer: a map it cannot make, a helper it lacks, a descriptor or kernel function
+    /// that does not exist, a complaint about itself.
     NoAnswer(String),
 }
 
@@ -80,13 +81,19 @@ pub fn compare(case: &Case) -> Comparison {
     };
     match (theirs, ours) {
         (0, Ok(verified)) => match catch_unwind(AssertUnwindSafe(|| runs(case, &linux, &mut machine, verified))) {
+            // A program that gives addresses away gives others the next time.
+            Ok(Comparison::Differs(Difference::Run(_))) if !repeats(case) => {
+                Comparison::NoAnswer("Linux's runs differ from each other".into())
+            }
             Ok(comparison) => comparison,
             Err(panic) => Comparison::Differs(Difference::Panic(panic_words(&*panic))),
         },
         (0, Err(rejection)) => Comparison::Differs(Difference::FalseReject(rejection.message)),
         (errno, ours) => {
             let words = reason(case);
-            if words.contains("verifier bug") || errno == libc::ENOMEM {
+            let of_kernel =
+                ["verifier bug", "fd_idx without fd_array", "is not pointing to valid bpf_map", "kernel function"];
+            if errno == libc::ENOMEM || of_kernel.iter().any(|part| words.contains(part)) {
                 return Comparison::NoAnswer(words);
             }
             match ours {
@@ -107,8 +114,23 @@ pub fn reason(case: &Case) -> String {
     kernel::last_words(&loaded.verdict().words).to_owned()
 }
 
+/// Whether Linux's runs of a fresh copy of `case` are like those of another.
+fn repeats(case: &Case) -> bool {
+    let all = || {
+        let loaded = kernel::load(case, false).ok()?;
+        let runs: Vec<kernel::Run> = case.packets.iter().map(|packet| loaded.run(packet)).collect();
+        let arrays: Vec<_> = (0..case.maps.len()).map(|map| loaded.array(case, map)).collect();
+        Some((loaded, runs, arrays))
+    };
+    // Both are alive at once, so that nothing is at the same address.
+    match (all(), all()) {
+        (Some((_one, runs, arrays)), Some((_two, again, arrays_again))) => (runs, arrays) == (again, arrays_again),
+        _ => false,
+    }
+}
+
 fn runs(case: &Case, linux: &kernel::Loaded, machine: &mut Machine, verified: VerifiedProgram) -> Comparison {
-    if let Err(error) = machine.bind(verified) {
+    if let Err(error) = machine.bind(verified, Way::Checked) {
         return Comparison::Differs(Difference::Run(format!("not bound: {error}")));
     }
     for packet in &case.packets {
@@ -118,6 +140,7 @@ fn runs(case: &Case, linux: &kernel::Loaded, machine: &mut Machine, verified: Ve
         };
         match machine.run(packet) {
             Outcome::Fault(words) => return Comparison::Differs(Difference::Fault(words)),
+            Outcome::Endless => return Comparison::NoAnswer("endless".into()),
             Outcome::Unsupported(words) => return Comparison::NoAnswer(words),
             Outcome::Refused(errno) if errno == theirs.errno => {}
             Outcome::Refused(errno) => return differs("errno", theirs.errno.to_string(), errno.to_string()),

@@ -7,7 +7,8 @@ use rtbpf::isa::{Program, decode};
 use rtbpf::maps::{CreateCx, MapRef, create};
 use rtbpf::rt::RunCx;
 use rtbpf::verifier::{Assumptions, Options, Profile, Rejection, VerifiedProgram, verify};
-use rtbpf::{Config, Ctx, Engine, Error, Executable, FaultKind};
+use rtbpf::world::FixedClock;
+use rtbpf::{Config, Ctx, Engine, Error, Executable, FaultKind, Native, World};
 
 use crate::generate::Case;
 
@@ -16,6 +17,24 @@ const CPUS: u32 = 2;
 
 /// Instructions a run may take before it counts as endless.
 const MAX_INSNS: u64 = 1 << 24;
+
+/// How a program is run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Way {
+    /// The checked interpreter with the verifier's facts, each of which it asserts.
+    Checked,
+    /// The checked interpreter on a program of which nothing is claimed.
+    Unverified,
+    /// Native code made with the verifier's facts.
+    Native,
+    /// Native code made without facts.
+    NativeWithoutFacts,
+}
+
+impl Way {
+    /// Every way.
+    pub const ALL: [Way; 4] = [Way::Checked, Way::Unverified, Way::Native, Way::NativeWithoutFacts];
+}
 
 /// What a run gives.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -26,9 +45,13 @@ pub enum Outcome {
         r0: u64,
         /// The packet afterwards.
         data_out: Vec<u8>,
+        /// The context afterwards, without pointers.
+        ctx_out: Vec<u8>,
     },
     /// The test run's rules refuse the input.
     Refused(i32),
+    /// It took more instructions than the oracle has patience for.
+    Endless,
     /// It called a helper that this build knows and does not have.
     Unsupported(String),
     /// The checked interpreter stopped it: where an accepted program does this, a proof or an engine is wrong.
@@ -46,18 +69,29 @@ pub fn program(case: &Case) -> Result<Program, Rejection> {
     Ok(program)
 }
 
+/// Keys and values of a map.
+pub type Contents = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// A program ready to run.
+enum Bound {
+    Checked(Executable),
+    Native(Native),
+}
+
 /// A case with live maps, verified or not.
 pub struct Machine {
     engine: Engine,
     maps: Vec<MapRef>,
     given: Assumptions,
-    program: Option<Executable>,
+    program: Option<Bound>,
 }
 
 impl Machine {
     /// Makes the maps of `case` and fills them.
     pub fn new(case: &Case) -> Result<Machine, String> {
-        let engine = Engine::new(Config { slots: CPUS, max_insns: Some(MAX_INSNS), ..Config::linux() });
+        // Clock and chance stand still, so that engines see the same.
+        let world = World { clock: Arc::new(FixedClock(1 << 40)), seed: 7, ..World::default() };
+        let engine = Engine::new(Config { slots: CPUS, max_insns: Some(MAX_INSNS), world, ..Config::linux() });
         let mut maps = Vec::new();
         for map in &case.maps {
             let made = create(&map.spec, &CreateCx::new(CPUS)).map_err(|error| error.to_string())?;
@@ -85,25 +119,40 @@ impl Machine {
         verify(program(case)?, self.given.clone(), &options)
     }
 
-    /// Binds what [`Machine::judge`] accepted.
-    pub fn bind(&mut self, verified: VerifiedProgram) -> Result<(), String> {
-        let bound = self.engine.bind(verified, self.maps.clone());
+    /// Binds what [`Machine::judge`] accepted. `Err` also where this machine has no native code for it.
+    pub fn bind(&mut self, verified: VerifiedProgram, way: Way) -> Result<(), String> {
+        let maps = self.maps.clone();
+        let bound = match way {
+            Way::Checked => self.engine.bind(verified, maps).map(Bound::Checked),
+            Way::Unverified => {
+                let given = verified.given().clone();
+                self.engine.bind_unverified(verified.code().clone(), given, maps).map(Bound::Checked)
+            }
+            Way::Native => self.engine.bind_native(verified, maps).map(Bound::Native),
+            Way::NativeWithoutFacts => self.engine.bind_native(verified.without_facts(), maps).map(Bound::Native),
+        };
         self.program = Some(bound.map_err(|error| error.to_string())?);
         Ok(())
     }
 
     fn start(&self, ctx: &mut Ctx) -> Outcome {
-        let Some(program) = &self.program else { return Outcome::Fault("nothing is bound".into()) };
-        match program.run(&mut self.engine.session(0), ctx) {
-            Ok(r0) => Outcome::Done { r0, data_out: ctx.data_out() },
+        let mut session = self.engine.session(0);
+        let result = match &self.program {
+            None => return Outcome::Fault("nothing is bound".into()),
+            Some(Bound::Checked(program)) => program.run(&mut session, ctx),
+            Some(Bound::Native(program)) => program.run(&mut session, ctx),
+        };
+        match result {
+            Ok(r0) => Outcome::Done { r0, data_out: ctx.data_out(), ctx_out: ctx.to_vec() },
             Err(Error::Fault(fault)) if matches!(fault.kind, FaultKind::NoHelper(_)) => {
                 Outcome::Unsupported(fault.to_string())
             }
+            Err(Error::Fault(fault)) if fault.kind == FaultKind::OutOfFuel => Outcome::Endless,
             Err(error) => Outcome::Fault(error.to_string()),
         }
     }
 
-    /// Runs it in the checked interpreter, as Linux's test run would.
+    /// Runs it as Linux's test run would.
     pub fn run(&self, packet: &[u8]) -> Outcome {
         match Ctx::test_run(self.given.prog_type, self.given.attach_type, packet, &[]) {
             Ok(mut ctx) => self.start(&mut ctx),
@@ -114,6 +163,26 @@ impl Machine {
     /// Runs it with these bytes as its context.
     pub fn run_on_ctx(&self, bytes: &[u8]) -> Outcome {
         self.start(&mut Ctx::bytes(self.given.prog_type, self.given.attach_type, bytes))
+    }
+
+    /// What every map holds that can be listed, pointers and programs excepted.
+    pub fn contents(&self) -> Vec<Contents> {
+        let listed = |map: &MapRef| {
+            let (mut found, mut key) = (Contents::new(), None);
+            loop {
+                let mut next = Vec::new();
+                if map.next_key(&RunCx::CONTROL, key.as_deref(), &mut next).is_err() {
+                    found.sort();
+                    return found;
+                }
+                let mut value = Vec::new();
+                if map.read(&RunCx::CONTROL, &next, 0, &mut value).is_ok() {
+                    found.push((next.clone(), value));
+                }
+                key = Some(next);
+            }
+        };
+        self.maps.iter().map(listed).collect()
     }
 
     /// The bytes of array map `index`, value after value; `None` for other kinds.

@@ -84,6 +84,12 @@ impl Case {
         found
     }
 
+    /// Whether some instruction calls helper `id`.
+    pub fn calls(&self, id: i32) -> bool {
+        let helper = Insn::Call(Callee::Helper(id));
+        decode(&self.insns).is_ok_and(|program| program.insns().contains(&helper))
+    }
+
     /// What it contains; nothing for slots that do not decode.
     pub fn features(&self) -> Features {
         let Ok(program) = decode(&self.insns) else { return Features::default() };

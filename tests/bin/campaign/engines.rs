@@ -1,0 +1,107 @@
+//! Campaigns that need no kernel: soundness, and engines against each other.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use rtbpf_tests::differ::folded;
+use rtbpf_tests::engines_agree::{Agreement, agree};
+use rtbpf_tests::generate::Case;
+use rtbpf_tests::shrink::shrink;
+use rtbpf_tests::sound::{Soundness, check};
+
+use crate::{Request, print_features};
+
+/// Inputs a program runs on.
+const INPUTS: usize = 8;
+
+/// What went wrong, by folded words: how often, and the shortest case.
+#[derive(Default)]
+struct Clusters(BTreeMap<String, (u64, Case)>);
+
+impl Clusters {
+    fn add(&mut self, words: &str, case: Case) {
+        let (count, smallest) = self.0.entry(folded(words)).or_insert_with(|| (0, case.clone()));
+        *count += 1;
+        if case.insns.len() < smallest.insns.len() {
+            *smallest = case;
+        }
+    }
+
+    /// Prints the most frequent first, each with its case made smaller while `wrong` says the same of it.
+    fn print(self, most: usize, wrong: impl Fn(&Case) -> Option<String>) {
+        let mut clusters: Vec<_> = self.0.into_iter().collect();
+        clusters.sort_by_key(|(_, (count, _))| std::cmp::Reverse(*count));
+        for (words, (count, smallest)) in clusters.into_iter().take(most) {
+            let small = shrink(&smallest, |case| wrong(case).is_some_and(|found| folded(&found) == words));
+            println!("\n## {count} x {words}\n{} {} flags {}", small.name, small.kind, small.prog_flags);
+            println!("{}\n{}{}", wrong(&small).unwrap_or_default(), small.listing(), small.line());
+        }
+    }
+}
+
+/// Accepted programs that fault.
+pub fn sound(request: &Request) {
+    let begun = Instant::now();
+    let (mut total, mut accepted, mut clusters, mut faults) =
+        (Soundness::default(), Vec::new(), Clusters::default(), 0);
+    for seed in request.seed..request.seed + request.count {
+        if begun.elapsed() > request.limit {
+            break;
+        }
+        let case = request.generator.case(seed);
+        let found = check(&case, INPUTS);
+        if found.accepted > 0 {
+            accepted.push(case.features());
+        }
+        if let Some(words) = &found.escape {
+            faults += 1;
+            clusters.add(words, case);
+        }
+        total.add(&found);
+    }
+    println!(
+        "{} programs of {} from seed {}, {} accepted, {} runs without a fault, {} without a helper's function, \
+         {faults} programs that fault, {:.0} s",
+        total.programs,
+        request.generator.name(),
+        request.seed,
+        total.accepted,
+        total.runs,
+        total.unsupported,
+        begun.elapsed().as_secs_f64()
+    );
+    print_features(&accepted);
+    clusters.print(request.show, |case| check(case, INPUTS).escape);
+}
+
+/// Programs on which two engines differ.
+pub fn agree_all(request: &Request) {
+    let begun = Instant::now();
+    let (mut done, mut ran, mut engines, mut clusters, mut differ) = (0u64, 0u64, 0, Clusters::default(), 0u64);
+    for seed in request.seed..request.seed + request.count {
+        if begun.elapsed() > request.limit {
+            break;
+        }
+        let case = request.generator.case(seed);
+        done += 1;
+        match agree(&case, INPUTS) {
+            Agreement::NotRun => {}
+            Agreement::Engines(count) => (ran, engines) = (ran + 1, engines + count),
+            Agreement::Differs(words) => {
+                differ += 1;
+                clusters.add(&words, case);
+            }
+        }
+    }
+    println!(
+        "{done} programs of {} from seed {}: {ran} agree on {INPUTS} inputs each, in {:.2} engines, {differ} differ, {:.0} s",
+        request.generator.name(),
+        request.seed,
+        engines as f64 / ran.max(1) as f64,
+        begun.elapsed().as_secs_f64()
+    );
+    clusters.print(request.show, |case| match agree(case, INPUTS) {
+        Agreement::Differs(words) => Some(words),
+        Agreement::NotRun | Agreement::Engines(_) => None,
+    });
+}
