@@ -9,6 +9,7 @@ use rtbpf_isa::{AluOp, AtomicOp, CmpOp, Insn, InsnIdx, Reg, Size, Width};
 use crate::abi::Slot;
 use crate::asm::{Asm, Label};
 use crate::code::Symbol;
+use crate::opt::magic::Magic;
 
 /// A register or a sign-extended immediate.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -191,8 +192,9 @@ pub trait Encode: Sized {
     fn rotate_left(&mut self, w: Width, d: Self::Reg, a: Self::Reg, count: u8);
     /// `d = address`, truncated to `w`.
     fn lea(&mut self, w: Width, d: Self::Reg, addr: Addr<Self::Reg>);
-    /// `d = high 64 bits of a * b`, unsigned.
-    fn mul_high(&mut self, d: Self::Reg, a: Self::Reg, b: Self::Reg);
+    /// A temporary with `a / divisor`, unsigned, by the divisor's magic number; `None` where the machine lacks the
+    /// multiplication. The next operation may use it, and one more with an immediate.
+    fn quotient(&mut self, w: Width, a: Self::Reg, magic: Magic) -> Option<Self::Reg>;
 
     // Memory
 

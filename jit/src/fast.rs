@@ -10,6 +10,7 @@ use crate::asm::Label;
 use crate::code::{CompileError, Symbol};
 use crate::encode::{Addr, Alu, Bin, Encode, Reach, Rhs, Shape};
 use crate::linker::{HelperTraits, Linker};
+use crate::opt::Opt;
 use crate::plan::Plan;
 
 /// `bpf_map_lookup_elem`.
@@ -45,7 +46,7 @@ pub(crate) struct ColdFault {
 }
 
 pub(crate) struct Fast<'a, E: Encode> {
-    e: &'a mut E,
+    pub(crate) e: &'a mut E,
     program: &'a VerifiedProgram,
     linker: &'a dyn Linker,
     options: &'a Options,
@@ -58,6 +59,7 @@ pub(crate) struct Fast<'a, E: Encode> {
     cold: Vec<ColdFault>,
     lowering: &'a [NativeAccess],
     facts: &'a [InsnFacts],
+    pub(crate) opt: Opt,
 }
 
 /// Emits the whole program. Instruction `i` stands at label `i`.
@@ -73,6 +75,7 @@ pub(crate) fn emit<E: Encode>(
     let Some(&shape) = plan.shapes.first() else { return Err(CompileError::TooLarge) };
     let lowering = program.lowering().ctx();
     let facts = program.proved().insns.as_slice();
+    let opt = options.optimise.map_or_else(Opt::off, |on| Opt::new(program.code(), on));
     let mut fast = Fast {
         e,
         program,
@@ -86,6 +89,7 @@ pub(crate) fn emit<E: Encode>(
         cold: Vec::new(),
         lowering,
         facts,
+        opt,
     };
     let entry = fast.program()?;
     Ok(Entries { entry, exit })
@@ -138,8 +142,15 @@ impl<E: Encode> Fast<'_, E> {
         if facts.unreached {
             return Ok(());
         }
+        let optimises = self.opt.on.values;
+        if optimises {
+            self.begin(at);
+        }
         self.e.asm().bind(Label(at.0));
         self.charge(at);
+        if optimises && self.optimised(at, insn) {
+            return Ok(());
+        }
         match *insn {
             Insn::Alu { op, width, dst, src } => match op.into() {
                 Alu::Bin(op) => self.e.bin(op, width, reg::<E>(dst), reg::<E>(dst), rhs::<E>(src)),
@@ -233,7 +244,7 @@ impl<E: Encode> Fast<'_, E> {
     }
 
     /// Size and offset in native memory.
-    fn native(&mut self, at: InsnIdx, size: Size, off: i16) -> (Size, i32) {
+    pub(crate) fn native(&mut self, at: InsnIdx, size: Size, off: i16) -> (Size, i32) {
         while let Some((first, rest)) = self.lowering.split_first()
             && first.at <= at
         {
@@ -353,10 +364,15 @@ impl<E: Encode> Fast<'_, E> {
         if !self.plan.blocks.is_empty() {
             return Reach::Near;
         }
+        // A value that was put off costs its own instruction later, padding more than there is room for.
+        let later = if self.opt.on.values { 12 } else { 0 };
+        if self.opt.pads(at, to as usize) {
+            return Reach::Near;
+        }
         let mut bytes = 0;
         for insn in self.program.code().insns().iter().skip(at.index() + 1).take(to as usize) {
             match E::most_bytes(insn) {
-                Some(most) if bytes + most <= 100 => bytes += most,
+                Some(most) if bytes + most + later <= 100 => bytes += most + later,
                 Some(_) | None => return Reach::Near,
             }
         }

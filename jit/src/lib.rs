@@ -19,6 +19,7 @@ mod fast;
 pub mod link;
 pub mod linker;
 pub mod native;
+pub mod opt;
 mod plan;
 pub mod x64;
 
@@ -28,6 +29,7 @@ pub use code::{Arch, Code, CompileError, Reloc, RelocKind, Symbol};
 pub use exec_mem::{PublishError, publish};
 pub use linker::{ArrayLookup, HelperTraits, Linker, NoLinker};
 pub use native::Native;
+pub use opt::Techniques;
 
 use asm::Asm;
 use encode::Encode;
@@ -43,6 +45,8 @@ pub struct Options {
     pub fuel: bool,
     /// Stop at the next block when `*RunFrame::cancel` is not 0.
     pub cancel: bool,
+    /// The techniques of the optimising tier; `None` is the fast tier.
+    pub optimise: Option<Techniques>,
 }
 
 /// Optional parts of instruction sets.
@@ -73,11 +77,17 @@ impl Features {
 impl Options {
     /// For this machine, without metering; `None` on machines that are not ours.
     pub fn host() -> Option<Options> {
-        Some(Options { arch: Arch::host()?, features: Features::host(), fuel: false, cancel: false })
+        Some(Options {
+            arch: Arch::host()?,
+            features: Features::host(),
+            fuel: false,
+            cancel: false,
+            optimise: Some(Techniques::ALL),
+        })
     }
 }
 
-/// Compiles a program in one pass.
+/// Compiles a program, in one pass or optimised.
 ///
 /// Errors name an instruction without native code; the interpreter runs such programs.
 pub fn compile(program: &VerifiedProgram, linker: &dyn Linker, options: &Options) -> Result<Code, CompileError> {

@@ -2,10 +2,11 @@
 
 use rtbpf_isa::{Size, Width};
 
-use super::regs::{Gpr, T0, T1};
+use super::regs::{Gpr, T0, T1, T2};
 use super::{A64, imm};
 use crate::code::{RelocKind, Symbol};
 use crate::encode::{Bin, Div, Rhs};
+use crate::opt::magic::Magic;
 
 pub(super) fn mov(e: &mut A64, w: Width, d: Gpr, s: Gpr) {
     // A 32-bit move onto itself clears the upper half.
@@ -168,8 +169,22 @@ pub(super) fn rotate_left(e: &mut A64, w: Width, d: Gpr, a: Gpr, count: u8) {
     }
 }
 
-pub(super) fn mul_high(e: &mut A64, d: Gpr, a: Gpr, b: Gpr) {
-    asm!(e.asm ; umulh X(d), X(a), X(b));
+pub(super) fn quotient(e: &mut A64, w: Width, a: Gpr, magic: Magic) -> Option<Gpr> {
+    mov_imm(e, T0, magic.multiplier);
+    let mut n = a;
+    if w == Width::W32 {
+        mov(e, w, T1, a);
+        n = T1;
+    }
+    asm!(e.asm ; umulh X(T2), X(n), X(T0));
+    let shift = magic.shift as u32 & 63;
+    if magic.adds {
+        asm!(e.asm ; sub X(T0), X(n), X(T2) ; add X(T2), X(T2), X(T0), lsr 1);
+    }
+    if shift != 0 {
+        asm!(e.asm ; lsr X(T2), X(T2), shift);
+    }
+    Some(T2)
 }
 
 /// Division by zero gives 0 here, and `MIN / -1` gives `MIN`: what eBPF wants, for remainders too.

@@ -38,6 +38,7 @@ use crate::abi::Slot;
 use crate::asm::{Asm, Label};
 use crate::code::Symbol;
 use crate::encode::{Addr, Bin, Div, Encode, Reach, Rhs, Shape};
+use crate::opt::magic::Magic;
 use regs::{Gpr, Mem};
 use rtbpf_abi::frame::FaultCode;
 
@@ -113,8 +114,8 @@ impl Encode for A64 {
     fn lea(&mut self, w: Width, d: Gpr, addr: Mem) {
         mem::lea(self, w, d, addr);
     }
-    fn mul_high(&mut self, d: Gpr, a: Gpr, b: Gpr) {
-        alu::mul_high(self, d, a, b);
+    fn quotient(&mut self, w: Width, a: Gpr, magic: Magic) -> Option<Gpr> {
+        alu::quotient(self, w, a, magic)
     }
     fn load(&mut self, size: Size, signed: bool, d: Gpr, addr: Mem) {
         mem::load(self, size, signed, d, addr);

@@ -8,6 +8,7 @@ use super::{Rm, X64, as_i8, mem, op, op8};
 use crate::asm::Label;
 use crate::code::{RelocKind, Symbol};
 use crate::encode::{Bin, Div, Rhs};
+use crate::opt::magic::Magic;
 use Gpr::*;
 
 pub(super) fn mov(e: &mut X64, w: Width, d: Gpr, s: Gpr) {
@@ -255,17 +256,37 @@ pub(super) fn rotate_left(e: &mut X64, w: Width, d: Gpr, a: Gpr, count: u8) {
     e.imm8(count);
 }
 
-pub(super) fn mul_high(e: &mut X64, d: Gpr, a: Gpr, b: Gpr) {
-    // The product stands in rdx:rax.
-    mov(e, Width::W64, T0, b);
-    mov(e, Width::W64, T1, Rdx);
-    mov(e, Width::W64, T2, Rax);
-    mov(e, Width::W64, Rax, a);
-    e.rm(Width::W64, op(0xf7), 4, Rm::Reg(T0));
-    mov(e, Width::W64, T0, Rdx);
-    mov(e, Width::W64, Rdx, T1);
-    mov(e, Width::W64, Rax, T2);
-    mov(e, Width::W64, d, T0);
+/// Needs `mulx`, whose first factor stands in rdx, which is R3.
+pub(super) fn quotient(e: &mut X64, w: Width, a: Gpr, magic: Magic) -> Option<Gpr> {
+    if !e.features.bmi2 {
+        return None;
+    }
+    mov_imm(e, T0, magic.multiplier);
+    let moves = a != Rdx || w == Width::W32;
+    if moves {
+        mov(e, Width::W64, T1, Rdx);
+        mov(e, w, Rdx, a);
+    }
+    asm!(e.asm ; mulx r9, r11, r11);
+    if magic.adds {
+        mov(e, Width::W64, T0, Rdx);
+        apply(e, Bin::Sub, Width::W64, T0, T2);
+        shift_imm(e, T0, 1);
+        apply(e, Bin::Add, Width::W64, T2, T0);
+    }
+    if moves {
+        mov(e, Width::W64, Rdx, T1);
+    }
+    if magic.shift != 0 {
+        shift_imm(e, T2, magic.shift as i8);
+    }
+    Some(T2)
+}
+
+/// `d >>= count`, logical.
+fn shift_imm(e: &mut X64, d: Gpr, count: i8) {
+    e.rm(Width::W64, op(0xc1), 5, Rm::Reg(d));
+    e.imm8(count);
 }
 
 /// The dividend stands in rdx:rax, which are R3 and R0.

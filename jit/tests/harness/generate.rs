@@ -241,6 +241,8 @@ impl Function<'_> {
                 0..=1 if spent > 2 => self.skip(spent, depth),
                 2 if spent > 4 && depth == 0 => self.repeat(spent),
                 3 if self.calls => self.call(),
+                4..=5 => self.pointer(),
+                6..=7 => self.idiom(),
                 _ => self.straight(),
             }
             left = left.saturating_sub(spent);
@@ -297,6 +299,85 @@ impl Function<'_> {
         }
         for reg in &Reg::ALL[1..6] {
             self.constant(*reg);
+        }
+    }
+
+    fn alu(&mut self, op: AluOp, width: Width, dst: Reg, src: Operand) {
+        self.insns.push(Insn::Alu { op, width, dst, src });
+    }
+
+    /// An access through computed pointers: masked, scaled, added, copied and moved on. None of them survives.
+    fn pointer(&mut self) {
+        let (index, copy) = (self.scalar(), self.scalar());
+        if index == copy {
+            return;
+        }
+        let (base, lowest, room) = match self.ctx {
+            Some(ctx) if self.rng.chance(2) => (ctx, 80, 40),
+            Some(_) | None => (Reg::R10, -512, 300),
+        };
+        let (shift, step) = (self.rng.below(4) as i32, self.rng.below(3) as i32 * 8);
+        let mask = self.rng.one_of(&[7, 15]);
+        self.alu(AluOp::And, Width::W64, index, Operand::Imm(mask));
+        self.alu(AluOp::Lsh, Width::W64, index, Operand::Imm(shift));
+        if self.rng.chance(2) {
+            self.alu(AluOp::Add, Width::W64, index, Operand::Reg(base));
+        } else {
+            self.mov(copy, base);
+            self.alu(AluOp::Add, Width::W64, copy, Operand::Reg(index));
+            self.mov(index, copy);
+        }
+        self.alu(AluOp::Add, Width::W64, index, Operand::Imm(lowest));
+        self.mov(copy, index);
+        if self.rng.chance(2) {
+            self.alu(AluOp::Add, Width::W64, index, Operand::Imm(step));
+        } else {
+            self.alu(AluOp::Sub, Width::W64, index, Operand::Imm(-step));
+        }
+        let size = self.rng.size();
+        let off = self.rng.below(room - 24) as i16;
+        let through = self.rng.one_of(&[index, copy]);
+        if self.rng.chance(2) {
+            let src = if self.rng.chance(2) { Operand::Imm(self.rng.imm()) } else { Operand::Reg(self.counter) };
+            self.insns.push(Insn::Store { size, base: through, off, src });
+        }
+        let (first, second) = if self.rng.chance(2) { (index, copy) } else { (copy, index) };
+        self.insns.push(Insn::Load { size, signed: false, dst: first, base: second, off });
+        self.insns.push(Insn::Load { size, signed: size != Size::D, dst: second, base: Reg::R10, off: -16 });
+    }
+
+    /// What compilers write for rotates, extensions and narrow arithmetic.
+    fn idiom(&mut self) {
+        let (a, b) = (self.scalar(), self.scalar());
+        let (width, small, imm) = (self.rng.width(), self.rng.below(4) as i32, self.rng.imm());
+        match self.rng.below(4) {
+            0 => {
+                let by = 1 + self.rng.below(width.bits() as u64 - 1) as i32;
+                let op = self.rng.one_of(&[AluOp::Or, AluOp::Xor, AluOp::Add]);
+                let rest = if self.rng.chance(8) { by } else { width.bits() as i32 - by };
+                self.alu(AluOp::Mov, width, a, Operand::Reg(b));
+                self.alu(AluOp::Lsh, width, a, Operand::Imm(by));
+                self.alu(AluOp::Rsh, width, b, Operand::Imm(rest));
+                let (dst, src) = if self.rng.chance(2) { (a, b) } else { (b, a) };
+                self.alu(op, width, dst, Operand::Reg(src));
+            }
+            1 => {
+                let right = self.rng.one_of(&[AluOp::Rsh, AluOp::Arsh]);
+                self.alu(AluOp::Lsh, Width::W64, a, Operand::Imm(32));
+                self.alu(right, Width::W64, a, Operand::Imm(32 - small));
+                self.alu(AluOp::Add, Width::W64, a, Operand::Reg(b));
+            }
+            2 => {
+                self.alu(AluOp::Mov, Width::W32, a, Operand::Reg(b));
+                self.alu(AluOp::Add, width, b, Operand::Imm(imm));
+                self.alu(AluOp::Add, Width::W64, a, Operand::Reg(b));
+                self.alu(AluOp::Lsh, Width::W64, a, Operand::Imm(small));
+            }
+            _ => {
+                let op = self.rng.one_of(&[AluOp::Div, AluOp::Mod]);
+                self.mov(a, b);
+                self.alu(op, width, a, Operand::Imm(imm));
+            }
         }
     }
 

@@ -1,4 +1,4 @@
-//! The fast tier against the reference, on this machine.
+//! Both tiers against the reference, on this machine, with and without its optional instructions.
 
 mod harness;
 
@@ -9,9 +9,8 @@ use rtbpf_jit::Options;
 
 fn options() -> Vec<Options> {
     let Some(host) = Options::host() else { return Vec::new() };
-    let mut plain = host;
-    plain.features = rtbpf_jit::Features::default();
-    vec![host, plain]
+    let plain = Options { features: rtbpf_jit::Features::default(), ..host };
+    [host, plain].into_iter().flat_map(|o| [o, Options { optimise: None, ..o }]).collect()
 }
 
 fn check(insns: &[Insn]) {

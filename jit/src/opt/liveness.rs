@@ -1,0 +1,56 @@
+//! Which registers are read later, after each instruction.
+
+use rtbpf_isa::effects::{Flow, RegSet};
+use rtbpf_isa::{Insn, InsnIdx, Program, Subprog};
+
+/// Live registers behind each instruction of a program.
+#[derive(Default)]
+pub(crate) struct Liveness {
+    after: Vec<RegSet>,
+}
+
+impl Liveness {
+    pub fn new(program: &Program) -> Liveness {
+        let mut liveness = Liveness { after: vec![RegSet::EMPTY; program.len()] };
+        let mut before = vec![RegSet::EMPTY; program.len() + 1];
+        for subprog in program.subprogs() {
+            // Sets only grow, so this ends; a pass more than the depth of loops.
+            while liveness.pass(program, subprog, &mut before) {}
+        }
+        liveness
+    }
+
+    fn pass(&mut self, program: &Program, subprog: &Subprog, before: &mut [RegSet]) -> bool {
+        let mut changed = false;
+        for at in (subprog.start.0..subprog.end.0).rev().map(InsnIdx) {
+            let Some(insn) = program.get(at) else { continue };
+            let live = |at: InsnIdx| before.get(at.index()).copied().unwrap_or_default();
+            let after = match insn.flow() {
+                Flow::Next | Flow::Call(_) => live(at.next()),
+                Flow::Jump(to) => live(at.target(to)),
+                Flow::Branch(to) => live(at.next()).with(live(at.target(to))),
+                Flow::Exit => RegSet::EMPTY,
+            };
+            if let Some(place) = self.after.get_mut(at.index()) {
+                *place = after;
+            }
+            let new = after.without(kills(insn)).with(insn.uses());
+            if let Some(place) = before.get_mut(at.index())
+                && *place != new
+            {
+                *place = new;
+                changed = true;
+            }
+        }
+        changed
+    }
+
+    pub fn after(&self, at: InsnIdx) -> RegSet {
+        self.after.get(at.index()).copied().unwrap_or_default()
+    }
+}
+
+/// Registers whose old value is surely gone.
+fn kills(insn: &Insn) -> RegSet {
+    insn.defs()
+}

@@ -1,0 +1,74 @@
+//! Division by a constant, as a multiplication (Granlund and Montgomery, PLDI 1994).
+
+use rtbpf_isa::Width;
+
+/// `n / divisor = mul_high(n, multiplier) >> shift`, with one more step when `adds`:
+/// `t = mul_high(n, multiplier); (t + ((n - t) >> 1)) >> shift`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Magic {
+    /// The multiplier.
+    pub multiplier: u64,
+    /// The last shift.
+    pub shift: u8,
+    /// The multiplier has a 65th bit.
+    pub adds: bool,
+}
+
+impl Magic {
+    /// For a divisor that is neither 0 nor a power of two.
+    pub fn new(width: Width, divisor: u64) -> Option<Magic> {
+        if divisor == 0 || divisor.is_power_of_two() {
+            return None;
+        }
+        let d = divisor as u128;
+        if width == Width::W32 {
+            // The error of a 64-bit multiplier is below the divisor, and times a 32-bit dividend below 2^64.
+            let multiplier = u64::try_from((1u128 << 64).div_ceil(d)).ok()?;
+            return Some(Magic { multiplier, shift: 0, adds: false });
+        }
+        let log = 64 - (divisor - 1).leading_zeros();
+        for shift in 0..log {
+            // 2^(64 + shift) / d, rounded up, without a 129th bit.
+            let (high, low) = ((1u128 << 64) / d, (1u128 << 64) % d);
+            let quotient = (high << shift) + ((low << shift) / d);
+            let rest = (low << shift) % d;
+            let (multiplier, error) = if rest == 0 { (quotient, 0) } else { (quotient + 1, d - rest) };
+            if let Ok(multiplier) = u64::try_from(multiplier)
+                && error <= 1 << shift
+            {
+                return Some(Magic { multiplier, shift: shift as u8, adds: false });
+            }
+        }
+        let multiplier = (((1u128 << log) - d) << 64) / d + 1;
+        Some(Magic { multiplier: u64::try_from(multiplier).ok()?, shift: log as u8 - 1, adds: true })
+    }
+
+    /// What the emitted code computes.
+    #[cfg(test)]
+    fn apply(self, n: u64) -> u64 {
+        let t = ((n as u128 * self.multiplier as u128) >> 64) as u64;
+        if self.adds { (t + ((n - t) >> 1)) >> self.shift } else { t >> self.shift }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quotients_are_exact_at_edges_and_around_multiples() {
+        let mut divisors: Vec<u64> = (1..2000).collect();
+        divisors.extend((1..=63).flat_map(|bit| [(1u64 << bit) - 1, (1 << bit) + 1, (1 << bit) + (1 << (bit / 2))]));
+        divisors.extend([u64::MAX, u64::MAX - 1, 0xffff_ffff, 0x7fff_ffff, 10_000_000_007, 6_700_417]);
+        for divisor in divisors {
+            for width in [Width::W32, Width::W64] {
+                let most = if width == Width::W32 { u32::MAX as u64 } else { u64::MAX };
+                let Some(magic) = Magic::new(width, divisor).filter(|_| divisor <= most) else { continue };
+                let edges = [0, 1, divisor - 1, divisor, most, most / 2, most - most % divisor];
+                for n in edges.into_iter().flat_map(|n| [n.wrapping_sub(1) & most, n, n.wrapping_add(1) & most]) {
+                    assert_eq!(magic.apply(n), n / divisor, "{n} / {divisor}, {width:?}, {magic:?}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,574 @@
+//! The optimising tier: the fast tier with values instead of registers within each block.
+//!
+//! | technique | where | switch |
+//! |---|---|---|
+//! | copy propagation, dead code, constants | [`value`] | `values` |
+//! | base + index * scale + displacement in loads and stores; `lea` | [`value`] | `values` |
+//! | shift, shift, or → rotate; shift pairs → extension | `bin` | `values` |
+//! | division and remainder by constants | [`magic`] | `magic` |
+//! | loop heads on 32-byte boundaries | `begin` | `align` |
+//!
+//! Each only removes work: without facts the result is the same, and every switch is off in the fast tier.
+
+pub(crate) mod liveness;
+pub mod magic;
+pub(crate) mod value;
+
+use rtbpf_isa::effects::{Flow, RegSet};
+use rtbpf_isa::{AluOp, Imm64, Insn, InsnIdx, Operand, Program, Reg, Size, Width};
+
+use crate::encode::{Addr, Alu, Bin, Div, Encode, Rhs};
+use crate::fast::{Fast, constant, reg};
+use liveness::Liveness;
+use magic::Magic;
+use value::Value;
+
+/// Which techniques are on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Techniques {
+    /// Values instead of registers: copies, constants, addresses, rotates, extensions.
+    pub values: bool,
+    /// Multiplication instead of division by constants.
+    pub magic: bool,
+    /// Alignment of loop heads.
+    pub align: bool,
+}
+
+impl Techniques {
+    /// All of them.
+    pub const ALL: Techniques = Techniques { values: true, magic: true, align: true };
+}
+
+/// What the tier knows while it walks a program.
+pub(crate) struct Opt {
+    pub on: Techniques,
+    liveness: Liveness,
+    /// Targets of jumps: a block begins, and perhaps a loop.
+    leads: Vec<Lead>,
+    values: [Value; Reg::COUNT],
+    /// Registers whose contents have no bit above 31.
+    narrow: RegSet,
+    /// Registers that are read by this instruction or later.
+    live: RegSet,
+    /// Registers that are read later.
+    after: RegSet,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Lead {
+    No,
+    Block,
+    Loop,
+}
+
+impl Opt {
+    pub fn new(program: &Program, on: Techniques) -> Opt {
+        let mut leads = vec![Lead::No; program.len() + 1];
+        for (at, insn) in program.iter() {
+            match insn.flow() {
+                Flow::Jump(to) | Flow::Branch(to) => {
+                    let lead = if to < 0 { Lead::Loop } else { Lead::Block };
+                    if let Some(place) = leads.get_mut(at.target(to).index())
+                        && *place != Lead::Loop
+                    {
+                        *place = lead;
+                    }
+                }
+                Flow::Next | Flow::Call(_) | Flow::Exit => {}
+            }
+        }
+        for subprog in program.subprogs() {
+            if let Some(place) = leads.get_mut(subprog.start.index())
+                && *place == Lead::No
+            {
+                *place = Lead::Block;
+            }
+        }
+        let liveness = Liveness::new(program);
+        let (narrow, live) = (RegSet::EMPTY, RegSet::EMPTY);
+        Opt { on, liveness, leads, values: Reg::ALL.map(Value::of), narrow, live, after: live }
+    }
+
+    /// For the fast tier: nothing is known and nothing on.
+    pub fn off() -> Opt {
+        let on = Techniques { values: false, magic: false, align: false };
+        let liveness = Liveness::default();
+        let (narrow, live) = (RegSet::EMPTY, RegSet::EMPTY);
+        Opt { on, liveness, leads: Vec::new(), values: Reg::ALL.map(Value::of), narrow, live, after: live }
+    }
+
+    fn value(&self, reg: Reg) -> Value {
+        self.values[reg.index()]
+    }
+
+    fn set(&mut self, reg: Reg, value: Value) {
+        self.values[reg.index()] = value;
+    }
+
+    fn is_settled(&self, reg: Reg) -> bool {
+        self.value(reg) == Value::of(reg)
+    }
+
+    fn set_narrow(&mut self, reg: Reg, is: bool) {
+        self.narrow = self.narrow.without(RegSet::of(reg));
+        if is {
+            self.narrow = self.narrow.with(RegSet::of(reg));
+        }
+    }
+
+    /// Whether jumps land between `at` and `at + len`, on something that is aligned.
+    pub fn pads(&self, at: InsnIdx, len: usize) -> bool {
+        self.on.align && self.leads.iter().skip(at.index() + 1).take(len).any(|lead| *lead == Lead::Loop)
+    }
+}
+
+impl<E: Encode> Fast<'_, E> {
+    /// Before the label of an instruction is placed.
+    pub(crate) fn begin(&mut self, at: InsnIdx) {
+        let lead = self.opt.leads.get(at.index()).copied().unwrap_or(Lead::No);
+        if lead == Lead::No {
+            return;
+        }
+        // What falls into a block leaves nothing pending; what jumps into it settled at the jump.
+        let live = self.opt.live;
+        self.settle_all(live);
+        self.opt.values = Reg::ALL.map(Value::of);
+        self.opt.narrow = RegSet::EMPTY;
+        if lead == Lead::Loop && self.opt.on.align {
+            self.e.align(32);
+        }
+    }
+
+    /// Emits or postpones an instruction; `false` when the fast tier's code is wanted, for which all is settled.
+    pub(crate) fn optimised(&mut self, at: InsnIdx, insn: &Insn) -> bool {
+        let after = self.opt.liveness.after(at);
+        (self.opt.live, self.opt.after) = (after.with(insn.uses()), after);
+        let done = match *insn {
+            Insn::Alu { op, width, dst, src } => self.alu(op, width, dst, src),
+            Insn::MovSx { width, from, dst, src } => {
+                self.release(dst);
+                let s = self.low_or_all(from, src);
+                self.e.sign_extend(width, from, reg::<E>(dst), s);
+                self.defined(dst, width == Width::W32);
+                true
+            }
+            Insn::Imm { dst, value: Imm64::Const([low, high]) } => {
+                self.assign(dst, Value::Const((high as u64) << 32 | low as u64));
+                true
+            }
+            Insn::Load { size, signed, dst, base, off } => {
+                let (size, off) = self.native(at, size, off);
+                self.release(dst);
+                let addr = self.address(base, off);
+                self.e.load(size, signed, reg::<E>(dst), addr);
+                self.defined(dst, !signed && size != Size::D);
+                true
+            }
+            Insn::Store { size, base, off, src } => {
+                let (size, off) = self.native(at, size, off);
+                let value = self.stored(size, src);
+                let mut addr = self.address(base, off);
+                // Settling the address may have settled the value, or the other way round; now both stand still.
+                let value = match value {
+                    Rhs::Imm(_) => value,
+                    Rhs::Reg(_) => {
+                        let value = self.stored(size, src);
+                        addr = self.address(base, off);
+                        value
+                    }
+                };
+                match value {
+                    Rhs::Reg(src) => self.e.store(size, addr, src),
+                    Rhs::Imm(value) => self.e.store_imm(size, addr, value),
+                }
+                true
+            }
+            Insn::Branch { .. } | Insn::Jump { .. } | Insn::MayGoto { .. } => {
+                self.settle_all(after.with(insn.uses()));
+                false
+            }
+            Insn::Neg { .. } | Insn::Swap { .. } | Insn::AddrCast { .. } | Insn::Imm { .. } => false,
+            Insn::Atomic { .. } | Insn::LoadAcquire { .. } | Insn::StoreRelease { .. } => false,
+            Insn::Packet { .. } | Insn::Call(_) | Insn::Exit | Insn::Bad { .. } => false,
+        };
+        if !done {
+            self.settle_all(insn.uses());
+            for dst in insn.defs().iter() {
+                self.release(dst);
+            }
+            for dst in insn.defs().iter() {
+                self.defined(dst, false);
+            }
+        }
+        done
+    }
+
+    fn settle_all(&mut self, set: RegSet) {
+        for reg in set.iter() {
+            self.settle(reg);
+        }
+    }
+
+    /// Computes the value of `r` into its register.
+    fn settle(&mut self, r: Reg) {
+        let value = self.opt.value(r);
+        if self.opt.is_settled(r) {
+            return;
+        }
+        if let Value::Sum { base: Some(base), index: None, disp } = value
+            && base == r
+        {
+            for other in self.dependents(r) {
+                match self.opt.value(other).rebased(r, disp) {
+                    Some(rebased) => self.opt.set(other, rebased),
+                    None => self.settle(other),
+                }
+            }
+        } else {
+            for other in self.dependents(r) {
+                self.settle(other);
+            }
+        }
+        let d = reg::<E>(r);
+        let mut narrow = false;
+        match value {
+            Value::Sum { base: Some(base), index: None, disp: 0 } => {
+                self.e.mov(Width::W64, d, reg::<E>(base));
+                narrow = self.opt.narrow.contains(base);
+            }
+            Value::Sum { base: Some(base), index: None, disp } => {
+                self.e.bin(Bin::Add, Width::W64, d, reg::<E>(base), Rhs::Imm(disp));
+            }
+            Value::Sum { base: Some(base), index: Some((index, 0)), disp: 0 } => {
+                self.e.bin(Bin::Add, Width::W64, d, reg::<E>(base), Rhs::Reg(reg::<E>(index)));
+            }
+            Value::Sum { base: Some(base), index, disp } => {
+                let index = index.map(|(index, shift)| (reg::<E>(index), shift));
+                self.e.lea(Width::W64, d, Addr { base: reg::<E>(base), index, disp });
+            }
+            Value::Sum { base: None, index, disp } => {
+                if let Some((index, shift)) = index {
+                    self.e.bin(Bin::Lsh, Width::W64, d, reg::<E>(index), Rhs::Imm(shift.into()));
+                }
+                if disp != 0 {
+                    self.e.bin(Bin::Add, Width::W64, d, d, Rhs::Imm(disp));
+                }
+            }
+            Value::Const(value) => {
+                self.e.mov_imm(d, value);
+                narrow = value <= u32::MAX as u64;
+            }
+            Value::Shift { width, left, of, by } => {
+                let op = if left { Bin::Lsh } else { Bin::Rsh };
+                self.e.bin(op, width, d, reg::<E>(of), Rhs::Imm(by.into()));
+                narrow = width == Width::W32 || !left && by >= 32;
+            }
+            Value::Low { of } => {
+                self.e.mov(Width::W32, d, reg::<E>(of));
+                narrow = true;
+            }
+        }
+        self.defined(r, narrow);
+    }
+
+    /// Other registers whose pending values refer to the contents of `r` and are still wanted.
+    fn dependents(&mut self, r: Reg) -> impl Iterator<Item = Reg> + use<E> {
+        let mut found = RegSet::EMPTY;
+        for other in Reg::ALL {
+            if other != r && !self.opt.is_settled(other) && self.opt.value(other).refs().contains(r) {
+                if self.opt.live.contains(other) {
+                    found = found.with(RegSet::of(other));
+                } else {
+                    // Nobody reads it again; its register holds what it held.
+                    self.opt.set(other, Value::of(other));
+                }
+            }
+        }
+        found.iter().collect::<Vec<_>>().into_iter()
+    }
+
+    /// Settles what refers to the contents of `dst`, which are about to change.
+    fn release(&mut self, dst: Reg) {
+        for other in self.dependents(dst) {
+            self.settle(other);
+        }
+    }
+
+    /// `dst` was computed into its register.
+    fn defined(&mut self, dst: Reg, narrow: bool) {
+        self.opt.set(dst, Value::of(dst));
+        self.opt.set_narrow(dst, narrow);
+    }
+
+    /// Gives `dst` a value without computing it.
+    fn assign(&mut self, dst: Reg, value: Value) {
+        if value.refs().without(RegSet::of(dst)) != RegSet::EMPTY {
+            self.release(dst);
+        }
+        self.opt.set(dst, value);
+    }
+
+    /// The register whose contents are the value of `r`.
+    fn source(&mut self, r: Reg) -> Reg {
+        if let Some(copied) = self.opt.value(r).copied() {
+            return copied;
+        }
+        self.settle(r);
+        r
+    }
+
+    /// The register whose contents agree with the value of `r` in the low 32 bits.
+    fn low(&mut self, r: Reg) -> Reg {
+        match self.opt.value(r) {
+            Value::Low { of } => of,
+            _ => self.source(r),
+        }
+    }
+
+    fn source_at(&mut self, width: Width, r: Reg) -> Reg {
+        match width {
+            Width::W32 => self.low(r),
+            Width::W64 => self.source(r),
+        }
+    }
+
+    fn low_or_all(&mut self, size: Size, r: Reg) -> E::Reg {
+        let source = if size == Size::D { self.source(r) } else { self.low(r) };
+        reg::<E>(source)
+    }
+
+    fn stored(&mut self, size: Size, src: Operand) -> Rhs<E::Reg> {
+        match src {
+            Operand::Imm(value) => Rhs::Imm(value),
+            Operand::Reg(src) => match self.opt.value(src) {
+                Value::Const(value) if size != Size::D => Rhs::Imm(value as i32),
+                Value::Const(value) if i32::try_from(value as i64).is_ok() => Rhs::Imm(value as i32),
+                _ => Rhs::Reg(self.low_or_all(size, src)),
+            },
+        }
+    }
+
+    fn address(&mut self, base: Reg, off: i32) -> Addr<E::Reg> {
+        if let Some(Value::Sum { base: Some(base), index, disp }) = self.opt.value(base).plus(off) {
+            let index = index.map(|(index, shift)| (reg::<E>(index), shift));
+            return Addr { base: reg::<E>(base), index, disp };
+        }
+        self.settle(base);
+        Addr::new(reg::<E>(base), off)
+    }
+
+    fn alu(&mut self, op: AluOp, width: Width, dst: Reg, src: Operand) -> bool {
+        match op.into() {
+            Alu::Mov => self.copy(width, dst, src),
+            Alu::Bin(op) => self.bin(op, width, dst, src),
+            Alu::Div(op) => return self.divide(op, width, dst, src),
+        }
+        true
+    }
+
+    fn copy(&mut self, width: Width, dst: Reg, src: Operand) {
+        let src = match src {
+            Operand::Imm(value) => return self.assign(dst, Value::Const(constant(width, value))),
+            Operand::Reg(src) => src,
+        };
+        if src == dst && width == Width::W64 {
+            return;
+        }
+        // Values that refer to what `dst` held would not survive its next one.
+        self.release(dst);
+        // A value that costs an instruction is computed once, unless its first owner is about to die.
+        let value = self.opt.value(src);
+        let cheap = matches!(value, Value::Sum { index: None, .. } | Value::Const(_));
+        if !cheap && src != dst && self.opt.after.contains(src) {
+            self.settle(src);
+        }
+        let value = self.opt.value(src);
+        match (width, value) {
+            (Width::W64, value) => self.assign(dst, value),
+            (Width::W32, Value::Const(value)) => self.assign(dst, Value::Const(value as u32 as u64)),
+            (Width::W32, Value::Low { .. } | Value::Shift { width: Width::W32, .. }) => self.assign(dst, value),
+            (Width::W32, Value::Sum { .. } | Value::Shift { .. }) => {
+                let of = self.source(src);
+                let narrow = self.opt.narrow.contains(of);
+                self.assign(dst, if narrow { Value::of(of) } else { Value::Low { of } });
+            }
+        }
+    }
+
+    fn bin(&mut self, op: Bin, width: Width, dst: Reg, src: Operand) {
+        if self.postpone(op, width, dst, src) || self.rotate(op, width, dst, src) {
+            return;
+        }
+        let b = self.right_side(width, src);
+        let a = self.source_at(width, dst);
+        // Computing one operand may have computed the other; what is computed stands still.
+        let b = if matches!(b, Rhs::Reg(_)) { self.right_side(width, src) } else { b };
+        let a = if a == dst { dst } else { self.source_at(width, dst) };
+        self.release(dst);
+        self.e.bin(op, width, reg::<E>(dst), reg::<E>(a), b);
+        let masks = op == Bin::And && matches!(b, Rhs::Imm(0..));
+        self.defined(dst, width == Width::W32 || masks);
+    }
+
+    fn right_side(&mut self, width: Width, src: Operand) -> Rhs<E::Reg> {
+        let src = match src {
+            Operand::Imm(value) => return Rhs::Imm(value),
+            Operand::Reg(src) => src,
+        };
+        match self.opt.value(src) {
+            Value::Const(value) if width == Width::W32 => Rhs::Imm(value as i32),
+            Value::Const(value) if i32::try_from(value as i64).is_ok() => Rhs::Imm(value as i32),
+            _ => Rhs::Reg(reg::<E>(self.source_at(width, src))),
+        }
+    }
+
+    /// Turns an operation into a value, where it is one.
+    fn postpone(&mut self, op: Bin, width: Width, dst: Reg, src: Operand) -> bool {
+        let value = match (op, width, src) {
+            (Bin::Add, Width::W64, Operand::Imm(by)) => self.summand(dst).plus(by),
+            (Bin::Sub, Width::W64, Operand::Imm(by)) => by.checked_neg().and_then(|by| self.summand(dst).plus(by)),
+            (Bin::Add, Width::W64, Operand::Reg(src)) if src != dst => self.sum(dst, src),
+            (Bin::Lsh, _, Operand::Imm(by)) => self.shift_left(width, dst, by),
+            (Bin::Rsh, _, Operand::Imm(by)) => self.shift_right(width, dst, by),
+            (Bin::Arsh, Width::W64, Operand::Imm(by @ 29..=32)) => return self.sign_extend_pair(dst, by),
+            (Bin::Add | Bin::Sub | Bin::Mul | Bin::Or | Bin::And | Bin::Xor | Bin::Lsh | Bin::Rsh | Bin::Arsh, ..) => {
+                None
+            }
+        };
+        match value {
+            Some(value) => {
+                self.assign(dst, value);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// The value of `r` as something that can be added to.
+    fn summand(&mut self, r: Reg) -> Value {
+        if matches!(self.opt.value(r), Value::Shift { .. } | Value::Low { .. }) {
+            self.settle(r);
+        }
+        self.opt.value(r)
+    }
+
+    fn sum(&mut self, dst: Reg, src: Reg) -> Option<Value> {
+        let (_, b) = (self.summand(dst), self.summand(src));
+        // What refers to the old contents of `dst` must not be part of what it becomes.
+        if b.refs().contains(dst) && b != Value::of(dst) {
+            self.settle(src);
+        }
+        self.release(dst);
+        if let Some(sum) = self.opt.value(dst).sum(self.opt.value(src)) {
+            return Some(sum);
+        }
+        self.settle(src);
+        if let Some(sum) = self.opt.value(dst).sum(self.opt.value(src)) {
+            return Some(sum);
+        }
+        self.settle(dst);
+        self.opt.value(dst).sum(self.opt.value(src))
+    }
+
+    fn shift_left(&mut self, width: Width, dst: Reg, by: i32) -> Option<Value> {
+        let by = (by as u32 & (width.bits() - 1)) as u8;
+        if by == 0 {
+            return None;
+        }
+        if width == Width::W64
+            && let Some(value) = self.opt.value(dst).scaled(by)
+        {
+            return Some(value);
+        }
+        let of = self.source_at(width, dst);
+        Some(Value::Shift { width, left: true, of, by })
+    }
+
+    fn shift_right(&mut self, width: Width, dst: Reg, by: i32) -> Option<Value> {
+        let by = (by as u32 & (width.bits() - 1)) as u8;
+        if by == 0 {
+            return None;
+        }
+        if let (Width::W64, Some((Width::W64, true, of, 32)), 29..=32) = (width, self.opt.value(dst).shift(), by) {
+            let narrow = self.opt.narrow.contains(of);
+            let low = if narrow { Value::of(of) } else { Value::Low { of } };
+            if by == 32 {
+                return Some(low);
+            }
+            self.assign(dst, low);
+            if !narrow {
+                self.settle(dst);
+            }
+            return self.opt.value(dst).scaled(32 - by);
+        }
+        let of = self.source_at(width, dst);
+        Some(Value::Shift { width, left: false, of, by })
+    }
+
+    /// `dst <<= 32; dst s>>= by`: sign extension, and a shift back by up to 3.
+    fn sign_extend_pair(&mut self, dst: Reg, by: i32) -> bool {
+        let Some((Width::W64, true, of, 32)) = self.opt.value(dst).shift() else { return false };
+        self.release(dst);
+        self.e.sign_extend(Width::W64, Size::W, reg::<E>(dst), reg::<E>(of));
+        self.defined(dst, false);
+        if let Some(value) = Value::of(dst).scaled((32 - by) as u8)
+            && by != 32
+        {
+            self.assign(dst, value);
+        }
+        true
+    }
+
+    /// `(x << k) | (x >> width - k)`.
+    fn rotate(&mut self, op: Bin, width: Width, dst: Reg, src: Operand) -> bool {
+        let (Bin::Or | Bin::Xor | Bin::Add, Operand::Reg(src)) = (op, src) else { return false };
+        let (Some(a), Some(b)) = (self.opt.value(dst).shift(), self.opt.value(src).shift()) else { return false };
+        let (left, right) = if a.1 { (a, b) } else { (b, a) };
+        let matches = left.1 && !right.1 && left.2 == right.2 && left.0 == width && right.0 == width;
+        if !matches || (left.3 + right.3) as u32 != width.bits() {
+            return false;
+        }
+        self.release(dst);
+        self.e.rotate_left(width, reg::<E>(dst), reg::<E>(left.2), left.3);
+        self.defined(dst, width == Width::W32);
+        true
+    }
+
+    fn divide(&mut self, op: Div, width: Width, dst: Reg, src: Operand) -> bool {
+        let Operand::Imm(divisor) = src else { return false };
+        let divisor = constant(width, divisor);
+        if !self.opt.on.magic || divisor == 0 {
+            return false;
+        }
+        let quotient = match op {
+            Div::Div => true,
+            Div::Mod => false,
+            Div::Sdiv | Div::Smod => return false,
+        };
+        let n = self.source_at(width, dst);
+        if divisor.is_power_of_two() {
+            let log = divisor.trailing_zeros() as i32;
+            let mask = i32::try_from(divisor - 1);
+            self.release(dst);
+            match (quotient, mask) {
+                (true, _) => self.e.bin(Bin::Rsh, width, reg::<E>(dst), reg::<E>(n), Rhs::Imm(log)),
+                (false, Ok(mask)) => self.e.bin(Bin::And, width, reg::<E>(dst), reg::<E>(n), Rhs::Imm(mask)),
+                (false, Err(_)) => return false,
+            }
+            self.defined(dst, width == Width::W32);
+            return true;
+        }
+        // The product with the divisor takes a signed immediate.
+        let (Some(magic), Ok(factor)) = (Magic::new(width, divisor), i32::try_from(divisor)) else { return false };
+        self.release(dst);
+        let Some(q) = self.e.quotient(width, reg::<E>(n), magic) else { return false };
+        if quotient {
+            self.e.mov(width, reg::<E>(dst), q);
+        } else {
+            self.e.bin(Bin::Mul, width, q, q, Rhs::Imm(factor));
+            self.e.bin(Bin::Sub, width, reg::<E>(dst), reg::<E>(n), Rhs::Reg(q));
+        }
+        self.defined(dst, width == Width::W32);
+        true
+    }
+}
