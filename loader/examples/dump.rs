@@ -1,6 +1,6 @@
 //! Prints maps and linked instructions of objects: one line a slot, maps by name. For comparison with other loaders.
 //!
-//! `cargo run -p rtbpf-loader --example dump -- [--btf FILE] OBJECT…`
+//! `cargo run -p rtbpf-loader --example dump -- [--btf FILE] [--join] OBJECT…`; `--join` makes one of all.
 
 use std::process::ExitCode;
 
@@ -15,22 +15,27 @@ fn main() -> ExitCode {
         paths.remove(0);
     }
     let target = std::fs::read(types).ok().and_then(|bytes| Btf::parse(&bytes).ok());
+    let groups: Vec<&[String]> = match paths.split_first() {
+        Some((first, rest)) if first == "--join" => vec![rest],
+        _ => paths.chunks(1).collect(),
+    };
     let mut code = ExitCode::SUCCESS;
-    for path in paths {
-        if let Err(error) = dump(&path, target.as_ref()) {
-            println!("{path}: {error}");
+    for group in groups {
+        if let Err(error) = dump(group, target.as_ref()) {
+            println!("{}: {error}", group.join(", "));
             code = ExitCode::FAILURE;
         }
     }
     code
 }
 
-fn dump(path: &str, target_btf: Option<&Btf>) -> Result<(), Box<dyn std::error::Error>> {
-    let bytes = std::fs::read(path)?;
-    let file = path.rsplit('/').next().unwrap_or(path);
+fn dump(paths: &[String], target_btf: Option<&Btf>) -> Result<(), Box<dyn std::error::Error>> {
+    let files = paths.iter().map(std::fs::read).collect::<Result<Vec<_>, _>>()?;
+    let files: Vec<&[u8]> = files.iter().map(Vec::as_slice).collect();
+    let file = paths.first().and_then(|path| path.rsplit('/').next()).unwrap_or_default();
     let name = file.split('.').next().unwrap_or(file);
     let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u32);
-    let object = Object::parse(&bytes, &ParseOptions { name, target_btf, cpus, ..ParseOptions::default() })?;
+    let object = Object::join(&files, &ParseOptions { name, target_btf, cpus, ..ParseOptions::default() })?;
     for map in &object.maps {
         let spec = &map.spec;
         println!(

@@ -32,6 +32,7 @@ pub(crate) struct Section<'a> {
     pub name: Cow<'a, str>,
     pub holds: Holds,
     pub writable: bool,
+    pub align: u64,
     /// Bytes in memory; more than `bytes` has where the file stores none.
     pub size: u64,
     pub bytes: Cow<'a, [u8]>,
@@ -236,6 +237,7 @@ impl<'a> Reader<'a> {
                 name: name.into(),
                 holds: holds(header, name),
                 writable: header.sh_flags & u64::from(sh::SHF_WRITE) != 0,
+                align: header.sh_addralign.max(1),
                 size: header.sh_size,
                 bytes: bytes.into(),
                 relocs: Vec::new(),

@@ -24,6 +24,7 @@ mod data;
 mod elf;
 mod error;
 mod externs;
+mod join;
 mod kconfig;
 mod legacy;
 mod lines;

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use rtbpf_abi::{MapKind, MapSpec};
-use rtbpf_btf::{Btf, Kind, TypeId, special_fields};
+use rtbpf_btf::{Btf, Kind, Linkage, TypeId, special_fields};
 
 use crate::elf::{Place, Symbol, SymbolKind, Unit};
 use crate::error::Error;
@@ -50,6 +50,10 @@ impl Object {
         for var in vars.iter() {
             let Some(name) = btf.get(var.ty).map(|ty| ty.name) else { continue };
             let refuse = |why: String| Error::Map { map: name.to_owned(), why };
+            if matches!(btf.get(var.ty).map(|ty| ty.kind), Some(Kind::Var { linkage: Linkage::Extern, .. })) {
+                // Another object defines it.
+                continue;
+            }
             let Some(symbol) = symbols.get(name) else {
                 return Err(refuse("its BTF is in .maps, but no symbol is; rebuild the object".into()));
             };

@@ -225,16 +225,17 @@ impl Object {
         Object::from_unit(Unit::read(bytes)?, options)
     }
 
-    pub(crate) fn from_unit(unit: Unit<'_>, options: &ParseOptions<'_>) -> Result<Object, Error> {
-        let parse = |section| match unit.bytes(section) {
-            [] => Ok(None),
-            bytes => Btf::parse(bytes).map(Some),
-        };
-        let btf = parse(".BTF").map_err(|source| Error::Btf { section: ".BTF", source })?.map(Arc::new);
-        let ext = match unit.bytes(".BTF.ext") {
-            [] => BtfExt::default(),
-            bytes => BtfExt::parse(bytes).map_err(|source| Error::Btf { section: ".BTF.ext", source })?,
-        };
+    fn from_unit(unit: Unit<'_>, options: &ParseOptions<'_>) -> Result<Object, Error> {
+        let (btf, ext) = (unit.btf()?, unit.btf_ext()?);
+        Object::from_parts(unit, btf.map(Arc::new), ext, options)
+    }
+
+    pub(crate) fn from_parts(
+        unit: Unit<'_>,
+        btf: Option<Arc<Btf>>,
+        ext: BtfExt,
+        options: &ParseOptions<'_>,
+    ) -> Result<Object, Error> {
         let mut object = Object {
             name: options.name.to_owned(),
             programs: Vec::new(),
@@ -338,6 +339,24 @@ impl DataSection {
     /// The variable called `name`.
     pub fn variable(&self, name: &str) -> Option<&Variable> {
         self.variables.iter().find(|variable| &*variable.name == name)
+    }
+}
+
+impl Unit<'_> {
+    /// The types; `None` when the file has none.
+    pub(crate) fn btf(&self) -> Result<Option<Btf>, Error> {
+        match self.bytes(".BTF") {
+            [] => Ok(None),
+            bytes => Btf::parse(bytes).map(Some).map_err(|source| Error::Btf { section: ".BTF", source }),
+        }
+    }
+
+    /// Functions, lines and CO-RE relocations; empty when the file has none.
+    pub(crate) fn btf_ext(&self) -> Result<BtfExt, Error> {
+        match self.bytes(".BTF.ext") {
+            [] => Ok(BtfExt::default()),
+            bytes => BtfExt::parse(bytes).map_err(|source| Error::Btf { section: ".BTF.ext", source }),
+        }
     }
 }
 
