@@ -1,0 +1,409 @@
+//! One case, and its near miss on the other side, for every mechanism by which verifiers were wrong before.
+
+use std::sync::Arc;
+
+use rtbpf_abi::map_spec::{SpecialField, SpecialKind, flags};
+use rtbpf_abi::{AttachType, MapKind, MapSpec, ProgType};
+use rtbpf_isa::{asm, decode};
+use rtbpf_verifier::{Assumptions, Options, Privilege, Profile, Reason, verify};
+
+/// Maps that programs name: `hash` and `array` have values of 16 bytes, `lock` has a spin lock at offset 0.
+fn map(name: &str) -> Arc<MapSpec> {
+    let mut spec = match name {
+        "hash" => MapSpec::new(MapKind::Hash, 4, 16, 8),
+        "array" => MapSpec::new(MapKind::Array, 4, 16, 8),
+        "one" | "const" | "lock" => MapSpec::new(MapKind::Array, 4, 16, 1),
+        "ring" => MapSpec::new(MapKind::Ringbuf, 0, 0, 4096),
+        "progs" => MapSpec::new(MapKind::ProgArray, 4, 4, 8),
+        name => panic!("no map called {name}"),
+    };
+    spec.name = name.to_owned();
+    if name == "lock" {
+        spec.fields.push(SpecialField { off: 0, kind: SpecialKind::SpinLock });
+    }
+    if name == "const" {
+        spec.flags = flags::RDONLY_PROG;
+        spec.frozen = Some([3, 0, 0, 0, 0, 0, 0, 0, b'o', b'k', 0, 1, 1, 1, 1, 1].into());
+    }
+    Arc::new(spec)
+}
+
+fn judge(prog: ProgType, text: &str, opts: &Options) -> Result<(), (Reason, String)> {
+    let assembly = asm::assemble(text).expect("the case assembles");
+    let program = decode(&assembly.slots).expect("the case decodes");
+    let mut given = Assumptions::new(prog);
+    given.maps = assembly.maps.iter().map(|name| map(name)).collect();
+    given.attach_type = match prog {
+        ProgType::CgroupSkb => Some(AttachType::CgroupInetIngress),
+        _ => None,
+    };
+    verify(program, given, opts).map(|_| ()).map_err(|why| (why.reason, why.message.clone()))
+}
+
+#[track_caller]
+fn accept(text: &str) {
+    assert_eq!(judge(ProgType::SchedCls, text, &Options::default()), Ok(()), "{text}");
+}
+
+#[track_caller]
+fn reject(reason: Reason, text: &str) {
+    let got = judge(ProgType::SchedCls, text, &Options::default()).map_err(|(reason, _)| reason);
+    assert_eq!(got, Err(reason), "{text}");
+}
+
+/// A value of `hash` in r0, not null; r6 is an unknown number.
+const VALUE: &str = "
+    r6 = *(u32 *)(r1 + 0)
+    *(u32 *)(r10 - 4) = 0
+    r2 = r10
+    r2 += -4
+    r1 = map[hash] ll
+    call 1
+    if r0 == 0 goto out
+";
+const OUT: &str = "
+out:
+    r0 = 0
+    exit
+";
+
+fn with_value(text: &str) -> String {
+    format!("{VALUE}{text}{OUT}")
+}
+
+#[test]
+fn a_32_bit_move_of_a_negative_immediate_is_not_sign_extended() {
+    // r7 = 0xffffffff: as a 64-bit -1 the branch would be dead.
+    reject(Reason::PointerArithmetic, &with_value("w7 = -1\n if r7 == -1 goto out\n r0 += r7\n r1 = *(u8 *)(r0 + 0)"));
+    accept(&with_value("r7 = -1\n if r7 == -1 goto out\n r0 += r7\n r1 = *(u8 *)(r0 + 0)"));
+}
+
+#[test]
+fn a_bound_on_the_low_half_is_none_on_the_whole() {
+    let program = |width: &str| {
+        with_value(&format!("r7 = r6\n r7 <<= 16\n if {width}7 > 8 goto out\n r0 += r7\n r1 = *(u64 *)(r0 + 0)"))
+    };
+    reject(Reason::OutOfBounds, &program("w"));
+    accept(&program("r"));
+}
+
+#[test]
+fn bitwise_operators_follow_32_bit_bounds() {
+    accept(&with_value("w6 &= 7\n w6 |= 8\n r0 += r6\n r1 = *(u8 *)(r0 + 0)"));
+    reject(Reason::OutOfBounds, &with_value("w6 &= 7\n w6 |= 16\n r0 += r6\n r1 = *(u8 *)(r0 + 0)"));
+    accept(&with_value("w6 &= 7\n w6 ^= 8\n r0 += r6\n r1 = *(u8 *)(r0 + 0)"));
+}
+
+#[test]
+fn both_operands_of_a_comparison_are_refined_apart() {
+    let program = |limit| with_value(&format!("r7 = {limit}\n if r6 > r7 goto out\n r0 += r6\n r1 = *(u8 *)(r0 + 0)"));
+    accept(&program(15));
+    reject(Reason::OutOfBounds, &program(16));
+    // A register compared with itself teaches nothing.
+    reject(Reason::OutOfBounds, &with_value("if r6 > r6 goto out\n r0 += r6\n r1 = *(u8 *)(r0 + 0)"));
+}
+
+#[test]
+fn a_32_bit_test_decides_no_pointer() {
+    reject(
+        Reason::InvalidAccess,
+        &with_value("").replace("if r0 == 0 goto out", "if w0 == 0 goto out\n r1 = *(u8 *)(r0 + 0)"),
+    );
+    accept(&with_value("r1 = *(u8 *)(r0 + 0)"));
+}
+
+#[test]
+fn sign_extension_keeps_the_sign() {
+    reject(Reason::OutOfBounds, &with_value("w6 &= 255\n r6 = (s8)r6\n r0 += r6\n r1 = *(u8 *)(r0 + 0)"));
+    accept(&with_value("w6 &= 15\n r6 = (s8)r6\n r0 += r6\n r1 = *(u8 *)(r0 + 0)"));
+    accept(&with_value("w6 &= 15\n r6 = -r6\n r6 += 15\n r0 += r6\n r1 = *(u8 *)(r0 + 0)"));
+}
+
+#[test]
+fn links_carry_refinements_and_changes_break_them() {
+    accept(&with_value("r7 = r6\n if r7 > 15 goto out\n r0 += r6\n r1 = *(u8 *)(r0 + 0)"));
+    accept(&with_value(
+        "r7 = r6\n r7 += 1\n if r7 > 16 goto out\n if r7 < 1 goto out\n r0 += r6\n r1 = *(u8 *)(r0 + 0)",
+    ));
+    reject(
+        Reason::OutOfBounds,
+        &with_value("r7 = r6\n r7 = be16 r7\n if r7 > 15 goto out\n r0 += r6\n r1 = *(u8 *)(r0 + 0)"),
+    );
+    reject(
+        Reason::OutOfBounds,
+        &with_value("w7 = w6\n r7 *= 2\n if r7 > 15 goto out\n r0 += r6\n r1 = *(u8 *)(r0 + 0)"),
+    );
+}
+
+#[test]
+fn a_narrow_spill_is_not_linked_to_the_wide_value() {
+    let program = |size, mask: &str| {
+        with_value(&format!(
+            "{mask}\n *({size} *)(r10 - 16) = r6\n r7 = *({size} *)(r10 - 16)\n if r7 != 0 goto out\n r0 += r6\n r1 = *(u8 *)(r0 + 0)"
+        ))
+    };
+    reject(Reason::OutOfBounds, &program("u8", "r6 = r6"));
+    accept(&program("u8", "w6 &= 255"));
+    accept(&program("u32", "r6 = r6"));
+}
+
+#[test]
+fn pruning_keeps_what_a_later_check_needs() {
+    // Two paths meet with r7 = 0 and r7 = 64; only one may index the value.
+    let program = |other| {
+        with_value(&format!(
+            "r7 = 0\n if r6 > 9 goto join\n r7 = {other}\njoin:\n r8 = r7\n r0 += r8\n r1 = *(u8 *)(r0 + 0)"
+        ))
+    };
+    reject(Reason::OutOfBounds, &program(64));
+    accept(&program(15));
+    // The same through a stack slot and an atomic operation on it.
+    let atomic = |other| {
+        with_value(&format!(
+            "r7 = 0\n if r6 > 9 goto join\n r7 = {other}\njoin:\n *(u64 *)(r10 - 16) = r7\n r8 = 0\n
+             r8 = atomic_fetch_add((u64 *)(r10 - 16), r8)\n r0 += r8\n r1 = *(u8 *)(r0 + 0)"
+        ))
+    };
+    reject(Reason::OutOfBounds, &atomic(64));
+    accept(&atomic(15));
+}
+
+#[test]
+fn sizes_of_helper_memory_are_needed_facts() {
+    let program = |other| {
+        with_value(&format!(
+            "r7 = 8\n if r6 > 9 goto join\n r7 = {other}\njoin:\n r1 = r0\n r2 = r7\n r3 = 0\n r4 = 0\n r5 = 0\n call 28"
+        ))
+    };
+    accept(&program(16));
+    reject(Reason::OutOfBounds, &program(20));
+}
+
+#[test]
+fn unchecked_pointers_do_not_move() {
+    let program = |text: &str| with_value("").replace("if r0 == 0 goto out", &format!("{text}\n if r0 == 0 goto out"));
+    reject(Reason::PointerArithmetic, &program("r0 += 8"));
+    reject(Reason::InvalidAccess, &program("r1 = *(u8 *)(r0 + 0)"));
+    accept(&program("r7 = r0"));
+}
+
+#[test]
+fn map_values_end_where_they_end() {
+    accept(&with_value("r1 = *(u64 *)(r0 + 8)"));
+    reject(Reason::OutOfBounds, &with_value("r1 = *(u64 *)(r0 + 9)"));
+    reject(Reason::OutOfBounds, &with_value("r1 = *(u8 *)(r0 - 1)"));
+    accept(&with_value("r6 &= 15\n r0 += r6\n r1 = *(u8 *)(r0 + 0)"));
+    reject(Reason::OutOfBounds, &with_value("r6 &= 15\n r0 += r6\n r1 = *(u16 *)(r0 + 0)"));
+}
+
+#[test]
+fn read_only_values_are_not_written_not_even_by_helpers() {
+    reject(Reason::ReadOnly, "r1 = map[const][0] ll\n *(u8 *)(r1 + 0) = 1\n r0 = 0\n exit");
+    accept("r1 = map[const][0] ll\n r0 = *(u8 *)(r1 + 0)\n exit");
+    let strtol = |map: &str| {
+        format!("r1 = map[const][0]+8 ll\n r2 = 3\n r3 = 0\n r4 = map[{map}][0] ll\n call 105\n r0 = 0\n exit")
+    };
+    let sysctl = |text: &str| judge(ProgType::CgroupSysctl, text, &Options::default()).map_err(|(reason, _)| reason);
+    assert_eq!(sysctl(&strtol("const")), Err(Reason::ReadOnly));
+    assert_eq!(sysctl(&strtol("one")), Ok(()));
+}
+
+#[test]
+fn frozen_bytes_fold() {
+    accept(
+        "r1 = map[const][0] ll\n r2 = *(u64 *)(r1 + 0)\n if r2 == 3 goto ok\n r0 = *(u8 *)(r2 + 0)\nok:\n r0 = 0\n exit",
+    );
+    reject(
+        Reason::InvalidAccess,
+        "r1 = map[one][0] ll\n r2 = *(u64 *)(r1 + 0)\n if r2 == 3 goto ok\n r0 = *(u8 *)(r2 + 0)\nok:\n r0 = 0\n exit",
+    );
+}
+
+/// `r2` = start and `r3` = end of the packet.
+const PACKET: &str = "r6 = r1\n r2 = *(u32 *)(r1 + 76)\n r3 = *(u32 *)(r1 + 80)\n";
+
+fn with_packet(text: &str) -> String {
+    format!("{PACKET}{text}{OUT}")
+}
+
+#[test]
+fn packets_are_as_long_as_a_comparison_shows() {
+    let program = |test: &str, size, off| {
+        with_packet(&format!("r4 = r2\n r4 += 8\n if {test} goto out\n r0 = *({size} *)(r2 + {off})"))
+    };
+    accept(&program("r4 > r3", "u64", 0));
+    reject(Reason::PacketBounds, &program("r4 > r3", "u64", 1));
+    accept(&program("r4 >= r3", "u8", 8));
+    reject(Reason::PacketBounds, &program("r4 >= r3", "u8", 9));
+    reject(Reason::PacketBounds, &program("r4 == r3", "u8", 0));
+    reject(Reason::PacketBounds, &program("w4 > w3", "u8", 0));
+}
+
+#[test]
+fn packet_pointers_die_when_the_packet_moves() {
+    let check = "r4 = r2\n r4 += 8\n if r4 > r3 goto out\n r7 = r2\n r1 = r6\n";
+    accept(&with_packet(&format!("{check} call 7\n r0 = *(u8 *)(r7 + 0)")));
+    reject(Reason::InvalidAccess, &with_packet(&format!("{check} r2 = 8\n call 39\n r0 = *(u8 *)(r7 + 0)")));
+    // Through a subprogram as well.
+    let callee = "pull:\n r2 = 8\n call 39\n r0 = 0\n exit";
+    reject(
+        Reason::InvalidAccess,
+        &with_packet(&format!("{check} call pull\n r0 = *(u8 *)(r7 + 0)"))
+            .replace("exit\n", &format!("exit\n{callee}\n")),
+    );
+}
+
+#[test]
+fn contexts_give_what_their_fields_are() {
+    accept("r0 = *(u32 *)(r1 + 0)\n exit");
+    reject(Reason::ContextAccess, "r0 = *(u32 *)(r1 + 2)\n exit");
+    reject(Reason::ContextAccess, "r0 = *(u16 *)(r1 + 78)\n exit");
+    reject(Reason::ContextAccess, "r1 += 4\n r0 = *(u32 *)(r1 - 4)\n exit");
+}
+
+#[test]
+fn stack_reads_and_writes_stay_in_512_bytes() {
+    accept("*(u64 *)(r10 - 512) = 0\n r0 = 0\n exit");
+    reject(Reason::StackAccess, "*(u64 *)(r10 - 520) = 0\n r0 = 0\n exit");
+    reject(Reason::StackAccess, "*(u64 *)(r10 + 0) = 0\n r0 = 0\n exit");
+    reject(Reason::Misaligned, "*(u64 *)(r10 - 12) = 0\n r0 = 0\n exit");
+    reject(Reason::StackAccess, "*(u64 *)(r10 - 8) = r1\n r0 = *(u32 *)(r10 - 8)\n exit");
+    accept("*(u64 *)(r10 - 8) = r1\n r1 = *(u64 *)(r10 - 8)\n r0 = *(u32 *)(r1 + 0)\n exit");
+    reject(
+        Reason::InvalidAccess,
+        "*(u64 *)(r10 - 8) = r1\n *(u8 *)(r10 - 5) = 1\n r1 = *(u64 *)(r10 - 8)\n r0 = *(u32 *)(r1 + 0)\n exit",
+    );
+}
+
+#[test]
+fn a_read_modify_write_leaves_a_number() {
+    // The slot held a pointer; after the exchange it does not.
+    reject(
+        Reason::InvalidAccess,
+        "*(u64 *)(r10 - 8) = r1\n r2 = 0\n r2 = xchg_64(r10 - 8, r2)\n r1 = *(u64 *)(r10 - 8)\n r0 = *(u32 *)(r1 + 0)\n exit",
+    );
+    accept("*(u64 *)(r10 - 8) = r1\n r2 = 0\n r2 = xchg_64(r10 - 8, r2)\n r0 = *(u32 *)(r2 + 0)\n exit");
+}
+
+/// A ring buffer record in r0, not null.
+const RECORD: &str = "r1 = map[ring] ll\n r2 = 16\n r3 = 0\n call 131\n if r0 == 0 goto out\n";
+
+#[test]
+fn references_are_given_back_once_on_every_path() {
+    let program = |text: &str| format!("{RECORD}{text}{OUT}");
+    accept(&program("r1 = r0\n r2 = 0\n call 132"));
+    reject(Reason::ReferenceLeak, &program("r1 = 0"));
+    reject(Reason::Argument, &program("r6 = r0\n r1 = r0\n r2 = 0\n call 132\n r1 = r6\n r2 = 0\n call 132"));
+    reject(Reason::InvalidAccess, &program("r6 = r0\n r1 = r0\n r2 = 0\n call 132\n r0 = *(u8 *)(r6 + 0)"));
+    reject(Reason::Reference, &program("r1 = r0\n r1 += 8\n r2 = 0\n call 132"));
+    accept(&program("*(u64 *)(r0 + 8) = 1\n r1 = r0\n r2 = 0\n call 133"));
+    reject(Reason::OutOfBounds, &program("*(u64 *)(r0 + 9) = 1\n r1 = r0\n r2 = 0\n call 133"));
+    reject(
+        Reason::ReferenceLeak,
+        &program("r1 = r10\n r2 = map[progs] ll\n r3 = 0\n call 12")
+            .replace("r1 = r10", "r1 = r9")
+            .replace(RECORD, &format!("r9 = r1\n{RECORD}")),
+    );
+}
+
+#[test]
+fn locks_are_held_one_at_a_time_and_alone() {
+    let program = |text: &str| format!("r6 = map[lock][0] ll\n r1 = r6\n call 93\n {text}{OUT}");
+    accept(&program("*(u64 *)(r6 + 8) = 1\n r1 = r6\n call 94"));
+    reject(Reason::Lock, &program("r1 = 0"));
+    reject(Reason::Lock, &program("call 7\n r1 = r6\n call 94"));
+    reject(Reason::Lock, &program("r1 = r6\n call 93"));
+    reject(Reason::SpecialField, &program("*(u32 *)(r6 + 0) = 1\n r1 = r6\n call 94"));
+    reject(Reason::Lock, &format!("r1 = map[lock][0] ll\n call 94{OUT}"));
+}
+
+#[test]
+fn dynptrs_die_when_they_are_overwritten() {
+    let make = "r1 = map[one][0] ll\n r2 = 8\n r3 = 0\n r4 = r10\n r4 += -16\n call 197\n";
+    let data = "r1 = r10\n r1 += -16\n r2 = 0\n r3 = 8\n call 203\n if r0 == 0 goto out\n";
+    let program = |text: &str| format!("{make}{data}{text}{OUT}");
+    accept(&program("r1 = *(u64 *)(r0 + 0)"));
+    reject(Reason::OutOfBounds, &program("r1 = *(u64 *)(r0 + 1)"));
+    reject(Reason::InvalidAccess, &program("*(u64 *)(r10 - 8) = 0\n r1 = *(u64 *)(r0 + 0)"));
+    reject(Reason::Dynptr, &format!("{make} r1 = r10\n r1 += -8\n r2 = 0\n r3 = 8\n call 203{OUT}"));
+    let reserve = "r1 = map[ring] ll\n r2 = 8\n r3 = 0\n r4 = r10\n r4 += -16\n call 198\n";
+    accept(&format!("{reserve} r1 = r10\n r1 += -16\n r2 = 0\n call 199{OUT}"));
+    reject(Reason::ReferenceLeak, &format!("{reserve}{OUT}"));
+    reject(Reason::Dynptr, &format!("{reserve} *(u64 *)(r10 - 16) = 0{OUT}"));
+}
+
+#[test]
+fn loops_end_or_are_refused() {
+    accept("r1 = 0\nagain:\n r1 += 1\n if r1 < 100 goto again\n r0 = 0\n exit");
+    reject(
+        Reason::InfiniteLoop,
+        "r0 = 0\nagain:\n if r1 != 0 goto again\n exit"
+            .replace("r1", "r0")
+            .replace("r0 = 0", "r0 = *(u32 *)(r1 + 0)")
+            .as_str(),
+    );
+    reject(
+        Reason::TooComplex,
+        "r1 = 0\nagain:\n r1 += 1\n goto again\n exit"
+            .replace("goto again\n exit", "if r1 != 0 goto again\n r0 = 0\n exit")
+            .as_str(),
+    );
+    accept("r1 = 0\nagain:\n may_goto out\n r1 += 1\n goto again\nout:\n r0 = 0\n exit");
+}
+
+#[test]
+fn subprograms_are_walked_with_what_callers_know() {
+    accept("call f\n exit\nf:\n  r0 = *(u32 *)(r1 + 0)\n exit");
+    reject(Reason::UninitRegister, "call f\n exit\nf:\n  r0 = r6\n exit");
+    reject(Reason::InvalidAccess, "call f\n r0 = 0\n exit\nf:\n  r0 = r10\n exit");
+    reject(Reason::StackAccess, "r1 = r10\n call f\n r0 = 0\n exit\nf:\n  *(u64 *)(r1 - 8) = r10\n r0 = 0\n exit");
+    accept("r1 = r10\n call f\n r0 = *(u64 *)(r10 - 8)\n exit\nf:\n  *(u64 *)(r1 - 8) = 7\n r0 = 0\n exit");
+    reject(Reason::CallDepth, "r0 = 0\n call f\n exit\nf:\n  call f\n exit");
+    reject(Reason::StackDepth, "*(u8 *)(r10 - 300) = 1\n call f\n exit\nf:\n  *(u8 *)(r10 - 300) = 1\n r0 = 0\n exit");
+}
+
+#[test]
+fn callbacks_are_walked_until_they_converge() {
+    let strict = Options { profile: Profile::Strict, ..Options::default() };
+    let program = |body: &str, after: &str| {
+        format!(
+            "*(u64 *)(r10 - 8) = 0\n r1 = 100\n r2 = subprog[body] ll\n r3 = r10\n r3 += -8\n r4 = 0\n call 181\n {after}\n r0 = 0\n exit\nbody:\n {body}\n r0 = 0\n exit"
+        )
+    };
+    let judge = |text: &str| judge(ProgType::SchedCls, text, &strict).map_err(|(reason, _)| reason);
+    assert_eq!(judge(&program("*(u64 *)(r2 + 0) = r1", "r0 = 0")), Ok(()));
+    // After the loop, the slot may hold any index.
+    let index = "r1 = *(u64 *)(r10 - 8)\n r2 = map[one][0] ll\n r2 += r1\n r0 = *(u8 *)(r2 + 0)";
+    assert_eq!(judge(&program("r0 = 0", index)), Ok(()));
+    assert!(judge(&program("*(u64 *)(r2 + 0) = r1", index)).is_err());
+    assert_eq!(judge(&program("if r1 > 5 goto +2\n r0 = 2\n exit", "r0 = 0")), Err(Reason::ReturnValue));
+}
+
+#[test]
+fn results_are_in_range() {
+    let judge = |text: &str| judge(ProgType::CgroupSkb, text, &Options::default()).map_err(|(reason, _)| reason);
+    assert_eq!(judge("r0 = 1\n exit"), Ok(()));
+    assert_eq!(judge("r0 = 2\n exit"), Err(Reason::ReturnValue));
+    assert_eq!(judge("r0 = *(u32 *)(r1 + 0)\n r0 &= 1\n exit"), Ok(()));
+    assert_eq!(judge("r0 = r1\n exit"), Err(Reason::ReturnValue));
+}
+
+#[test]
+fn pointers_do_not_leak_without_perfmon() {
+    let opts =
+        Options { privilege: Privilege { perfmon: false, sys_admin: false, ..Privilege::ROOT }, ..Options::default() };
+    let judge = |text: &str| judge(ProgType::SchedCls, text, &opts).map_err(|(reason, _)| reason);
+    assert_eq!(judge("r0 = r1\n exit"), Err(Reason::PointerLeak));
+    assert_eq!(judge("r1 = map[one][0] ll\n *(u64 *)(r1 + 0) = r10\n r0 = 0\n exit"), Err(Reason::PointerLeak));
+    assert_eq!(judge("r0 = *(u64 *)(r10 - 8)\n exit"), Err(Reason::StackAccess));
+    assert_eq!(judge("*(u64 *)(r10 - 8) = r1\n *(u8 *)(r10 - 8) = 1\n r0 = 0\n exit"), Err(Reason::StackAccess));
+    assert_eq!(judge("r0 = r1\n r0 -= r10\n exit"), Err(Reason::PointerArithmetic));
+    assert_eq!(judge("r0 = *(u32 *)(r1 + 0)\n exit"), Ok(()));
+}
+
+#[test]
+fn dead_code_may_be_wrong_but_not_unreachable() {
+    accept("r2 = 0\n if r2 == 1 goto +1\n goto +1\n r0 = *(u64 *)(r2 + 0)\n r0 = 0\n exit");
+    reject(Reason::Unreachable, "r0 = 0\n exit\n r0 = 1\n exit");
+    reject(Reason::Helper, "call 9999\n exit");
+}
