@@ -16,9 +16,14 @@ use crate::region::{Region, RegionKind};
 #[derive(Clone, Debug)]
 pub struct Packet {
     buffer: Arc<Buffer>,
+    /// Where the room before the packet begins: at a multiple of 256 in native memory. Programs may look at the low bits
+    /// of a pointer, which on Linux say where in its page the packet lies.
+    base: usize,
     meta: usize,
     data: usize,
     end: usize,
+    /// How far the end may move without a new buffer.
+    limit: usize,
     /// How many of the first bytes `data..data_end` shows; all of them but for paged buffers.
     linear: usize,
 }
@@ -26,10 +31,11 @@ pub struct Packet {
 impl Packet {
     /// `bytes`, with room for `headroom` more before and `tailroom` more behind.
     pub fn new(bytes: &[u8], headroom: usize, tailroom: usize) -> Packet {
-        let buffer = Buffer::zeroed(headroom + bytes.len() + tailroom);
-        buffer.write(headroom, bytes);
-        let end = headroom + bytes.len();
-        Packet { buffer, meta: headroom, data: headroom, end, linear: usize::MAX }
+        let (buffer, base) = aligned(headroom + bytes.len() + tailroom);
+        let data = base + headroom;
+        buffer.write(data, bytes);
+        let (end, limit) = (data + bytes.len(), data + bytes.len() + tailroom);
+        Packet { buffer, base, meta: data, data, end, limit, linear: usize::MAX }
     }
 
     /// Its length in bytes, without metadata.
@@ -59,12 +65,12 @@ impl Packet {
 
     /// Bytes free before the metadata.
     pub fn headroom(&self) -> usize {
-        self.meta
+        self.meta - self.base
     }
 
     /// Bytes free behind it.
     pub fn tailroom(&self) -> usize {
-        self.buffer.len() - self.end
+        self.limit - self.end
     }
 
     /// Native addresses of metadata, data and end.
@@ -116,7 +122,7 @@ impl Packet {
     /// The region that programs see: metadata and linear bytes.
     pub fn region(&self, writable: bool) -> Region {
         let len = self.meta_len() + self.linear_len();
-        let origin = self.meta as i64;
+        let origin = self.headroom() as i64;
         Region { origin, ..Region::memory(RegionKind::Packet, Span::of(&self.buffer, self.meta, len), writable) }
     }
 
@@ -125,7 +131,7 @@ impl Packet {
     pub fn move_head(&mut self, delta: i64, keep: usize) -> bool {
         let moved = |mark: usize| usize::try_from(mark as i64 + delta).ok();
         match (moved(self.meta), moved(self.data)) {
-            (Some(meta), Some(data)) if data + keep <= self.end => {
+            (Some(meta), Some(data)) if meta >= self.base && data + keep <= self.end => {
                 if self.meta < self.data {
                     let bytes = self.buffer.to_vec(self.meta, self.meta_len());
                     self.buffer.write(meta, &bytes);
@@ -140,7 +146,7 @@ impl Packet {
     /// Moves the start of the metadata by `delta` bytes; `false` when it would leave the headroom or pass the data.
     pub fn move_meta(&mut self, delta: i64) -> bool {
         match usize::try_from(self.meta as i64 + delta) {
-            Ok(meta) if meta <= self.data => {
+            Ok(meta) if meta >= self.base && meta <= self.data => {
                 self.meta = meta;
                 true
             }
@@ -166,11 +172,11 @@ impl Packet {
     /// Sets the length; new bytes are zero. Grows the buffer where `grow` allows it; `false` when there is no room.
     pub fn set_len(&mut self, len: usize, grow: bool) -> bool {
         let Some(end) = self.data.checked_add(len) else { return false };
-        if end > self.buffer.len() {
+        if end > self.limit {
             if !grow {
                 return false;
             }
-            self.reallocate(self.data, end - self.data);
+            self.reallocate(self.data - self.base, end - self.data);
         }
         let old = self.end;
         self.end = self.data + len;
@@ -198,28 +204,36 @@ impl Packet {
         }
         let start = self.data as i64 - len;
         match usize::try_from(start) {
-            Ok(start) if start >= self.data - self.meta => self.data = start,
-            _ => {
-                self.reallocate(256, new.len());
-                self.data = 256;
-            }
+            Ok(start) if start >= self.base => self.data = start,
+            _ => self.reallocate(256, new.len()),
         }
         self.meta = self.data;
         self.end = self.data + new.len();
         self.buffer.write(self.data, &new)
     }
 
-    /// Moves everything to a new buffer with at least this much room.
+    /// Moves everything to a new buffer, with `headroom` bytes before the data and room for `room` bytes of it.
     fn reallocate(&mut self, headroom: usize, room: usize) {
-        let bytes = self.buffer.to_vec(self.meta, self.end - self.meta);
-        let meta_len = self.meta_len();
-        let headroom = headroom.max(meta_len);
-        let buffer = Buffer::zeroed(headroom + room.max(self.len()) + 512);
-        buffer.write(headroom - meta_len, &bytes);
-        (self.meta, self.end) = (headroom - meta_len, headroom + self.len());
-        self.data = headroom;
-        self.buffer = buffer;
+        let (len, meta_len) = (self.len(), self.meta_len());
+        let bytes = self.to_vec_with_meta();
+        let (headroom, room) = (headroom.max(meta_len), room.max(len));
+        let (buffer, base) = aligned(headroom + room + SPARE);
+        let data = base + headroom;
+        buffer.write(data - meta_len, &bytes);
+        let (meta, end, limit) = (data - meta_len, data + len, data + room + SPARE);
+        *self = Packet { buffer, base, meta, data, end, limit, linear: self.linear };
     }
+}
+
+/// Room behind a packet that was moved to a larger buffer.
+const SPARE: usize = 512;
+
+/// A buffer with room for `len` bytes from the offset returned, whose native address is a multiple of 256.
+fn aligned(len: usize) -> (Arc<Buffer>, usize) {
+    const ALIGN: u64 = 256;
+    let buffer = Buffer::zeroed(len + ALIGN as usize);
+    let base = buffer.addr().next_multiple_of(ALIGN) - buffer.addr();
+    (buffer, base as usize)
 }
 
 #[cfg(test)]

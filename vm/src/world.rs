@@ -123,6 +123,21 @@ pub struct Loopback;
 
 impl Network for Loopback {}
 
+/// The sysctl that a cgroup_sysctl program is asked about.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Sysctl {
+    /// Its path below `/proc/sys`.
+    pub name: Arc<str>,
+    /// Its value now.
+    pub value: Arc<str>,
+}
+
+impl Default for Sysctl {
+    fn default() -> Sysctl {
+        Sysctl { name: Arc::from(""), value: Arc::from("") }
+    }
+}
+
 /// Everything from outside, replaceable piece by piece.
 #[derive(Clone)]
 pub struct World {
@@ -137,7 +152,7 @@ pub struct World {
     /// Routes and sockets.
     pub network: Arc<dyn Network>,
     /// What the sysctl helpers tell.
-    pub sysctl: Arc<str>,
+    pub sysctl: Sysctl,
     /// Memory outside the machine that the `probe_read` helpers may read.
     pub probes: Vec<ProbeRange>,
 }
@@ -169,7 +184,7 @@ impl Default for World {
             identity: Identity::default(),
             trace: Arc::new(|_: &str| ()),
             network: Arc::new(Loopback),
-            sysctl: Arc::from(""),
+            sysctl: Sysctl::default(),
             probes: Vec::new(),
         }
     }

@@ -13,7 +13,7 @@ use rtbpf_maps::{Head, MapRef, ProgBytes, ProgOut};
 
 use rtbpf_rt::RunCx;
 use rtbpf_rt::lock::{Lock, RawLock};
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::dynptr::Dynptr;
 use crate::run::Host;
@@ -120,6 +120,18 @@ impl<'a> Cx<'a> {
         // SAFETY: the row says that the argument covers the 4 bytes of a lock in a map's value; the test adds alignment.
         // Every access to the word is atomic.
         word.is_aligned().then(|| RawLock::of_word(unsafe { AtomicU32::from_ptr(word) }))
+    }
+
+    /// Exchanges the 8-byte pointer in argument `n` for `new`; 0 for a misaligned field, which only unverified programs
+    /// pass.
+    pub fn swap_pointer(&self, n: usize, new: u64) -> u64 {
+        let field = self.arg(n) as *mut u64;
+        if !field.is_aligned() {
+            return 0;
+        }
+        // SAFETY: the row says that the argument covers the 8 bytes of a kernel pointer in a map's value; aligned by the
+        // test. Acquire and release: what the pointer leads to was written before it was put there.
+        unsafe { AtomicU64::from_ptr(field) }.swap(new, Ordering::AcqRel)
     }
 
     /// The NUL-terminated string in argument `n`, without its NUL.

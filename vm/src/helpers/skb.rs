@@ -317,6 +317,12 @@ pub(crate) fn set_tunnel_key(cx: &mut Cx<'_>) -> u64 {
     if flags > 0x1f || !VERSIONS.contains(&len) { Errno::EINVAL.as_ret() } else { 0 }
 }
 
+/// Options of a tunnel: whole words, and a tunnel's key first.
+pub(crate) fn set_tunnel_opt(cx: &mut Cx<'_>) -> u64 {
+    let len = cx.arg(3) as u32;
+    if len > 255 { Errno::ENOMEM.as_ret() } else { Errno::EINVAL.as_ret() }
+}
+
 /// The packet's socket has none of what cgroups and routes could set.
 pub(crate) fn zero(_: &mut Cx<'_>) -> u64 {
     0

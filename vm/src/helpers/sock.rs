@@ -1,7 +1,5 @@
 //! Sockets, as far as a host tells about them (bpf-helpers(7)).
 
-use std::sync::Arc;
-
 use rtbpf_abi::Errno;
 use rtbpf_maps::{CgroupStorage, Storage};
 
@@ -193,14 +191,25 @@ pub(crate) fn set_retval(cx: &mut Cx<'_>) -> u64 {
     0
 }
 
-/// The name of a sysctl, its values: the host tells them as NUL-terminated strings.
-pub(crate) fn sysctl_text(cx: &mut Cx<'_>) -> u64 {
+/// Copies the text that the host tells to argument 2, cut and NUL-terminated; its length, or E2BIG when it was cut.
+fn sysctl(cx: &mut Cx<'_>, text: &str) -> u64 {
     let len = cx.arg(3) as u32 as usize;
-    let text: Arc<str> = cx.host().world().sysctl.clone();
     let mut out = text.bytes().take(len.saturating_sub(1)).collect::<Vec<u8>>();
-    let fits = out.len() == text.len();
-    let copied = out.len() as u64;
+    let (fits, copied) = (out.len() == text.len(), out.len() as u64);
     out.resize(len, 0);
     cx.write(2, len, &out);
     value(if fits { Ok(copied) } else { Err(Errno::E2BIG) })
+}
+
+pub(crate) fn sysctl_get_name(cx: &mut Cx<'_>) -> u64 {
+    /// `BPF_F_SYSCTL_BASE_NAME`: without directories.
+    const BASE_NAME: u64 = 1;
+    let name = cx.host().world().sysctl.name.clone();
+    let base = if cx.arg(4) & BASE_NAME != 0 { name.rsplit('/').next().unwrap_or_default() } else { &name };
+    sysctl(cx, base)
+}
+
+pub(crate) fn sysctl_value(cx: &mut Cx<'_>) -> u64 {
+    let text = cx.host().world().sysctl.value.clone();
+    sysctl(cx, &text)
 }

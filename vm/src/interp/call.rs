@@ -317,5 +317,5 @@ fn size_of_arg(args: &[u64; 5], n: u8) -> Result<u64, FaultKind> {
 
 /// The argument (from 0) that helpers of the `probe_read` family take as an address of any kind.
 fn address_arg(id: HelperId) -> Option<usize> {
-    matches!(id.0, 4 | 45 | 112..=115).then_some(2)
+    matches!(id.0, 4 | 45 | 112..=115 | 148 | 191).then_some(2)
 }
