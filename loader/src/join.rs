@@ -181,6 +181,15 @@ impl Unit<'_> {
     }
 }
 
+/// A data section of the joined types.
+#[derive(Default)]
+struct DataSec {
+    name: String,
+    bytes: u32,
+    /// Type, offset, bytes.
+    vars: Vec<(TypeId, u32, u32)>,
+}
+
 /// All types under new ids. Data sections of one name become one; of several declarations of a variable, the one that
 /// defines it stays.
 fn join_types(parts: &[Part<'_>], definitions: &Definitions<'_>) -> Result<(Option<Btf>, BtfExt), Error> {
@@ -189,7 +198,7 @@ fn join_types(parts: &[Part<'_>], definitions: &Definitions<'_>) -> Result<(Opti
     }
     let mut builder = Builder::new();
     let mut ext = BtfExt::default();
-    let mut sections: Vec<(String, u32, Vec<(TypeId, u32, u32)>)> = Vec::new();
+    let mut sections: Vec<DataSec> = Vec::new();
     let mut seen: HashMap<(String, String), String> = HashMap::new();
     for (index, part) in parts.iter().enumerate() {
         let Some(btf) = &part.btf else { continue };
@@ -198,8 +207,8 @@ fn join_types(parts: &[Part<'_>], definitions: &Definitions<'_>) -> Result<(Opti
         let new = |id: TypeId| ids.get(id.0 as usize).copied().unwrap_or_default();
         for ty in btf.iter() {
             let Kind::DataSec { bytes, vars } = ty.kind else { continue };
-            let at = sections.iter().position(|(name, ..)| name == ty.name).unwrap_or_else(|| {
-                sections.push((ty.name.to_owned(), 0, Vec::new()));
+            let at = sections.iter().position(|section| section.name == ty.name).unwrap_or_else(|| {
+                sections.push(DataSec { name: ty.name.to_owned(), ..DataSec::default() });
                 sections.len() - 1
             });
             let Some(into) = sections.get_mut(at) else { continue };
@@ -216,10 +225,10 @@ fn join_types(parts: &[Part<'_>], definitions: &Definitions<'_>) -> Result<(Opti
                 let known = (ty.name.to_owned() + "\0", declared.name.to_owned());
                 let again = !is_static && winner.is_none() && seen.insert(known, String::new()).is_some();
                 if !loses && !again {
-                    into.2.push((new(var.ty), var.offset, var.bytes));
+                    into.vars.push((new(var.ty), var.offset, var.bytes));
                 }
             }
-            into.1 = into.1.saturating_add(bytes);
+            into.bytes = into.bytes.saturating_add(bytes);
         }
         let base_of = |name: u32| {
             let name = btf.str(name);
@@ -252,8 +261,8 @@ fn join_types(parts: &[Part<'_>], definitions: &Definitions<'_>) -> Result<(Opti
             ext.relos.push(InfoSection { name: builder.string(name), records });
         }
     }
-    for (name, bytes, vars) in &sections {
-        builder.datasec(name, *bytes, vars);
+    for section in &sections {
+        builder.datasec(&section.name, section.bytes, &section.vars);
     }
     let btf = builder.build().map_err(|source| Error::Btf { section: ".BTF", source })?;
     Ok((Some(btf), ext))

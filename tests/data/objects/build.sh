@@ -10,7 +10,8 @@ for source in *.bpf.c; do
     object=${source%.c}.o
     debug=-g
     [ "$source" = legacy.bpf.c ] && debug=
-    "${CLANG:-clang-19}" --target=bpf -mcpu=v3 -O2 $debug -Wall -fdebug-prefix-map="$PWD=." -c "$source" -o "$out/$object"
+    "${CLANG:-clang-19}" --target=bpf -mcpu=v3 -O2 $debug -Wall -fdebug-prefix-map="$PWD=." \
+        -I "/usr/include/$(uname -m)-linux-gnu" -c "$source" -o "$out/$object"
     [ -z "$debug" ] || "${LLVM_STRIP:-llvm-strip-19}" -g "$out/$object"
     if ! cmp -s "$out/$object" "$object"; then
         echo "$object differs"
