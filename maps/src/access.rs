@@ -269,6 +269,14 @@ impl<'a> ProgOut<'a> {
         ProgBytes { ptr: self.ptr, len: self.len, life: PhantomData }
     }
 
+    /// Clears them.
+    pub fn zero(&self) {
+        for at in 0..self.len {
+            // SAFETY: under `len`, writable by construction.
+            unsafe { store_u8(self.ptr.add(at), 0) };
+        }
+    }
+
     /// Copies `from` to their start, as far as both reach.
     pub fn fill(&self, from: ProgBytes<'_>) {
         let len = self.len.min(from.len);
@@ -412,14 +420,6 @@ impl<'a> Cell<'a> {
         assert!(off <= self.len && self.len - off >= 4 && off.is_multiple_of(4), "aligned word inside the cell");
         // SAFETY: inside, aligned (cells are aligned to 8), valid for `'a`; all accesses to it are atomic.
         unsafe { std::sync::atomic::AtomicU32::from_ptr(self.ptr.add(off).cast()) }
-    }
-
-    /// The 8-byte word at `off` as an atomic.
-    #[inline]
-    pub(crate) fn atomic_u64(self, off: usize) -> &'a std::sync::atomic::AtomicU64 {
-        assert!(off <= self.len && self.len - off >= 8 && off.is_multiple_of(8), "aligned word inside the cell");
-        // SAFETY: as for `atomic_u32`.
-        unsafe { std::sync::atomic::AtomicU64::from_ptr(self.ptr.add(off).cast()) }
     }
 }
 

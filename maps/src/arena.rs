@@ -123,7 +123,7 @@ impl Map for Arena {
     }
 
     fn memory(&self) -> Vec<Range<u64>> {
-        vec![self.base()..self.base() + self.memory.bytes() as u64]
+        self.memory.ranges()
     }
 
     fn as_any(&self) -> &dyn Any {

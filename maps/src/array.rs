@@ -175,10 +175,8 @@ impl Map for Array {
 
     fn memory(&self) -> Vec<Range<u64>> {
         match &self.values {
-            Values::Shared(slab) => {
-                vec![slab.region().address()..slab.region().address() + slab.region().bytes() as u64]
-            }
-            Values::Percpu(cells) => vec![cells.range()],
+            Values::Shared(slab) => slab.region().ranges(),
+            Values::Percpu(cells) => cells.ranges(),
         }
     }
 

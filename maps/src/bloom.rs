@@ -46,6 +46,21 @@ impl Bloom {
     }
 }
 
+/// Values up to this size are copied to the stack: handlers may not allocate.
+const ON_STACK: usize = 512;
+
+/// Shows a copy of bytes that others may write meanwhile.
+fn with_copy<R>(bytes: ProgBytes<'_>, show: impl FnOnce(&[u8]) -> R) -> R {
+    let mut copy = [0; ON_STACK];
+    match copy.get_mut(..bytes.len()) {
+        Some(copy) => {
+            ProgOut::from(&mut *copy).fill(bytes);
+            show(copy)
+        }
+        None => show(&bytes.to_vec()),
+    }
+}
+
 impl Map for Bloom {
     fn head(&self) -> &Head {
         &self.head
@@ -75,21 +90,22 @@ impl Map for Bloom {
         if flags != update::ANY {
             return Err(Errno::EINVAL.into());
         }
-        let value = value.to_vec();
-        for nth in 0..self.hashes {
-            let (word, bit) = self.bit(&value, nth);
-            word.fetch_or(bit, Ordering::Relaxed);
-        }
+        with_copy(value, |value| {
+            for nth in 0..self.hashes {
+                let (word, bit) = self.bit(value, nth);
+                word.fetch_or(bit, Ordering::Relaxed);
+            }
+        });
         Ok(())
     }
 
     fn peek(&self, _: &RunCx, out: ProgOut<'_>) -> Result<(), MapError> {
-        let value = out.as_bytes().to_vec();
-        let is_set = |nth| {
-            let (word, bit) = self.bit(&value, nth);
+        let is_set = |value: &[u8], nth| {
+            let (word, bit) = self.bit(value, nth);
             word.load(Ordering::Relaxed) & bit != 0
         };
-        if (0..self.hashes).all(is_set) { Ok(()) } else { Err(Errno::ENOENT.into()) }
+        let found = with_copy(out.as_bytes(), |value| (0..self.hashes).all(|nth| is_set(value, nth)));
+        if found { Ok(()) } else { Err(Errno::ENOENT.into()) }
     }
 
     fn as_any(&self) -> &dyn Any {

@@ -170,7 +170,7 @@ fn hash(spec: MapSpec, cx: &CreateCx, preallocated: Pages) -> Result<Box<dyn Map
     let head = |spec| Head::new(spec, cx.cpus);
     if spec.is_preallocated() {
         let table = Table::<RawLock>::new(entries, nodes, key, inline, seed, pages)?;
-        let pool = Prealloc::new(entries, cx.cpus, &table);
+        let pool = Prealloc::new(entries, cx.cpus);
         Ok(Box::new(Hash::new(head(spec), table, values, pool)))
     } else if cx.sleeping_locks {
         let table = Table::<PiMutex>::new(entries, nodes, key, inline, seed, pages)?;

@@ -14,7 +14,7 @@ use rtbpf_rt::{Class, Lock, RunCx};
 use crate::access::{Cell, KeyRef, ProgBytes, ValuePtr};
 use crate::fields::Shape;
 use crate::freelist::{FreeLists, Links};
-use crate::hash::admit;
+use crate::hash::{admit, bump};
 use crate::head::Head;
 use crate::map::{Map, MapError, UpdateFlags, Visit, update};
 use crate::slab::{Pages, Slab};
@@ -190,8 +190,7 @@ impl<L: Lock> Lpm<L> {
         if let Some(node) = self.free.pop(&self.nodes, cx.slot) {
             return Ok(node);
         }
-        let fresh = |used: u32| (used < self.nodes.0.count()).then_some(used + 1);
-        self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fresh).map_err(|_| Errno::ENOMEM.into())
+        bump(&self.used, self.nodes.0.count()).ok_or(Errno::ENOMEM.into())
     }
 
     fn build(&self, node: u32, prefix: u32, data: &[u8], children: [u32; 2]) {
@@ -414,8 +413,7 @@ impl<L: Lock + 'static> Map for Lpm<L> {
     }
 
     fn memory(&self) -> Vec<Range<u64>> {
-        let region = self.nodes.0.region();
-        vec![region.address()..region.address() + region.bytes() as u64]
+        self.nodes.0.region().ranges()
     }
 
     fn as_any(&self) -> &dyn Any {

@@ -15,7 +15,7 @@ use rtbpf_abi::Errno;
 use rtbpf_rt::{Class, Lock, RawLock, RunCx};
 
 use crate::freelist::NONE;
-use crate::hash::{Pool, Table};
+use crate::hash::{Pool, Table, bump};
 use crate::map::MapError;
 use crate::slab::{Pages, Slab};
 
@@ -95,10 +95,6 @@ impl List {
         self.len.load(Ordering::Relaxed)
     }
 
-    fn first(&self) -> Option<u32> {
-        Some(self.first.load(Ordering::Relaxed)).filter(|node| *node != NONE)
-    }
-
     fn last(&self) -> Option<u32> {
         Some(self.last.load(Ordering::Relaxed)).filter(|node| *node != NONE)
     }
@@ -134,7 +130,7 @@ impl List {
     }
 
     fn pop(&self, nodes: &Nodes) -> Option<u32> {
-        let node = self.first()?;
+        let node = Some(self.first.load(Ordering::Relaxed)).filter(|node| *node != NONE)?;
         self.remove(nodes, node);
         Some(node)
     }
@@ -145,6 +141,9 @@ struct Lists {
     /// Protects the three lists. Taken after a slot's stock lock, before bucket locks; its holder does not sleep.
     lock: RawLock,
     free: List,
+    /// Nodes from here to `fresh_end` were never used.
+    fresh: AtomicU32,
+    fresh_end: u32,
     inactive: List,
     active: List,
     /// Where the next look for used nodes in inactive begins.
@@ -152,14 +151,26 @@ struct Lists {
 }
 
 impl Lists {
-    fn new(slot: u32) -> Lists {
+    /// The lists of `slot`, with the nodes of `fresh`.
+    fn new(slot: u32, fresh: std::ops::Range<u32>) -> Lists {
         Lists {
             lock: RawLock::default(),
             free: List::new(On::Free, slot),
+            fresh: AtomicU32::new(fresh.start),
+            fresh_end: fresh.end,
             inactive: List::new(On::Inactive, slot),
             active: List::new(On::Active, slot),
             rotation: AtomicU32::new(NONE),
         }
+    }
+
+    /// A free node, on no list.
+    fn take_free(&self, nodes: &Nodes) -> Option<u32> {
+        self.free.pop(nodes).or_else(|| bump(&self.fresh, self.fresh_end))
+    }
+
+    fn has_free(&self) -> bool {
+        self.free.len() > 0 || self.fresh.load(Ordering::Relaxed) < self.fresh_end
     }
 
     fn list_of(&self, on: u32) -> Option<&List> {
@@ -260,8 +271,7 @@ impl Lru {
         let nodes = Nodes(Slab::new(entries, 16, pages)?);
         let slots = slots.max(1);
         let shape = if common {
-            let lists = Lists::new(0);
-            (0..entries).rev().for_each(|node| lists.free.push(&nodes, node));
+            let lists = Lists::new(0, 0..entries);
             let stock = |slot| Stock {
                 lock: RawLock::default(),
                 free: List::new(On::Stock, slot),
@@ -271,12 +281,8 @@ impl Lru {
             let batch = (entries / slots / 2).clamp(1, BATCH);
             Shape::Common { lists, stocks: (0..slots).map(stock).collect(), batch }
         } else {
-            let lists: Box<[Lists]> = (0..slots).map(Lists::new).collect();
-            let share = (entries / slots).max(1);
-            for node in (0..entries).rev() {
-                lists[((node / share) % slots) as usize].free.push(&nodes, node);
-            }
-            Shape::PerSlot(lists)
+            let share = entries / slots;
+            Shape::PerSlot((0..slots).map(|slot| Lists::new(slot, slot * share..(slot + 1) * share)).collect())
         };
         Ok(Lru { nodes, shape })
     }
@@ -349,7 +355,7 @@ impl Lru {
         }
         lists.rotate(nodes, BATCH);
         while stock.free.len() < batch {
-            let Some(node) = lists.free.pop(nodes) else { break };
+            let Some(node) = lists.take_free(nodes) else { break };
             stock.free.push(nodes, node);
         }
         if stock.free.len() < batch {
@@ -362,11 +368,12 @@ impl Lru {
         let nodes = &self.nodes;
         let _held = lists.lock.lock(cx, Class::Lru).map_err(no_node)?;
         lists.rotate(nodes, OWN_BATCH);
-        if lists.free.len() == 0 {
+        if !lists.has_free() {
             lists.shrink(nodes, OWN_BATCH, OWN_BATCH, &lists.free, &|node| Lru::evict(cx, table, node));
         }
-        let node = lists.free.first().ok_or(Errno::ENOMEM)?;
-        lists.move_to(nodes, node, &lists.inactive);
+        let node = lists.take_free(nodes).ok_or(Errno::ENOMEM)?;
+        nodes.set(node, USED, 0);
+        lists.inactive.push(nodes, node);
         Ok(node)
     }
 }

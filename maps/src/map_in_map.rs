@@ -12,11 +12,11 @@ use crate::batch::{Buckets, Pairs};
 use crate::head::Head;
 use crate::map::{Map, MapError, MapRef, UpdateFlags, update};
 use crate::object::Object;
-use crate::prog_array::{place, places, remove};
-use crate::retire::{Objects, Shared};
+use crate::prog_array::{Places, place, remove};
+use crate::retire::Objects;
 
 enum Inner {
-    Array(Box<[Shared<MapRef>]>),
+    Array(Places<MapRef>),
     Hash(Objects<MapRef>),
 }
 
@@ -44,7 +44,7 @@ fn address_of(map: &MapRef) -> Option<ValuePtr> {
 
 impl MapInMap {
     pub(crate) fn array(head: Head) -> Result<MapInMap, MapError> {
-        Ok(MapInMap { inner: Inner::Array(places(head.spec().max_entries)?), head })
+        Ok(MapInMap { inner: Inner::Array(Places::new(head.spec().max_entries)?), head })
     }
 
     /// Over a hash table with the same keys and values of 8 bytes.

@@ -41,11 +41,6 @@ impl PercpuCells {
         self.slots
     }
 
-    /// Bytes the control plane hands over for one element.
-    pub(crate) fn control_bytes(&self) -> usize {
-        self.stride * self.slots as usize
-    }
-
     /// Copies a control-plane value, all slots of it, into element `index`.
     pub(crate) fn write_all(&self, shape: &Shape, index: u32, value: ProgBytes<'_>) -> Result<(), MapError> {
         for slot in 0..self.slots {
@@ -81,8 +76,8 @@ impl PercpuCells {
         }
     }
 
-    pub(crate) fn range(&self) -> std::ops::Range<u64> {
-        self.region.address()..self.region.address() + self.region.bytes() as u64
+    pub(crate) fn ranges(&self) -> Vec<std::ops::Range<u64>> {
+        self.region.ranges()
     }
 }
 
@@ -90,6 +85,6 @@ impl PercpuCells {
 pub(crate) fn hand_out(value: Option<Cell<'_>>, out: ProgOut<'_>, value_size: u32) {
     match value {
         Some(value) => out.fill(value.part(0, value_size as usize).bytes()),
-        None => out.fill(ProgBytes::from(&vec![0u8; out.len().min(value_size as usize)][..])),
+        None => out.zero(),
     }
 }

@@ -11,8 +11,7 @@ use crate::array::next_index;
 use crate::head::Head;
 use crate::map::{Map, MapError, UpdateFlags, update};
 use crate::object::{Object, PerfSink};
-use crate::prog_array::{place, places, remove};
-use crate::retire::Shared;
+use crate::prog_array::{Places, place, remove};
 
 /// The index of the running CPU, in the flags of an output.
 pub const CURRENT_CPU: u64 = 0xffff_ffff;
@@ -26,12 +25,12 @@ enum Element {
 /// An array of perf events or cgroups.
 pub struct PerfEventArray {
     head: Head,
-    elements: Box<[Shared<Element>]>,
+    elements: Places<Element>,
 }
 
 impl PerfEventArray {
     pub(crate) fn new(head: Head) -> Result<PerfEventArray, MapError> {
-        Ok(PerfEventArray { elements: places(head.spec().max_entries)?, head })
+        Ok(PerfEventArray { elements: Places::new(head.spec().max_entries)?, head })
     }
 
     /// The event that `flags` name: an index, or [`CURRENT_CPU`].

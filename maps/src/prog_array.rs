@@ -1,6 +1,7 @@
 //! `prog_array`: programs by index, for tail calls.
 
 use std::any::Any;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rtbpf_abi::Errno;
 use rtbpf_rt::RunCx;
@@ -11,16 +12,17 @@ use crate::head::Head;
 use crate::map::{Map, MapError, UpdateFlags, update};
 use crate::object::{Object, ProgRef};
 use crate::retire::Shared;
+use crate::slab::{Pages, ZeroedArray};
 
 /// An array of programs. All are of one type: the first one's.
 pub struct ProgArray {
     head: Head,
-    targets: Box<[Shared<ProgRef>]>,
+    targets: Places<ProgRef>,
 }
 
 impl ProgArray {
     pub(crate) fn new(head: Head) -> Result<ProgArray, MapError> {
-        Ok(ProgArray { targets: places(head.spec().max_entries)?, head })
+        Ok(ProgArray { targets: Places::new(head.spec().max_entries)?, head })
     }
 
     /// The program at `index`, kept alive by the answer.
@@ -43,21 +45,51 @@ impl ProgArray {
     }
 }
 
-/// Empty places for `count` objects.
-pub(crate) fn places<T: Send + Sync + 'static>(count: u32) -> Result<Box<[Shared<T>]>, MapError> {
-    let mut places = Vec::new();
-    places.try_reserve_exact(count as usize).map_err(|_| Errno::ENOMEM)?;
-    places.resize_with(count as usize, Shared::empty);
-    Ok(places.into_boxed_slice())
+/// Places for objects, by index. Memory comes when a place is filled.
+pub(crate) struct Places<T: Send + Sync + 'static> {
+    places: ZeroedArray<Shared<T>>,
+    /// No place from here on was ever filled.
+    end: AtomicUsize,
 }
 
-/// The place that `key` names.
-pub(crate) fn place<'a, T>(places: &'a [Shared<T>], key: KeyRef<'_>) -> Option<&'a Shared<T>> {
-    places.get(index_of(key)? as usize)
+impl<T: Send + Sync + 'static> Places<T> {
+    pub(crate) fn new(count: u32) -> Result<Places<T>, MapError> {
+        let places = ZeroedArray::new(count as usize, Pages::OnTouchReserved)?;
+        Ok(Places { places, end: AtomicUsize::new(0) })
+    }
+
+    /// Place `index`.
+    #[inline]
+    pub(crate) fn get(&self, index: usize) -> Option<&Shared<T>> {
+        (index < self.places.len()).then(|| self.places.get(index))
+    }
+
+    /// The places that may be filled.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Shared<T>> {
+        (0..self.end.load(Ordering::Acquire)).map(|index| self.places.get(index))
+    }
+}
+
+impl<T: Send + Sync + 'static> Drop for Places<T> {
+    fn drop(&mut self) {
+        self.iter().filter(|place| !place.is_empty()).for_each(|place| {
+            place.swap(None);
+        });
+    }
+}
+
+/// The place that `key` names; it may be filled then.
+pub(crate) fn place<'a, T: Send + Sync + 'static>(places: &'a Places<T>, key: KeyRef<'_>) -> Option<&'a Shared<T>> {
+    let index = index_of(key)? as usize;
+    let place = places.get(index)?;
+    if places.end.load(Ordering::Relaxed) <= index {
+        places.end.fetch_max(index + 1, Ordering::AcqRel);
+    }
+    Some(place)
 }
 
 /// Empties the place that `key` names: E2BIG outside, ENOENT when empty.
-pub(crate) fn remove<T: Send + Sync + 'static>(places: &[Shared<T>], key: KeyRef<'_>) -> Result<(), MapError> {
+pub(crate) fn remove<T: Send + Sync + 'static>(places: &Places<T>, key: KeyRef<'_>) -> Result<(), MapError> {
     let place = place(places, key).ok_or(Errno::E2BIG)?;
     if place.swap(None) { Ok(()) } else { Err(Errno::ENOENT.into()) }
 }

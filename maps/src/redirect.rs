@@ -12,8 +12,8 @@ use crate::array::next_index;
 use crate::head::Head;
 use crate::map::{Map, MapError, UpdateFlags, update};
 use crate::object::{Object, ProgRef, SocketKind};
-use crate::prog_array::{place, places};
-use crate::retire::{Objects, Shared};
+use crate::prog_array::{Places, place};
+use crate::retire::Objects;
 
 /// Packets a cpumap queue may hold.
 const MAX_QUEUE: u32 = 16_384;
@@ -41,26 +41,26 @@ pub struct Target {
     pub prog: Option<ProgRef>,
 }
 
-enum Places {
-    Array(Box<[Shared<Target>]>),
+enum Targeted {
+    Array(Places<Target>),
     Hash(Objects<Target>),
 }
 
 /// A map of redirect targets.
 pub struct RedirectMap {
     head: Head,
-    places: Places,
+    places: Targeted,
     host: Arc<dyn Targets>,
 }
 
 impl RedirectMap {
     pub(crate) fn array(head: Head, host: Arc<dyn Targets>) -> Result<RedirectMap, MapError> {
-        Ok(RedirectMap { places: Places::Array(places(head.spec().max_entries)?), head, host })
+        Ok(RedirectMap { places: Targeted::Array(Places::new(head.spec().max_entries)?), head, host })
     }
 
     /// Over a hash table with the same keys and values of 8 bytes.
     pub(crate) fn hash(head: Head, table: Box<dyn Map>, host: Arc<dyn Targets>) -> RedirectMap {
-        RedirectMap { head, places: Places::Hash(Objects::new(table)), host }
+        RedirectMap { head, places: Targeted::Hash(Objects::new(table)), host }
     }
 
     fn kind(&self) -> MapKind {
@@ -69,8 +69,8 @@ impl RedirectMap {
 
     fn with<R>(&self, cx: &RunCx, key: KeyRef<'_>, show: impl FnOnce(&Target) -> R) -> Option<R> {
         match &self.places {
-            Places::Array(places) => place(places, key)?.with(show),
-            Places::Hash(objects) => objects.with(cx, key, show),
+            Targeted::Array(places) => place(places, key)?.with(show),
+            Targeted::Hash(objects) => objects.with(cx, key, show),
         }
     }
 
@@ -93,7 +93,7 @@ impl RedirectMap {
         }
         let target = || Target { value: u64::from(value), prog: prog.clone() };
         match &self.places {
-            Places::Array(places) => {
+            Targeted::Array(places) => {
                 let place = place(places, key).ok_or(Errno::E2BIG)?;
                 if flags == update::NOEXIST {
                     return Err(Errno::EEXIST.into());
@@ -103,7 +103,7 @@ impl RedirectMap {
                 place.swap((value != 0).then(target));
                 Ok(())
             }
-            Places::Hash(objects) => {
+            Targeted::Hash(objects) => {
                 if value == 0 {
                     return Err(Errno::EINVAL.into());
                 }
@@ -156,7 +156,7 @@ impl Map for RedirectMap {
     }
 
     fn update_object(&self, _: &RunCx, key: KeyRef<'_>, object: &Object, flags: UpdateFlags) -> Result<(), MapError> {
-        let (MapKind::Xskmap, Places::Array(places)) = (self.kind(), &self.places) else {
+        let (MapKind::Xskmap, Targeted::Array(places)) = (self.kind(), &self.places) else {
             return Err(Errno::EINVAL.into());
         };
         if flags > update::EXIST {
@@ -176,18 +176,18 @@ impl Map for RedirectMap {
 
     fn delete(&self, cx: &RunCx, key: KeyRef<'_>) -> Result<(), MapError> {
         match &self.places {
-            Places::Array(places) => {
+            Targeted::Array(places) => {
                 place(places, key).ok_or(Errno::EINVAL)?.swap(None);
                 Ok(())
             }
-            Places::Hash(objects) => objects.remove(cx, key),
+            Targeted::Hash(objects) => objects.remove(cx, key),
         }
     }
 
     fn next_key(&self, cx: &RunCx, key: Option<KeyRef<'_>>, out: &mut Vec<u8>) -> Result<(), MapError> {
         match &self.places {
-            Places::Array(_) => next_index(key, self.head.spec().max_entries, out),
-            Places::Hash(objects) => objects.next_key(cx, key, out),
+            Targeted::Array(_) => next_index(key, self.head.spec().max_entries, out),
+            Targeted::Hash(objects) => objects.next_key(cx, key, out),
         }
     }
 

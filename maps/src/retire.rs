@@ -16,6 +16,7 @@ pub(crate) struct Shared<T> {
 }
 
 impl<T: Send + Sync + 'static> Shared<T> {
+    #[cfg(test)]
     pub(crate) fn empty() -> Shared<T> {
         Shared { at: AtomicPtr::new(std::ptr::null_mut()) }
     }
@@ -54,16 +55,6 @@ impl<T: Send + Sync + 'static> Shared<T> {
         let old = unsafe { Box::from_raw(old) };
         gate::retire(move || drop(old));
         true
-    }
-
-    /// Fills an empty place; gives `new` back when it was not empty.
-    pub(crate) fn fill(&self, new: T) -> Result<(), T> {
-        let new = Box::into_raw(Box::new(new));
-        match self.at.compare_exchange(std::ptr::null_mut(), new, Ordering::AcqRel, Ordering::Relaxed) {
-            Ok(_) => Ok(()),
-            // SAFETY: just made from a box, and nobody saw it.
-            Err(_) => Err(*unsafe { Box::from_raw(new) }),
-        }
     }
 }
 
@@ -187,9 +178,8 @@ mod tests {
         assert!(place.is_empty() && place.get().is_none());
         assert!(!place.swap(Some(one.clone())));
         assert_eq!(place.with(|v| **v), Some(1));
-        assert!(place.fill(two.clone()).is_err());
         assert!(place.swap(None));
-        assert!(place.fill(two.clone()).is_ok());
+        assert!(!place.swap(Some(two.clone())));
         drop(place);
         assert_eq!(Arc::strong_count(&two), 1);
     }

@@ -260,7 +260,7 @@ impl Map for Ringbuf {
     }
 
     fn memory(&self) -> Vec<Range<u64>> {
-        vec![self.data.address()..self.data.address() + self.data.bytes() as u64]
+        self.data.ranges()
     }
 
     fn as_any(&self) -> &dyn Any {

@@ -98,6 +98,11 @@ impl Region {
         self.base as u64
     }
 
+    /// Its addresses, as [`Map::memory`](crate::Map::memory) lists them.
+    pub(crate) fn ranges(&self) -> Vec<std::ops::Range<u64>> {
+        std::iter::once(self.address()..self.address() + self.bytes as u64).collect()
+    }
+
     /// `len` bytes from `off`, a multiple of 8.
     #[inline]
     pub(crate) fn cell(&self, off: usize, len: usize) -> Cell<'_> {
@@ -158,6 +163,9 @@ impl Slab {
 
 // SAFETY: a word of 0 is an empty chain, and a lock of zeroes is free; neither has a destructor.
 unsafe impl<L: ZeroIsValid> ZeroIsValid for crate::hash::Bucket<L> {}
+
+// SAFETY: a null pointer is an empty place. Its destructor does nothing then; what is filled is emptied by the owner.
+unsafe impl<T> ZeroIsValid for crate::retire::Shared<T> {}
 
 /// An array of words and locks, as large as buckets need, whose pages come when they are used.
 pub(crate) struct ZeroedArray<T> {

@@ -11,35 +11,35 @@ use crate::hash::admit;
 use crate::head::Head;
 use crate::map::{Map, MapError, UpdateFlags, update};
 use crate::object::{Object, Socket, SocketKind};
-use crate::prog_array::{place, places};
-use crate::retire::{Objects, Shared};
+use crate::prog_array::{Places, place};
+use crate::retire::Objects;
 
-enum Places {
-    Array(Box<[Shared<Socket>]>),
+enum Sockets {
+    Array(Places<Socket>),
     Hash(Objects<Socket>),
 }
 
 /// A map of sockets.
 pub struct SocketMap {
     head: Head,
-    places: Places,
+    places: Sockets,
 }
 
 impl SocketMap {
     pub(crate) fn array(head: Head) -> Result<SocketMap, MapError> {
-        Ok(SocketMap { places: Places::Array(places(head.spec().max_entries)?), head })
+        Ok(SocketMap { places: Sockets::Array(Places::new(head.spec().max_entries)?), head })
     }
 
     /// Over a hash table with the same keys and values of 8 bytes.
     pub(crate) fn hash(head: Head, table: Box<dyn Map>) -> SocketMap {
-        SocketMap { head, places: Places::Hash(Objects::new(table)) }
+        SocketMap { head, places: Sockets::Hash(Objects::new(table)) }
     }
 
     /// The socket under `key`.
     pub fn socket(&self, cx: &RunCx, key: KeyRef<'_>) -> Option<Socket> {
         match &self.places {
-            Places::Array(places) => place(places, key)?.get(),
-            Places::Hash(objects) => objects.with(cx, key, Socket::clone),
+            Sockets::Array(places) => place(places, key)?.get(),
+            Sockets::Hash(objects) => objects.with(cx, key, Socket::clone),
         }
     }
 
@@ -73,7 +73,7 @@ impl Map for SocketMap {
 
     fn update_object(&self, cx: &RunCx, key: KeyRef<'_>, object: &Object, flags: UpdateFlags) -> Result<(), MapError> {
         if self.is_reuseport()
-            && let Places::Array(places) = &self.places
+            && let Sockets::Array(places) = &self.places
         {
             if flags > update::EXIST {
                 return Err(Errno::EINVAL.into());
@@ -89,32 +89,32 @@ impl Map for SocketMap {
             return Err(Errno::EINVAL.into());
         }
         match &self.places {
-            Places::Array(places) => {
+            Sockets::Array(places) => {
                 let place = place(places, key).ok_or(Errno::E2BIG)?;
                 admit(!place.is_empty(), flags)?;
                 place.swap(Some(socket));
                 Ok(())
             }
-            Places::Hash(objects) => objects.put(cx, key, socket, flags),
+            Sockets::Hash(objects) => objects.put(cx, key, socket, flags),
         }
     }
 
     fn delete(&self, cx: &RunCx, key: KeyRef<'_>) -> Result<(), MapError> {
         match &self.places {
-            Places::Array(places) => {
+            Sockets::Array(places) => {
                 let (outside, empty) =
                     if self.is_reuseport() { (Errno::E2BIG, Errno::ENOENT) } else { (Errno::EINVAL, Errno::EINVAL) };
                 let removed = place(places, key).ok_or(outside)?.swap(None);
                 if removed { Ok(()) } else { Err(empty.into()) }
             }
-            Places::Hash(objects) => objects.remove(cx, key),
+            Sockets::Hash(objects) => objects.remove(cx, key),
         }
     }
 
     fn next_key(&self, cx: &RunCx, key: Option<KeyRef<'_>>, out: &mut Vec<u8>) -> Result<(), MapError> {
         match &self.places {
-            Places::Array(_) => next_index(key, self.head.spec().max_entries, out),
-            Places::Hash(objects) => objects.next_key(cx, key, out),
+            Sockets::Array(_) => next_index(key, self.head.spec().max_entries, out),
+            Sockets::Hash(objects) => objects.next_key(cx, key, out),
         }
     }
 

@@ -13,6 +13,7 @@ use rtbpf_rt::RunCx;
 use crate::access::{Cell, KeyRef, ProgBytes, ValuePtr};
 use crate::array::index_of;
 use crate::freelist::{FreeLists, Links};
+use crate::hash::bump;
 use crate::head::Head;
 use crate::jhash::jhash;
 use crate::map::{Map, MapError, UpdateFlags};
@@ -33,6 +34,8 @@ const FREE: usize = 8;
 const HEADER: usize = 16;
 /// Bytes per frame with build ids: status, build id, offset or address.
 const BUILD_ID_FRAME: usize = 32;
+/// Frames of a stack, at most (`perf_event_max_stack`).
+const MAX_FRAMES: usize = 127;
 /// The status of a frame for which only the address is known.
 const STATUS_IP: u32 = 2;
 
@@ -51,6 +54,8 @@ pub struct StackTrace {
     buckets: ZeroedArray<AtomicU32>,
     elements: Elements,
     free: FreeLists,
+    /// Elements from here on were never used.
+    fresh: AtomicU32,
 }
 
 impl StackTrace {
@@ -59,9 +64,8 @@ impl StackTrace {
         let count = spec.max_entries.checked_next_power_of_two().ok_or(Errno::E2BIG)?;
         let elements = Elements(Slab::new(spec.max_entries, HEADER + spec.value_size as usize, pages)?);
         let free = FreeLists::new(head.slots());
-        let share = spec.max_entries.div_ceil(head.slots().max(1)).max(1);
-        (0..spec.max_entries).rev().for_each(|element| free.push(&elements, element / share, element));
-        Ok(StackTrace { buckets: ZeroedArray::new(count as usize, pages)?, elements, free, head })
+        let fresh = AtomicU32::new(0);
+        Ok(StackTrace { buckets: ZeroedArray::new(count as usize, pages)?, elements, free, fresh, head })
     }
 
     fn bucket(&self, id: u32) -> Option<&AtomicU32> {
@@ -80,23 +84,37 @@ impl StackTrace {
         self.head.spec().flags & create_flags::STACK_BUILD_ID != 0
     }
 
-    /// The frames as they are stored.
-    fn encode(&self, frames: &[u64]) -> Vec<u8> {
-        if !self.with_build_ids() {
-            return frames.iter().flat_map(|frame| frame.to_le_bytes()).collect();
+    /// Bytes of one stored frame.
+    fn frame_bytes(&self) -> usize {
+        if self.with_build_ids() { BUILD_ID_FRAME } else { 8 }
+    }
+
+    /// Writes the frames into an element.
+    fn write(&self, element: u32, frames: &[u64]) {
+        let value = self.value(element);
+        for (i, frame) in frames.iter().enumerate() {
+            let at = i * self.frame_bytes();
+            if self.with_build_ids() {
+                value.part(at, BUILD_ID_FRAME).zero();
+                value.atomic_u32(at).store(STATUS_IP, Ordering::Relaxed);
+                value.store_u64(at + BUILD_ID_FRAME - 8, *frame);
+            } else {
+                value.store_u64(at, *frame);
+            }
         }
-        let encode = |frame: &u64| {
-            let mut record = [0u8; BUILD_ID_FRAME];
-            record[..4].copy_from_slice(&STATUS_IP.to_le_bytes());
-            record[24..].copy_from_slice(&frame.to_le_bytes());
-            record
-        };
-        frames.iter().flat_map(encode).collect()
+    }
+
+    /// Whether an element holds these frames.
+    fn holds(&self, element: u32, frames: &[u64]) -> bool {
+        let value = self.value(element);
+        let used = self.word(element, BYTES).load(Ordering::Relaxed) as usize;
+        used == frames.len() * self.frame_bytes()
+            && frames.iter().enumerate().all(|(i, frame)| value.load_u64((i + 1) * self.frame_bytes() - 8) == *frame)
     }
 
     /// Most frames a stack of this map has.
     pub fn max_frames(&self) -> usize {
-        self.head.spec().value_size as usize / if self.with_build_ids() { BUILD_ID_FRAME } else { 8 }
+        self.head.spec().value_size as usize / self.frame_bytes()
     }
 
     /// Stores the stack `frames`, innermost first, and answers its id (`bpf_get_stackid`). `flags` skip frames and say
@@ -108,29 +126,30 @@ impl StackTrace {
         }
         let skip = (flags & stack::SKIP) as usize;
         let frames = frames.get(skip..).filter(|frames| !frames.is_empty()).ok_or(Errno::EFAULT)?;
-        let frames = &frames[..frames.len().min(self.max_frames())];
-        let raw: Vec<u8> = frames.iter().flat_map(|frame| frame.to_le_bytes()).collect();
-        let hash = jhash(&raw, 0);
+        let frames = &frames[..frames.len().min(self.max_frames()).min(MAX_FRAMES)];
+        // No allocation: handlers store stacks.
+        let mut raw = [[0; 8]; MAX_FRAMES];
+        raw.iter_mut().zip(frames).for_each(|(raw, frame)| *raw = frame.to_le_bytes());
+        let hash = jhash(raw[..frames.len()].as_flattened(), 0);
         let id = hash & (self.buckets.len() as u32 - 1);
         let bucket = self.buckets.get(id as usize);
-        let record = self.encode(frames);
         if let Some(element) = bucket.load(Ordering::Acquire).checked_sub(1) {
             let same_hash = self.word(element, HASH).load(Ordering::Relaxed) == hash;
             if same_hash && flags & stack::FAST_CMP != 0 {
                 return Ok(id);
             }
-            let same_length = self.word(element, BYTES).load(Ordering::Relaxed) as usize == record.len();
-            if same_hash && same_length && self.value(element).starts_with(&record) {
+            if same_hash && self.holds(element, frames) {
                 return Ok(id);
             }
             if flags & stack::REUSE == 0 {
                 return Err(Errno::EEXIST.into());
             }
         }
-        let element = self.free.pop(&self.elements, cx.slot).ok_or(Errno::ENOMEM)?;
+        let fresh = || bump(&self.fresh, self.elements.0.count());
+        let element = self.free.pop(&self.elements, cx.slot).or_else(fresh).ok_or(Errno::ENOMEM)?;
         self.word(element, HASH).store(hash, Ordering::Relaxed);
-        self.word(element, BYTES).store(record.len() as u32, Ordering::Relaxed);
-        self.value(element).fill(record[..].into());
+        self.word(element, BYTES).store((frames.len() * self.frame_bytes()) as u32, Ordering::Relaxed);
+        self.write(element, frames);
         self.put_back(cx, bucket, element);
         Ok(id)
     }

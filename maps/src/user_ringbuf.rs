@@ -136,7 +136,7 @@ impl Map for UserRingbuf {
     }
 
     fn memory(&self) -> Vec<std::ops::Range<u64>> {
-        vec![self.data.address()..self.data.address() + self.data.bytes() as u64]
+        self.data.ranges()
     }
 
     fn as_any(&self) -> &dyn Any {

@@ -1,8 +1,18 @@
 //! Slots, execution levels and locks: the real-time runtime under maps and machine.
 
+pub mod alloc_gate;
+pub mod entry;
 pub mod gate;
+pub mod lease;
 pub mod level;
 pub mod lock;
+pub mod pin;
+pub mod slot;
+pub mod stats;
+pub mod token;
 
+pub use entry::{Entry, Guard as RunGuard, Missed, Path, ProgCounters, Quiet};
+pub use lease::Lease;
 pub use level::{Level, Model, RunCx};
 pub use lock::{Class, Guard, Lock, LockError, PiMutex, RawLock, ZeroIsValid};
+pub use slot::{Delivery, Slot, Slots};

@@ -3,7 +3,7 @@
 mod pool;
 mod table;
 
-pub(crate) use pool::{Dynamic, Pool, Prealloc};
+pub(crate) use pool::{Dynamic, Pool, Prealloc, bump};
 pub(crate) use table::{Bucket, Table};
 
 use std::any::Any;
@@ -277,11 +277,8 @@ where
 
     fn memory(&self) -> Vec<Range<u64>> {
         match &self.values {
-            Values::Inline => {
-                let region = self.table.nodes().region();
-                vec![region.address()..region.address() + region.bytes() as u64]
-            }
-            Values::Percpu(cells) => vec![cells.range()],
+            Values::Inline => self.table.nodes().region().ranges(),
+            Values::Percpu(cells) => cells.ranges(),
         }
     }
 

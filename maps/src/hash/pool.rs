@@ -24,8 +24,7 @@ pub(crate) trait Pool: Send + Sync {
     /// The bucket lock that goes with it.
     type Lock: Lock;
 
-    /// A node taken before the bucket is locked, for pools that must; `None` for the others. `replaces` says whether
-    /// the caller may need one even when the key exists.
+    /// A node taken before the bucket is locked, for pools that must; `None` for the others.
     fn take_early(&self, cx: &RunCx, table: &Table<Self::Lock>) -> Result<Option<u32>, MapError>;
 
     /// A node for a new key, or to replace a key's node (`overwrite`). Under the bucket lock.
@@ -47,9 +46,21 @@ pub(crate) trait Pool: Send + Sync {
     }
 }
 
+/// The next number below `end`.
+#[inline]
+pub(crate) fn bump(next: &AtomicU32, end: u32) -> Option<u32> {
+    if next.load(Ordering::Relaxed) >= end {
+        return None;
+    }
+    next.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |next| (next < end).then_some(next + 1)).ok()
+}
+
 /// All nodes exist from the start.
 pub(crate) struct Prealloc {
     free: FreeLists,
+    /// Nodes from here on were never used; they need not be listed one by one.
+    fresh: AtomicU32,
+    entries: u32,
     /// A node per slot and level that overwriting swaps with, so that a full map can still be written.
     spares: Box<[AtomicU32]>,
 }
@@ -60,15 +71,17 @@ impl Prealloc {
         entries.checked_add(slots.checked_mul(LEVELS)?)
     }
 
-    pub(crate) fn new(entries: u32, slots: u32, table: &Table<RawLock>) -> Prealloc {
-        let free = FreeLists::new(slots);
-        // Even shares, in runs: neighbours in memory belong to one slot. The lowest comes out first.
-        let share = entries.div_ceil(slots.max(1)).max(1);
-        for node in (0..entries).rev() {
-            free.push(table, node / share, node);
-        }
+    pub(crate) fn new(entries: u32, slots: u32) -> Prealloc {
         let spares = (entries..entries + slots * LEVELS).map(AtomicU32::new).collect();
-        Prealloc { free, spares }
+        Prealloc { free: FreeLists::new(slots), fresh: AtomicU32::new(0), entries, spares }
+    }
+
+    #[inline]
+    fn free_node(&self, cx: &RunCx, table: &Table<RawLock>) -> Option<u32> {
+        self.free.pop_own(table, cx.slot).or_else(|| bump(&self.fresh, self.entries)).or_else(|| {
+            // The other slots' lists.
+            self.free.pop(table, cx.slot)
+        })
     }
 
     fn spare(&self, cx: &RunCx) -> &AtomicU32 {
@@ -91,13 +104,13 @@ impl Pool for Prealloc {
                 return Ok(node);
             }
             // Another thread writes as this slot (the control plane has no lease): any other node will do.
-            if let Some(node) = self.free.pop(table, cx.slot) {
+            if let Some(node) = self.free_node(cx, table) {
                 return Ok(node);
             }
             let other = self.spares.iter().map(|spare| spare.swap(NONE, Ordering::Acquire)).find(|node| *node != NONE);
             return other.ok_or(Errno::ENOMEM.into());
         }
-        self.free.pop(table, cx.slot).ok_or(Errno::E2BIG.into())
+        self.free_node(cx, table).ok_or(Errno::E2BIG.into())
     }
 
     #[inline]
@@ -158,8 +171,7 @@ where
         if let Some(node) = self.free.pop(table, cx.slot) {
             return Ok(node);
         }
-        let fresh = |used: u32| (used < table.nodes().count()).then_some(used + 1);
-        self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fresh).map_err(|_| {
+        bump(&self.used, table.nodes().count()).ok_or_else(|| {
             if !overwrite {
                 self.count.fetch_sub(1, Ordering::Relaxed);
             }

@@ -5,9 +5,11 @@
 //! their thread (handlers nest, and leave the table as they found it); other threads read.
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicU16, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering, compiler_fence};
 
 use crate::lock::order::{self, Class};
+use crate::lock::word;
+use crate::stats;
 
 /// Locks a thread can hold at once, over all its levels. Linux's table has 31.
 pub const DEPTH: usize = 31;
@@ -22,6 +24,12 @@ pub struct Lane {
     locks: [AtomicUsize; DEPTH],
     /// Class and level of each, for the order checker.
     kinds: [AtomicU16; DEPTH],
+    /// When each was taken, ns, while holds are timed.
+    since: [AtomicU64; DEPTH],
+    /// Raw locks among them: while there are any, maskable interrupts are put off.
+    raw: AtomicU32,
+    /// Whether an interrupt was put off.
+    pending: AtomicU32,
 }
 
 static TABLE: [Lane; LANES] = [const { Lane::new() }; LANES];
@@ -38,6 +46,9 @@ impl Lane {
             depth: AtomicU32::new(0),
             locks: [const { AtomicUsize::new(0) }; DEPTH],
             kinds: [const { AtomicU16::new(0) }; DEPTH],
+            since: [const { AtomicU64::new(0) }; DEPTH],
+            raw: AtomicU32::new(0),
+            pending: AtomicU32::new(0),
         }
     }
 
@@ -72,6 +83,12 @@ pub fn me() -> Me {
     if tid != 0 { Me { tid, lane } } else { register() }
 }
 
+/// The calling thread, if it ever took a lock.
+pub fn known() -> Option<Me> {
+    let (tid, lane) = MINE.get();
+    (tid != 0).then_some(Me { tid, lane })
+}
+
 #[cold]
 fn register() -> Me {
     // SAFETY: gettid has no arguments and cannot fail.
@@ -93,6 +110,8 @@ fn take_over(lane: &Lane, tid: u32) -> bool {
     let old = lane.tid.load(Ordering::Acquire);
     if !thread_lives(old) && lane.tid.compare_exchange(old, tid, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
         lane.depth.store(0, Ordering::Relaxed);
+        lane.raw.store(0, Ordering::Relaxed);
+        lane.pending.store(0, Ordering::Relaxed);
         return true;
     }
     false
@@ -119,6 +138,9 @@ impl Me {
     #[inline]
     pub fn pop(self) {
         let Some(lane) = self.lane else { return };
+        if stats::locks_are_timed() {
+            self.stop_clock();
+        }
         let depth = lane.depth.load(Ordering::Relaxed);
         lane.depth.store(depth.saturating_sub(1), Ordering::Release);
     }
@@ -135,6 +157,79 @@ impl Me {
             lane.kinds[i].store(lane.kinds[i + 1].load(Ordering::Relaxed), Ordering::Relaxed);
         }
         lane.depth.store(depth as u32 - 1, Ordering::Release);
+    }
+
+    /// Notes that a raw lock is wanted, like [`Me::push`], and puts maskable interrupts off.
+    #[inline]
+    pub fn push_raw(self, address: usize, class: Class, level: u8) {
+        if let Some(lane) = self.lane {
+            lane.raw.store(lane.raw.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+            compiler_fence(Ordering::SeqCst);
+        }
+        self.push(address, class, level);
+    }
+
+    /// The reverse of [`Me::push_raw`]; lets in what was put off when no raw lock is left.
+    #[inline]
+    pub fn pop_raw(self) {
+        self.pop();
+        self.unmask();
+    }
+
+    /// Ends the part of a raw lock that puts interrupts off.
+    #[inline]
+    pub fn unmask(self) {
+        let Some(lane) = self.lane else { return };
+        compiler_fence(Ordering::SeqCst);
+        let left = lane.raw.load(Ordering::Relaxed).saturating_sub(1);
+        lane.raw.store(left, Ordering::Relaxed);
+        if left == 0 && lane.pending.load(Ordering::Relaxed) != 0 {
+            crate::slot::with_current(|slot| slot.drain());
+        }
+    }
+
+    /// Raw locks the thread holds or wants.
+    pub fn raw_depth(self) -> u32 {
+        self.lane.map_or(0, |lane| lane.raw.load(Ordering::Relaxed))
+    }
+
+    /// Whether an interrupt was put off on this thread.
+    pub fn is_pending(self) -> bool {
+        self.lane.is_some_and(|lane| lane.pending.load(Ordering::Relaxed) != 0)
+    }
+
+    /// Notes that one was, or that all were let in.
+    pub fn set_pending(self, pending: bool) {
+        if let Some(lane) = self.lane {
+            lane.pending.store(u32::from(pending), Ordering::Relaxed);
+        }
+    }
+
+    /// Notes that the lock wanted last was taken now, where holds are timed.
+    #[inline]
+    pub fn taken(self) {
+        if stats::locks_are_timed() {
+            self.start_clock();
+        }
+    }
+
+    #[cold]
+    fn start_clock(self) {
+        let Some(lane) = self.lane else { return };
+        if let Some(since) = lane.depth().checked_sub(1).and_then(|at| lane.since.get(at)) {
+            since.store(word::clock_ns(libc::CLOCK_MONOTONIC), Ordering::Relaxed);
+        }
+    }
+
+    #[cold]
+    fn stop_clock(self) {
+        let Some(lane) = self.lane else { return };
+        let Some(at) = lane.depth().checked_sub(1).filter(|at| *at < DEPTH) else { return };
+        let since = lane.since[at].swap(0, Ordering::Relaxed);
+        let class = Class::ALL.get(usize::from(lane.kinds[at].load(Ordering::Relaxed) >> 8));
+        if let (1.., Some(class)) = (since, class) {
+            stats::holds(*class).record(word::clock_ns(libc::CLOCK_MONOTONIC).saturating_sub(since));
+        }
     }
 
     /// How many locks the thread holds or wants.

@@ -46,6 +46,9 @@ pub trait Lock: Default + ZeroIsValid + Send + Sync {
     /// Takes it for `cx`; nothing is held after an error.
     fn acquire(&self, cx: &RunCx, class: Class) -> Result<(), LockError>;
 
+    /// Takes it if it is free.
+    fn try_acquire(&self, cx: &RunCx, class: Class) -> Result<(), LockError>;
+
     /// Gives it back. Only after an `acquire` that succeeded on this thread.
     fn release(&self);
 

@@ -54,15 +54,16 @@ macro_rules! classes {
 #[rustfmt::skip]
 classes! {
 //  class       name            wait    taken under         protects
-    Bucket,     "hash bucket",  Config, [Lru],              "one chain of a hash table";
-    Freelist,   "free list",    Raw,    [Bucket Lru Trie],  "one slot's list of free elements";
-    Lru,        "lru list",     Raw,    [LruLocal],         "the active and inactive lists of an LRU map";
-    LruLocal,   "lru local",    Raw,    [],                 "one slot's free and pending elements";
-    Trie,       "lpm trie",     Config, [],                 "all nodes of a trie";
-    Queue,      "queue",        Raw,    [],                 "head and tail of a queue or stack";
-    Ringbuf,    "ring buffer",  Raw,    [],                 "the producer position";
-    Value,      "value lock",   Raw,    [Bucket],           "one value, by the program's or F_LOCK's choice";
-    Control,    "control",      Sleep,  [],                 "object tables, storages and other rare writes";
+    Bucket,     "hash bucket",  Config, [Lru Lease],              "one chain of a hash table";
+    Freelist,   "free list",    Raw,    [Bucket Lru Trie Lease],  "one slot's list of free elements";
+    Lru,        "lru list",     Raw,    [LruLocal Lease],         "the active and inactive lists of an LRU map";
+    LruLocal,   "lru local",    Raw,    [Lease],                  "one slot's free and pending elements";
+    Trie,       "lpm trie",     Config, [Lease],                  "all nodes of a trie";
+    Queue,      "queue",        Raw,    [Lease],                  "head and tail of a queue or stack";
+    Ringbuf,    "ring buffer",  Raw,    [Lease],                  "the producer position";
+    Value,      "value lock",   Raw,    [Bucket Lease],           "one value, by the program's or F_LOCK's choice";
+    Control,    "control",      Sleep,  [Lease],            "object tables, storages and other rare writes";
+    Lease,      "slot lease",   Sleep,  [],                 "a slot: its per-CPU data and its level";
 }
 
 /// A nesting that the table does not allow.

@@ -53,9 +53,20 @@ impl Lock for PiMutex {
         let me = held::me();
         me.push(self.address(), class, cx.level as u8);
         if word::try_take(&self.word, me.tid) {
+            me.taken();
             return Ok(());
         }
-        self.wait(me).inspect_err(|_| me.pop())
+        self.wait(me).inspect(|()| me.taken()).inspect_err(|_| me.pop())
+    }
+
+    fn try_acquire(&self, cx: &RunCx, class: Class) -> Result<(), LockError> {
+        let me = held::me();
+        me.push(self.address(), class, cx.level as u8);
+        if word::try_take(&self.word, me.tid) {
+            return Ok(());
+        }
+        me.pop();
+        Err(LockError::Busy)
     }
 
     #[inline]

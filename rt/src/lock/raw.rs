@@ -37,6 +37,16 @@ impl RawLock {
         unsafe { &*std::ptr::from_ref(word).cast() }
     }
 
+    /// Gives back a lock that need not be the one taken last: programs choose their own order.
+    pub fn release_any(&self) {
+        let me = held::me();
+        if word::owner(&self.word) == me.tid {
+            word::give_back(&self.word, me.tid);
+            me.pop_address(self.address());
+            me.unmask();
+        }
+    }
+
     /// Whether anyone holds it, at this moment.
     pub fn is_held(&self) -> bool {
         word::owner(&self.word) != 0
@@ -88,18 +98,29 @@ impl Lock for RawLock {
     #[inline]
     fn acquire(&self, cx: &RunCx, class: Class) -> Result<(), LockError> {
         let me = held::me();
-        me.push(self.address(), class, cx.level as u8);
+        me.push_raw(self.address(), class, cx.level as u8);
+        if word::try_take(&self.word, me.tid) {
+            me.taken();
+            return Ok(());
+        }
+        self.wait(cx, me).inspect(|()| me.taken()).inspect_err(|_| me.pop_raw())
+    }
+
+    fn try_acquire(&self, cx: &RunCx, class: Class) -> Result<(), LockError> {
+        let me = held::me();
+        me.push_raw(self.address(), class, cx.level as u8);
         if word::try_take(&self.word, me.tid) {
             return Ok(());
         }
-        self.wait(cx, me).inspect_err(|_| me.pop())
+        me.pop_raw();
+        Err(LockError::Busy)
     }
 
     #[inline]
     fn release(&self) {
         let me = held::me();
         word::give_back(&self.word, me.tid);
-        me.pop();
+        me.pop_raw();
     }
 }
 

@@ -1,0 +1,77 @@
+//! Operations that programs may use in a handler neither allocate nor free, and do not fault in pages.
+
+use rtbpf_abi::{MapKind, MapSpec};
+use rtbpf_maps::{CreateCx, MapRef, ProgOut, Ringbuf, StackTrace, create};
+use rtbpf_rt::alloc_gate::{Gate, violations};
+use rtbpf_rt::{Entry, Level, Model, Path, ProgCounters, Slots, pin};
+
+#[global_allocator]
+static ALLOCATOR: Gate = Gate::system();
+
+fn map(kind: MapKind, key: u32, value: u32, max: u32) -> MapRef {
+    create(&MapSpec::new(kind, key, value, max), &CreateCx { prefault: true, ..CreateCx::new(2) }).expect("legal")
+}
+
+#[test]
+fn handlers_allocate_nothing_and_the_gate_would_see_it() {
+    let slots = Slots::new(2, Model::Rt);
+    let lease = slots.lease().expect("free");
+    let program = ProgCounters::new(2);
+    let hashes = [
+        map(MapKind::Hash, 4, 8, 64),
+        map(MapKind::PercpuHash, 4, 8, 64),
+        map(MapKind::LruHash, 4, 8, 64),
+        map(MapKind::Array, 4, 8, 64),
+        map(MapKind::PercpuArray, 4, 8, 64),
+    ];
+    let (queue, stack) = (map(MapKind::Queue, 0, 8, 8), map(MapKind::StackTrace, 4, 8 * 127, 64));
+    let (bloom, ring) = (map(MapKind::BloomFilter, 0, 8, 64), map(MapKind::Ringbuf, 0, 0, 4096));
+    let stack = stack.as_any().downcast_ref::<StackTrace>().expect("a stack trace");
+    let ring = ring.as_any().downcast_ref::<Ringbuf>().expect("a ring buffer");
+    let frames: Vec<u64> = (1..=127).collect();
+    let work = |entry: &Entry<'_>, round: u64| {
+        let cx = entry.cx();
+        let value = round.to_le_bytes();
+        for hash in &hashes {
+            for key in 0..96u32 {
+                let _ = hash.update(&cx, &key.to_le_bytes(), value[..].into(), 0);
+                let _ = hash.lookup(&cx, &key.to_le_bytes());
+                if key % 5 == 0 {
+                    let _ = hash.delete(&cx, &key.to_le_bytes());
+                }
+            }
+        }
+        let mut out = [0; 8];
+        let _ = queue.push(&cx, value[..].into(), 0);
+        let _ = queue.pop(&cx, ProgOut::from(&mut out[..]));
+        let _ = queue.pop(&cx, ProgOut::from(&mut out[..]));
+        let _ = bloom.push(&cx, value[..].into(), 0);
+        let _ = bloom.peek(&cx, ProgOut::from(&mut out[..]));
+        let _ = stack.id_of(&cx, &frames[round as usize % 100..], 1 << 10);
+        let _ = ring.output(&cx, value[..].into(), 0);
+        if let Some(record) = ring.reserve(&cx, 16, 0) {
+            ring.discard(record.addr(), 0);
+        }
+    };
+    let entry = Entry::begin(lease.slot(), Path::PerfOverflow, Level::Nmi, &program).expect("nothing runs");
+    for round in 0..20 {
+        work(&entry, round);
+    }
+    let faults = pin::minor_faults();
+    for round in 0..200 {
+        work(&entry, round);
+    }
+    let faults = pin::minor_faults() - faults;
+    assert_eq!(violations(), (0, 0), "allocations and frees in a handler");
+    // The ring is not prefaulted by the kernel on every host; everything else was touched above.
+    assert!(faults <= 2, "{faults} page faults in a steady state");
+    // The control: what the gate is for, it sees.
+    drop(std::hint::black_box(vec![1u8, 2, 3]));
+    let (allocations, frees) = violations();
+    assert!(allocations >= 1 && frees >= 1);
+    drop(entry);
+    let before = violations();
+    drop(std::hint::black_box(vec![1u8, 2, 3]));
+    assert_eq!(violations(), before, "task level may allocate");
+    assert_eq!((program.ran(), program.misses().total()), (1, 0));
+}

@@ -1,0 +1,269 @@
+//! The rules that make run-to-completion work without disabling preemption, one test a rule, named by its row in
+//! docs/locking.md.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use rtbpf_rt::lock::order;
+use rtbpf_rt::{
+    Class, Delivery, Entry, Level, Lock, LockError, Missed, Model, Path, PiMutex, ProgCounters, Quiet, RawLock, RunCx,
+    RunGuard, Slots, pin,
+};
+
+const MODELS: [Model; 2] = [Model::NonRt, Model::Rt];
+
+#[test]
+fn row_01_the_model_is_a_value_and_decides_who_sleeps() {
+    for model in MODELS {
+        let slots = Slots::new(1, model);
+        let slot = slots.get(0).expect("one");
+        assert!(slot.cx(Level::Task, true).may_sleep());
+        assert_eq!(slot.cx(Level::Soft, true).may_sleep(), model == Model::Rt);
+        assert!(!slot.cx(Level::Hard, true).may_sleep() && !slot.cx(Level::Nmi, true).may_sleep());
+    }
+}
+
+#[test]
+fn row_02_maskable_interrupts_are_left_to_the_worker_on_rt() {
+    for model in MODELS {
+        let slots = Slots::new(1, model);
+        let slot = slots.get(0).expect("one");
+        let expected = if model == Model::Rt { Delivery::Deferred } else { Delivery::Now };
+        assert_eq!(slot.deliver(1), expected);
+        while slot.take_pending().is_some() {}
+        rtbpf_rt::lock::held::me().set_pending(false);
+    }
+}
+
+#[test]
+fn row_04_one_slot_is_one_lane() {
+    let slots = Slots::new(1, Model::Rt);
+    let inside = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                let program = ProgCounters::new(1);
+                for _ in 0..2000 {
+                    let lease = slots.lease().expect("task level waits");
+                    let _run = Entry::begin(lease.slot(), Path::Packet, Level::Soft, &program).expect("ours");
+                    assert_eq!(inside.swap(1, Ordering::SeqCst), 0);
+                    inside.store(0, Ordering::SeqCst);
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn row_05_a_sleeping_lock_masks_nothing_and_row_07_a_raw_one_does() {
+    let slots = Slots::new(1, Model::NonRt);
+    let slot = slots.get(0).expect("one");
+    let (sleeping, raw) = (PiMutex::default(), RawLock::default());
+    let cx = slot.cx(Level::Task, false);
+    let held = sleeping.lock(&cx, Class::Control).expect("free");
+    assert_eq!(slot.deliver(1), Delivery::Now);
+    drop(held);
+    let held = raw.lock(&cx, Class::Queue).expect("free");
+    assert_eq!(slot.deliver(1), Delivery::Deferred);
+    assert_eq!(slot.take_pending(), Some(1));
+    drop(held);
+}
+
+#[test]
+fn row_06_atomic_contexts_never_take_a_sleeping_lock() {
+    let lock = PiMutex::default();
+    for level in [Level::Hard, Level::Nmi] {
+        for model in MODELS {
+            let cx = RunCx { level, model, ..RunCx::CONTROL };
+            assert_eq!(lock.lock(&cx, Class::Control).map(|_| ()).err(), Some(LockError::WouldSleep));
+        }
+    }
+}
+
+#[test]
+fn row_09_the_slot_of_a_run_stays_when_the_thread_is_moved() {
+    std::thread::spawn(|| {
+        let slots = Slots::new(2, Model::Rt);
+        let lease = slots.lease().expect("free");
+        let program = ProgCounters::new(2);
+        let run = Entry::begin(lease.slot(), Path::TestRun, Level::Task, &program).expect("nothing runs");
+        let first = run.cx().slot;
+        let elsewhere = (pin::current_cpu() as usize + 1) % std::thread::available_parallelism().map_or(1, usize::from);
+        pin::pin_to(elsewhere).expect("a CPU of this machine");
+        assert_eq!(run.cx().slot, first);
+        assert_eq!(slots.lease().expect("nested").slot().id(), first);
+    })
+    .join()
+    .expect("no panic");
+}
+
+#[test]
+fn row_10_a_control_operation_keeps_tracing_programs_out_and_row_11_counts_them() {
+    let slots = Slots::new(1, Model::Rt);
+    let lease = slots.lease().expect("free");
+    let program = ProgCounters::new(1);
+    let (mut hits, mut ran) = (0, 0);
+    for round in 0..100 {
+        let quiet = (round % 3 == 0).then(|| Quiet::begin(lease.slot()));
+        hits += 1;
+        ran += u64::from(Entry::begin(lease.slot(), Path::Trace, Level::Nmi, &program).is_ok());
+        drop(quiet);
+    }
+    assert_eq!(hits, ran + program.misses().recursion.load(Ordering::Relaxed));
+    assert_eq!((ran, program.ran()), (66, 66));
+    assert_eq!(lease.slot().misses().total(), 34);
+}
+
+#[test]
+fn row_12_who_keeps_whom_out_is_the_paths_choice() {
+    let slots = Slots::new(1, Model::Rt);
+    let lease = slots.lease().expect("free");
+    let slot = lease.slot();
+    for path in Path::ALL.iter().copied().filter(|path| path.levels().1 >= Level::Hard) {
+        let (a, b) = (ProgCounters::new(1), ProgCounters::new(1));
+        let level = path.levels().1;
+        let outer = Entry::begin(slot, path, level, &a).expect("nothing runs");
+        let again = Entry::begin(slot, path, level, &a).map(|_| ());
+        let other = Entry::begin(slot, path, level, &b).map(|_| ());
+        let missed = Err(Missed::Recursion);
+        let expected = match path.guard() {
+            RunGuard::Slot => (missed, missed),
+            RunGuard::Program => (missed, Ok(())),
+            RunGuard::None => (Ok(()), Ok(())),
+        };
+        assert_eq!((again, other), expected, "{}", path.name());
+        drop(outer);
+        assert!(Entry::begin(slot, path, level, &a).is_ok(), "{} is free again", path.name());
+    }
+}
+
+#[test]
+fn row_15_other_threads_never_run_on_a_held_slot() {
+    let slots = Slots::new(1, Model::Rt);
+    let _lease = slots.lease().expect("free");
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let program = ProgCounters::new(1);
+            let slot = slots.get(0).expect("one");
+            let refused = Entry::begin(slot, Path::Trampoline, Level::Task, &program).map(|_| ());
+            assert_eq!(refused, Err(Missed::BusySlot));
+            assert_eq!(program.misses().busy_slot.load(Ordering::Relaxed), 1);
+        });
+    });
+}
+
+#[test]
+fn row_24_the_lock_kind_costs_nothing_at_run_time() {
+    assert_eq!((size_of::<RawLock>(), size_of::<PiMutex>()), (4, 4));
+    assert_eq!((RawLock::SLEEPS, PiMutex::SLEEPS), (false, true));
+}
+
+#[test]
+fn row_32_sleeping_under_raw_is_reported() {
+    let (raw, sleeping) = (RawLock::default(), PiMutex::default());
+    let held = raw.lock(&RunCx::CONTROL, Class::Queue).expect("free");
+    let inner = sleeping.lock(&RunCx::CONTROL, Class::Control);
+    drop((inner, held));
+    let (count, seen) = order::violations();
+    if cfg!(debug_assertions) {
+        assert!(count >= 1 && seen.iter().any(|v| v.held == Class::Queue && v.taken == Class::Control), "{seen:?}");
+    }
+}
+
+/// Runs `critical` holding a lock at low priority on one CPU, a busy thread at middle priority beside it, and measures
+/// how long a thread of high priority waits for `enter`. `None` where real-time priorities are not permitted.
+fn inversion(critical: impl Fn(&dyn Fn()) + Sync, enter: impl Fn() + Sync) -> Option<Duration> {
+    // By work, not by the clock: time in which the thread is preempted does not count.
+    let work = |turns: u64| {
+        for i in 0..turns {
+            std::hint::black_box(i);
+        }
+    };
+    let start = Instant::now();
+    work(1 << 20);
+    let per_ms = ((1 << 20) as f64 / (start.elapsed().as_secs_f64() * 1000.0)) as u64;
+    let busy = |ms: u64| work(ms * per_ms);
+    let held = AtomicU64::new(0);
+    let low_is_gone = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            if pin::pin_to(0).and_then(|()| pin::set_priority(20)).is_ok() {
+                while held.load(Ordering::Acquire) < 2 && !low_is_gone.load(Ordering::Acquire) {
+                    std::thread::sleep(Duration::from_micros(100));
+                }
+                busy(200);
+            }
+        });
+        let waited = scope.spawn(|| {
+            // From another priority on the same CPU: only runs once the low thread holds the lock.
+            pin::pin_to(0).and_then(|()| pin::set_priority(30)).ok()?;
+            while held.load(Ordering::Acquire) == 0 && !low_is_gone.load(Ordering::Acquire) {
+                std::thread::sleep(Duration::from_micros(100));
+            }
+            let middle = std::thread::Builder::new().spawn_scoped(scope, move || {
+                if pin::pin_to(0).and_then(|()| pin::set_priority(20)).is_ok() {
+                    busy(40);
+                }
+            });
+            let start = Instant::now();
+            enter();
+            let waited = start.elapsed();
+            let _ = middle;
+            Some(waited)
+        });
+        // Last: it may take the CPU of the thread that spawns.
+        let low = scope.spawn(|| {
+            if pin::pin_to(0).and_then(|()| pin::set_priority(10)).is_err() {
+                low_is_gone.store(true, Ordering::Release);
+                return None;
+            }
+            critical(&|| {
+                held.store(1, Ordering::Release);
+                busy(20);
+            });
+            low_is_gone.store(true, Ordering::Release);
+            Some(())
+        });
+        low.join().ok()??;
+        waited.join().ok()?
+    })
+}
+
+#[test]
+fn row_05b_priority_inversion_is_bounded_by_the_critical_section() {
+    let sleeping = PiMutex::default();
+    let cx = RunCx { model: Model::Rt, ..RunCx::CONTROL };
+    let pi = inversion(
+        |section| {
+            let _held = sleeping.lock(&cx, Class::Control).expect("free");
+            section();
+        },
+        || drop(sleeping.lock(&cx, Class::Control).expect("waits")),
+    );
+    let raw = RawLock::default();
+    let spun = inversion(
+        |section| {
+            let _held = raw.lock(&cx, Class::Queue).expect("free");
+            section();
+        },
+        || drop(raw.lock(&cx, Class::Queue).expect("falls into the PI wait")),
+    );
+    let plain = std::sync::Mutex::new(());
+    let control = inversion(
+        |section| {
+            let _held = plain.lock();
+            section();
+        },
+        || drop(plain.lock()),
+    );
+    let (Some(pi), Some(spun), Some(control)) = (pi, spun, control) else {
+        println!("skipped: real-time priorities are not permitted here");
+        return;
+    };
+    println!("waited {pi:?} on the sleeping lock, {spun:?} on the raw one, {control:?} on one without inheritance");
+    if control < Duration::from_millis(100) {
+        println!("skipped: this host ran the low thread beside the burst, so there was nothing to bound");
+        return;
+    }
+    assert!(pi * 2 < control && spun * 2 < control, "section 20 ms, burst 200 ms: {pi:?} {spun:?} {control:?}");
+}
