@@ -728,6 +728,7 @@ impl Walk<'_> {
     /// What was found out about the program as a whole, when every path is done.
     pub fn take_facts(&mut self) -> Facts {
         let mut facts = std::mem::take(&mut self.facts);
+        facts.worst_case_insns = crate::worst::case(self.program);
         facts.stack_bytes = self.stack_bytes.iter().map(|bytes| bytes.next_multiple_of(8)).collect();
         facts
     }

@@ -103,6 +103,10 @@ impl Walk<'_> {
 
     /// A callback returned to its helper, which may call it again.
     pub(crate) fn leave_callback(&mut self, callback: Callback) -> Checked<Next> {
+        let current = self.state.current();
+        if self.state.held.refs.iter().any(|reference| reference.callback == current) {
+            return refuse!(ReferenceLeak, EINVAL, "BPF_EXIT instruction in main prog would lead to reference leak");
+        }
         self.check_range("At callback return", callback.returns, false)?;
         let frame = self.state.pop();
         self.touch(Touch::LeaveCallback);

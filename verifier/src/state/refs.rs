@@ -7,6 +7,8 @@ pub struct Reference {
     pub id: u32,
     /// Slot of the instruction that acquired it.
     pub acquired_at: u32,
+    /// Frame of the callback that it was acquired in, or below; 0: in none.
+    pub callback: u32,
 }
 
 /// A held spin lock: which object it protects.
@@ -35,8 +37,8 @@ pub struct Held {
 
 impl Held {
     /// Takes note of a new reference.
-    pub fn acquire(&mut self, id: u32, acquired_at: u32) {
-        self.refs.push(Reference { id, acquired_at });
+    pub fn acquire(&mut self, id: u32, acquired_at: u32, callback: u32) {
+        self.refs.push(Reference { id, acquired_at, callback });
     }
 
     /// Gives `id` back; `false` when it is not held.

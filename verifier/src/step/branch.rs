@@ -183,7 +183,6 @@ impl Walk<'_> {
         self.widen(self.at, true);
         let inside = std::mem::replace(&mut self.state, left);
         self.push(inside, self.at.next())?;
-        self.facts.worst_case_insns = None;
         Ok(Next::Go(to))
     }
 }
