@@ -47,12 +47,43 @@ pub struct Args {
     /// Run without a proof, in the checked interpreter, which stops at the first bad access.
     #[arg(long)]
     no_verify: bool,
+    /// What runs the program: the checked interpreter, which tests every access, or native code.
+    #[arg(long, value_enum, default_value_t = EngineName::Checked, conflicts_with = "no_verify")]
+    engine: EngineName,
     /// Virtual CPUs of the machine.
     #[arg(long, value_name = "N", default_value_t = 2)]
     cpus: u32,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+enum EngineName {
+    Checked,
+    Jit,
+}
+
+/// The program on its engine.
+enum Runner {
+    Checked(Executable),
+    Native(Box<rtbpf::Native>),
+}
+
+impl Runner {
+    fn executable(&self) -> &Executable {
+        match self {
+            Runner::Checked(program) => program,
+            Runner::Native(native) => native.executable(),
+        }
+    }
+
+    fn run(&self, session: &mut Session, ctx: &mut Ctx) -> Result<u64, rtbpf::Error> {
+        match self {
+            Runner::Checked(program) => program.run(session, ctx),
+            Runner::Native(native) => native.run(session, ctx),
+        }
+    }
 }
 
 /// Lines of trace output that are kept.
@@ -78,7 +109,10 @@ pub fn main(args: &Args) -> Result<(), Error> {
     preset_maps(args, instance)?;
     let name = choose(args, instance)?;
     let located = |source| Error::Load { path: args.object.object.clone(), source: Box::new(source) };
-    let program = instance.program(&name).map_err(located)?;
+    let program = match args.engine {
+        EngineName::Checked => Runner::Checked(instance.program(&name).map_err(located)?),
+        EngineName::Jit => Runner::Native(Box::new(instance.native(&name).map_err(located)?)),
+    };
     let mut session = instance.engine().session(0);
     let ctx_in = args.ctx.as_deref().map(input::bytes).transpose()?.unwrap_or_default();
     let mut tally = Tally::default();
@@ -107,7 +141,7 @@ pub fn main(args: &Args) -> Result<(), Error> {
         }
         None => {
             let data = args.data.as_deref().map(input::bytes).transpose()?;
-            let data = data.unwrap_or_else(|| default_input(program.prog_type()));
+            let data = data.unwrap_or_else(|| default_input(program.executable().prog_type()));
             one(args, &program, &mut session, &data, &ctx_in, &mut tally);
             None
         }
@@ -115,9 +149,9 @@ pub fn main(args: &Args) -> Result<(), Error> {
     let trace = std::mem::take(&mut *trace.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
     let single = args.pcap.is_none();
     if args.json {
-        report_json(&name, program.prog_type(), &tally, single, &trace, instance)?;
+        report_json(&name, program.executable().prog_type(), &tally, single, &trace, instance)?;
     } else {
-        report(&name, program.prog_type(), &tally, single, &trace, instance)?;
+        report(&name, program.executable().prog_type(), &tally, single, &trace, instance)?;
     }
     match damage {
         Some(damage) => Err(damage.into()),
@@ -215,13 +249,14 @@ fn default_input(prog_type: ProgType) -> Vec<u8> {
 /// Runs on one input; the packet as the program left it, if it goes on.
 fn one(
     args: &Args,
-    program: &Executable,
+    runner: &Runner,
     session: &mut Session,
     data: &[u8],
     ctx_in: &[u8],
     tally: &mut Tally,
 ) -> Option<Vec<u8>> {
     let mut left = None;
+    let program = runner.executable();
     for _ in 0..args.repeat.max(1) {
         let mut ctx = match Ctx::test_run(program.prog_type(), program.attach_type(), data, ctx_in) {
             Ok(ctx) => ctx,
@@ -232,7 +267,7 @@ fn one(
             }
         };
         let begun = Instant::now();
-        let result = program.run(session, &mut ctx);
+        let result = runner.run(session, &mut ctx);
         tally.time += begun.elapsed();
         tally.runs += 1;
         match result {

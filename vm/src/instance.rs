@@ -72,11 +72,7 @@ impl Instance {
         if let Some(executable) = self.loaded.get(name) {
             return Ok(executable.clone());
         }
-        let no_program = || Error::NoSuchProgram {
-            name: name.to_string(),
-            known: self.object.programs.iter().map(|spec| spec.name.clone()).collect(),
-        };
-        let spec = self.object.program(name).ok_or_else(no_program)?;
+        let spec = self.object.program(name).ok_or_else(|| self.no_program(name))?;
         let program = self.object.link(spec)?;
         let given = self.assumptions(spec);
         let executable = match self.proof {
@@ -85,6 +81,30 @@ impl Instance {
         };
         self.loaded.insert(name.to_string(), executable.clone());
         Ok(executable)
+    }
+
+    /// The same program as native code, and the programs of the object's program arrays with it: native code tail-calls
+    /// only native code. Always proved: native code does not check.
+    #[cfg(feature = "jit")]
+    pub fn native(&mut self, name: &str) -> Result<crate::Native, Error> {
+        for (at, key, target) in self.initial_entries() {
+            if let InitialTarget::Program(name) = target {
+                let program = self.bind_native(&name)?.executable().as_prog();
+                self.put(at, key, MapObject::Prog(program))?;
+            }
+        }
+        self.bind_native(name)
+    }
+
+    #[cfg(feature = "jit")]
+    fn bind_native(&self, name: &str) -> Result<crate::Native, Error> {
+        let spec = self.object.program(name).ok_or_else(|| self.no_program(name))?;
+        self.engine.bind_native(self.verify(spec)?, self.maps.clone())
+    }
+
+    fn no_program(&self, name: &str) -> Error {
+        let known = self.object.programs.iter().map(|spec| spec.name.clone()).collect();
+        Error::NoSuchProgram { name: name.to_string(), known }
     }
 
     /// Verifies a program without binding it.
@@ -163,20 +183,30 @@ impl Instance {
     }
 
     fn fill_maps(&mut self) -> Result<(), Error> {
-        let entries: Vec<(usize, u32, InitialTarget)> = (0..)
-            .zip(&self.object.maps)
-            .flat_map(|(at, def)| def.initial.iter().map(move |entry| (at, entry.key, entry.target.clone())))
-            .collect();
-        for (at, key, target) in entries {
+        for (at, key, target) in self.initial_entries() {
             let object = match target {
                 InitialTarget::Map(inner) => self.maps.get(inner).cloned().map(MapObject::Map),
                 InitialTarget::Program(name) => Some(MapObject::Prog(self.program(&name)?.as_prog())),
             };
-            let (Some(map), Some(object)) = (self.maps.get(at), object) else { continue };
-            map.update_object(&RunCx::CONTROL, &key.to_le_bytes(), &object, update::ANY)
-                .map_err(|error| self.object.maps.get(at).map_or(Error::from(error), |def| map_error(def, error)))?;
+            if let Some(object) = object {
+                self.put(at, key, object)?;
+            }
         }
         Ok(())
+    }
+
+    /// What the object puts into its maps of maps and programs: map, index, what.
+    fn initial_entries(&self) -> Vec<(usize, u32, InitialTarget)> {
+        (0..)
+            .zip(&self.object.maps)
+            .flat_map(|(at, def)| def.initial.iter().map(move |entry| (at, entry.key, entry.target.clone())))
+            .collect()
+    }
+
+    fn put(&self, at: usize, key: u32, object: MapObject) -> Result<(), Error> {
+        let Some((map, def)) = self.maps.get(at).zip(self.object.maps.get(at)) else { return Ok(()) };
+        let done = map.update_object(&RunCx::CONTROL, &key.to_le_bytes(), &object, update::ANY);
+        done.map_err(|error| map_error(def, error))
     }
 
     fn map_error(&self, name: &str, error: MapError) -> Error {
