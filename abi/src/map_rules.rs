@@ -250,12 +250,12 @@ impl MapRules {
 }
 
 impl SizeRule {
-    fn check(self, size: u32, flags: u32) -> Result<(), Errno> {
-        let fits = match self {
+    /// Whether the size has the right shape, however large it is.
+    fn has_shape(self, size: u32, flags: u32) -> bool {
+        match self {
             SizeRule::Zero => size == 0,
             SizeRule::Is(only) => size == only,
             SizeRule::Either(a, b) => size == a || size == b,
-            SizeRule::UpTo(max, errno) if size > max => return Err(errno),
             SizeRule::UpTo(..) => size > 0,
             SizeRule::Within(low, high) => (low..=high).contains(&size),
             SizeRule::Frames => {
@@ -263,8 +263,21 @@ impl SizeRule {
                 size > 0 && size.is_multiple_of(frame) && size / frame <= STACK_FRAMES
             }
             SizeRule::PowerOfTwoPages => size.is_power_of_two() && size.is_multiple_of(PAGE),
-        };
-        if fits { Ok(()) } else { Err(Errno::EINVAL) }
+        }
+    }
+
+    /// Whether the size is not too large.
+    fn check_bound(self, size: u32) -> Result<(), Errno> {
+        match self {
+            SizeRule::UpTo(max, errno) if size > max => Err(errno),
+            SizeRule::UpTo(..)
+            | SizeRule::Zero
+            | SizeRule::Is(_)
+            | SizeRule::Either(..)
+            | SizeRule::Within(..)
+            | SizeRule::Frames
+            | SizeRule::PowerOfTwoPages => Ok(()),
+        }
     }
 }
 
@@ -276,14 +289,16 @@ impl SizeRule {
 pub fn check(spec: &MapSpec, creator: Creator) -> Result<(), Errno> {
     let rules = MapRules::of(spec.kind).ok_or(Errno::EINVAL)?;
     check_name(&spec.name)?;
-    check_flags(rules, spec)?;
+    // Three kinds look at the size of their values first.
+    let value_first = matches!(spec.kind, CgroupStorage | PercpuCgroupStorage | BloomFilter);
+    if value_first && rules.key.has_shape(spec.key_size, 0) {
+        rules.value.check_bound(spec.value_size)?;
+    }
     check_extra(spec)?;
-    rules.key.check(spec.key_size, spec.flags)?;
-    rules.value.check(spec.value_size, spec.flags)?;
-    rules.entries.check(spec.max_entries, spec.flags)?;
-    let hashed = rules.key == HASHED && !spec.kind.is_percpu();
-    if hashed && spec.key_size.saturating_add(spec.value_size) >= ALLOC_MAX - HASH_ELEM {
-        return Err(Errno::E2BIG);
+    check_flags(rules, spec)?;
+    check_sizes(rules, spec)?;
+    if spec.flags & TOKEN_FD != 0 {
+        return Err(Errno::EINVAL);
     }
     if rules.btf == Required && (spec.btf_key == 0 || spec.btf_value == 0) {
         return Err(Errno::EINVAL);
@@ -317,15 +332,32 @@ fn check_name(name: &str) -> Result<(), Errno> {
     if name.bytes().all(good) { Ok(()) } else { Err(Errno::EINVAL) }
 }
 
+/// Shapes are judged before bounds, in all three sizes.
+fn check_sizes(rules: &MapRules, spec: &MapSpec) -> Result<(), Errno> {
+    let sizes = [(rules.key, spec.key_size), (rules.value, spec.value_size), (rules.entries, spec.max_entries)];
+    if !sizes.iter().all(|(rule, size)| rule.has_shape(*size, spec.flags)) {
+        return Err(Errno::EINVAL);
+    }
+    for (rule, size) in sizes {
+        rule.check_bound(size)?;
+    }
+    if rules.key == HASHED && spec.key_size.saturating_add(spec.value_size) >= ALLOC_MAX - HASH_ELEM {
+        return Err(Errno::E2BIG);
+    }
+    Ok(())
+}
+
+/// A token is asked for later, when the sizes are good; there are none here.
 fn check_flags(rules: &MapRules, spec: &MapSpec) -> Result<(), Errno> {
     let both = |pair: u32| spec.flags & pair == pair;
     let lru = matches!(spec.kind, LruHash | LruPercpuHash);
-    if lru && spec.flags & !(rules.flags | NO_PREALLOC) == 0 && spec.flags & NO_PREALLOC != 0 {
+    let known = rules.flags | TOKEN_FD;
+    if lru && spec.flags & !(known | NO_PREALLOC) == 0 && spec.flags & NO_PREALLOC != 0 {
         return Err(Errno::ENOTSUPP);
     }
     let offline_node = spec.flags & NUMA_NODE != 0 && spec.numa_node != 0;
     let lacks_required = spec.flags & rules.required != rules.required;
-    if spec.flags & !rules.flags != 0 || lacks_required || both(ACCESS) || both(PROG) || offline_node {
+    if spec.flags & !known != 0 || lacks_required || both(ACCESS) || both(PROG) || offline_node {
         return Err(Errno::EINVAL);
     }
     Ok(())
@@ -434,6 +466,8 @@ mod tests {
         check_with(Hash, |m| m.max_entries = 1 << 31, e2big);
         check_with(PercpuHash, |m| m.value_size = 32_768, Ok(()));
         check_with(PercpuHash, |m| m.value_size = 32_769, e2big);
+        check_with(PercpuHash, |m| m.key_size = 4_194_252, e2big);
+        check_with(Hash, |m| (m.value_size, m.max_entries) = (1 << 31, 0), einval);
         check_with(Array, |m| m.value_size = 1 << 31, e2big);
         check_with(Array, |m| m.key_size = 5, einval);
         check_with(StackTrace, |m| m.value_size = 1016, Ok(()));
