@@ -8,7 +8,6 @@ mod bloom;
 pub mod control;
 mod create;
 mod fields;
-mod freelist;
 mod hash;
 mod head;
 mod jhash;

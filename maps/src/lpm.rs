@@ -9,11 +9,11 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use rtbpf_abi::Errno;
+use rtbpf_rt::freelist::{FreeLists, Links};
 use rtbpf_rt::{Class, Lock, RunCx};
 
 use crate::access::{Cell, KeyRef, ProgBytes, ValuePtr};
 use crate::fields::Shape;
-use crate::freelist::{FreeLists, Links};
 use crate::hash::{admit, bump};
 use crate::head::Head;
 use crate::map::{Map, MapError, UpdateFlags, Visit, update};
@@ -56,6 +56,8 @@ pub(crate) struct Lpm<L> {
 struct Prefix<'a> {
     len: u32,
     data: &'a [u8],
+    /// The first 64 bits of the data, the first bit on top.
+    word: u64,
 }
 
 fn bit(data: &[u8], at: u32) -> usize {
@@ -91,7 +93,11 @@ impl<L: Lock> Lpm<L> {
 
     fn parse<'a>(&self, key: KeyRef<'a>) -> Option<Prefix<'a>> {
         let (len, data) = key.split_first_chunk::<4>()?;
-        (data.len() == self.data_bytes).then_some(Prefix { len: u32::from_le_bytes(*len), data })
+        let mut word = [0; 8];
+        let head = data.len().min(8);
+        word[..head].copy_from_slice(&data[..head]);
+        let word = u64::from_be_bytes(word);
+        (data.len() == self.data_bytes).then_some(Prefix { len: u32::from_le_bytes(*len), data, word })
     }
 
     fn cell(&self, node: u32) -> Cell<'_> {
@@ -122,20 +128,26 @@ impl<L: Lock> Lpm<L> {
     }
 
     /// Bits of `key` that `node`'s prefix agrees with.
+    #[inline]
     fn matching(&self, node: u32, key: Prefix<'_>) -> u32 {
-        let limit = self.prefix_of(node).0.min(key.len);
-        let cell = self.cell(node).part(HEADER, self.data_bytes);
-        let mut bits = 0;
+        let cell = self.cell(node);
+        let limit = (cell.atomic_u32(PREFIX).load(Ordering::Relaxed) & !JOIN).min(key.len);
+        // Data is followed by zeroes up to a multiple of 8, so its first word is always there.
+        let bits = (u64::from_be(cell.load_u64(HEADER)) ^ key.word).leading_zeros();
+        if bits < 64 || limit <= 64 { bits.min(limit) } else { self.matching_behind(cell, key, limit) }
+    }
+
+    /// The same for long keys whose first 64 bits agree.
+    fn matching_behind(&self, cell: Cell<'_>, key: Prefix<'_>, limit: u32) -> u32 {
+        let mut bits = 64;
         while bits < limit {
             let byte = bits as usize / 8;
-            let mut word = [0; 8];
-            let rest = &key.data[byte..];
-            let n = rest.len().min(8);
-            word[..n].copy_from_slice(&rest[..n]);
-            let mut theirs = [0; 8];
-            crate::access::ProgOut::from(&mut theirs[..n]).fill(cell.part(byte, n).bytes());
-            let differ = u64::from_be_bytes(word) ^ u64::from_be_bytes(theirs);
-            bits += differ.leading_zeros().min(n as u32 * 8);
+            let (mut ours, mut theirs) = ([0; 8], [0; 8]);
+            let n = (self.data_bytes - byte).min(8);
+            ours[..n].copy_from_slice(&key.data[byte..byte + n]);
+            crate::access::ProgOut::from(&mut theirs[..n]).fill(cell.part(HEADER + byte, n).bytes());
+            let differ = u64::from_be_bytes(ours) ^ u64::from_be_bytes(theirs);
+            bits += differ.leading_zeros();
             if differ != 0 {
                 break;
             }

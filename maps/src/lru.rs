@@ -12,9 +12,9 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use rtbpf_abi::Errno;
+use rtbpf_rt::freelist::NONE;
 use rtbpf_rt::{Class, Lock, RawLock, RunCx};
 
-use crate::freelist::NONE;
 use crate::hash::{Pool, Table, bump};
 use crate::map::MapError;
 use crate::slab::{Pages, Slab};

@@ -9,10 +9,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use rtbpf_abi::Errno;
 use rtbpf_abi::map_spec::flags as create_flags;
 use rtbpf_rt::RunCx;
+use rtbpf_rt::freelist::{FreeLists, Links};
 
 use crate::access::{Cell, KeyRef, ProgBytes, ValuePtr};
 use crate::array::index_of;
-use crate::freelist::{FreeLists, Links};
 use crate::hash::bump;
 use crate::head::Head;
 use crate::jhash::jhash;

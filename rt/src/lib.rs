@@ -2,6 +2,7 @@
 
 pub mod alloc_gate;
 pub mod entry;
+pub mod freelist;
 pub mod gate;
 pub mod lease;
 pub mod level;

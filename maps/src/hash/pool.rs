@@ -10,9 +10,9 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use rtbpf_abi::Errno;
+use rtbpf_rt::freelist::{FreeLists, NONE};
 use rtbpf_rt::{Lock, RawLock, RunCx, ZeroIsValid};
 
-use crate::freelist::{FreeLists, NONE};
 use crate::hash::table::{Bucket, Table};
 use crate::map::MapError;
 

@@ -6,10 +6,10 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use rtbpf_rt::freelist::Links;
 use rtbpf_rt::{Class, Guard, Lock, RunCx, ZeroIsValid};
 
 use crate::access::Cell;
-use crate::freelist::Links;
 use crate::jhash::jhash;
 use crate::map::MapError;
 use crate::slab::{Pages, Slab, ZeroedArray};

@@ -10,6 +10,8 @@ pub mod order;
 mod pi;
 pub mod prim;
 mod raw;
+#[cfg(all(test, not(loom)))]
+mod storm;
 pub(crate) mod word;
 
 pub use order::Class;

@@ -5,13 +5,13 @@
 //! the link of one that was just taken is harmless. A handler that interrupts a pop sees a consistent stack and the
 //! interrupted compare-exchange fails and tries again: no level ever waits.
 
-use rtbpf_rt::lock::prim::{AtomicU32, AtomicU64, Ordering};
+use crate::lock::prim::{AtomicU32, AtomicU64, Ordering};
 
 /// No element.
-pub(crate) const NONE: u32 = u32::MAX;
+pub const NONE: u32 = u32::MAX;
 
 /// Where the link of a free element is kept.
-pub(crate) trait Links {
+pub trait Links {
     /// The link word of element `index`.
     fn link(&self, index: u32) -> &AtomicU32;
 }
@@ -25,18 +25,19 @@ fn pack(index: u32, turn: u64) -> u64 {
 }
 
 /// A stack of free elements for each slot.
-pub(crate) struct FreeLists {
+pub struct FreeLists {
     heads: Box<[Head]>,
 }
 
 impl FreeLists {
-    pub(crate) fn new(slots: u32) -> FreeLists {
+    /// Empty stacks, one a slot.
+    pub fn new(slots: u32) -> FreeLists {
         FreeLists { heads: (0..slots.max(1)).map(|_| Head(AtomicU64::new(pack(NONE, 0)))).collect() }
     }
 
     /// Puts `index` on top of `slot`'s stack.
     #[inline]
-    pub(crate) fn push(&self, links: &impl Links, slot: u32, index: u32) {
+    pub fn push(&self, links: &impl Links, slot: u32, index: u32) {
         let head = &self.heads[slot as usize % self.heads.len()].0;
         let mut old = head.load(Ordering::Relaxed);
         loop {
@@ -56,7 +57,7 @@ impl FreeLists {
 
     /// Takes the top of `slot`'s stack, or of the next slot's that has one.
     #[inline]
-    pub(crate) fn pop(&self, links: &impl Links, slot: u32) -> Option<u32> {
+    pub fn pop(&self, links: &impl Links, slot: u32) -> Option<u32> {
         let slots = self.heads.len();
         let own = slot as usize % slots;
         self.pop_from(links, own).or_else(|| (1..slots).find_map(|away| self.pop_from(links, (own + away) % slots)))
@@ -64,7 +65,7 @@ impl FreeLists {
 
     /// Takes the top of `slot`'s own stack.
     #[inline]
-    pub(crate) fn pop_own(&self, links: &impl Links, slot: u32) -> Option<u32> {
+    pub fn pop_own(&self, links: &impl Links, slot: u32) -> Option<u32> {
         self.pop_from(links, slot as usize % self.heads.len())
     }
 
