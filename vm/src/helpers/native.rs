@@ -39,6 +39,13 @@ pub(crate) fn enter(helper: fn(&mut Cx<'_>) -> u64, args: [u64; 5], frame: &mut 
     }
 }
 
+/// The lock at an address that the checked interpreter found to be 4 writable bytes; `None` where it is misaligned.
+pub(crate) fn lock_at<'a>(addr: u64) -> Option<&'a RawLock> {
+    let word = addr as *mut u32;
+    // SAFETY: 4 bytes of memory that the run keeps alive, aligned by the test; every access to them is atomic.
+    word.is_aligned().then(|| RawLock::of_word(unsafe { AtomicU32::from_ptr(word) }))
+}
+
 /// Releases locks that a run still held when it ended. `words` are the addresses that [`Cx::spin_lock`] took.
 pub(crate) fn release_locks(words: &[u64]) {
     for word in words {

@@ -302,11 +302,6 @@ impl Checked {
         let make = || Region::map(map.clone(), native);
         Ok(self.regions.intern(RegionKind::Map, native, make)?.pointer(0))
     }
-
-    /// Calls a kernel function by the number the loader gave its name.
-    pub(super) fn kfunc(&mut self, id: i32, _args: &[u64; 5]) -> Result<(), FaultKind> {
-        Err(FaultKind::UnknownKfunc(id))
-    }
 }
 
 /// The size in argument `n`, 1 to 5. Sizes are 32 bits wide.

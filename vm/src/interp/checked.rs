@@ -267,7 +267,11 @@ impl Checked {
                 match callee {
                     Callee::Local { to } => self.push_frame(at.target(to), Then::Return)?,
                     Callee::Helper(id) => self.helper(at, id, &args, observer)?,
-                    Callee::Kfunc { btf_id, .. } => self.kfunc(btf_id, &args)?,
+                    Callee::Kfunc { btf_id, .. } => {
+                        if let Some(thrown) = self.kfunc(btf_id, &args)? {
+                            return Ok(Some(thrown));
+                        }
+                    }
                     Callee::Reg(_) => return Err(FaultKind::CallReg),
                 }
             }
@@ -308,7 +312,7 @@ impl Checked {
     }
 
     #[inline(always)]
-    fn load(&mut self, base: u64, off: i16, size: Size, signed: bool) -> Result<u64, FaultKind> {
+    pub(super) fn load(&mut self, base: u64, off: i16, size: Size, signed: bool) -> Result<u64, FaultKind> {
         let (region, start) = self.regions.resolve(base)?;
         let off = start + off as i64;
         if region.kind == RegionKind::Ctx {
@@ -325,7 +329,7 @@ impl Checked {
     }
 
     #[inline(always)]
-    fn store(&mut self, base: u64, off: i16, size: Size, value: u64) -> Result<(), FaultKind> {
+    pub(super) fn store(&mut self, base: u64, off: i16, size: Size, value: u64) -> Result<(), FaultKind> {
         let (region, start) = self.regions.resolve(base)?;
         let off = start + off as i64;
         if region.kind == RegionKind::Ctx && !self.host.ctx.may_write(off, size) {

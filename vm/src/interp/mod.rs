@@ -4,6 +4,7 @@ mod call;
 pub mod checked;
 mod facts;
 mod flow;
+mod kfunc;
 pub mod observe;
 #[cfg(test)]
 mod tests;
