@@ -101,15 +101,24 @@ impl Rejection {
 
     /// The rejection of slots that do not decode.
     pub fn from_decode(error: &DecodeError) -> Rejection {
+        use DecodeError as D;
         let (reason, errno) = match error {
-            DecodeError::Empty | DecodeError::TooLong(_) => (Reason::TooLarge, Errno::E2BIG),
-            DecodeError::JumpOutOfRange { .. }
-            | DecodeError::JumpIntoWide { .. }
-            | DecodeError::CallOutOfRange { .. } => (Reason::BadJump, Errno::EINVAL),
+            D::Empty | D::TooLong(_) => (Reason::TooLarge, Errno::E2BIG),
+            D::JumpOutOfRange { .. } | D::JumpIntoWide { .. } | D::CallOutOfRange { .. } => {
+                (Reason::BadJump, Errno::EINVAL)
+            }
             _ => (Reason::Malformed, Errno::EINVAL),
         };
-        let mut rejection = *Rejection::new(reason, errno, error.to_string());
-        rejection.log = format!("{error}\n");
+        let message = match *error {
+            D::UnknownOpcode { code, .. } => format!("unknown opcode {code:02x}"),
+            D::HalfWide { .. } => "invalid bpf_ld_imm64 insn".to_owned(),
+            D::JumpOutOfRange { slot, to } => format!("jump out of range from insn {slot} to {to}"),
+            D::JumpIntoWide { to, .. } => format!("jump into the middle of ldimm64 insn {to}"),
+            D::CallOutOfRange { .. } => "call to invalid destination".to_owned(),
+            _ => error.to_string(),
+        };
+        let mut rejection = *Rejection::new(reason, errno, message.clone());
+        rejection.log = format!("{message}\n");
         rejection
     }
 }

@@ -10,6 +10,7 @@ use crate::verified::{Assumptions, Options, Profile};
 /// Checks everything that needs no walk.
 pub fn check(program: &Program, given: &Assumptions, opts: &Options) -> Checked {
     load(program, given, opts)?;
+    kernel_functions(program, given)?;
     crate::subprog::check(program)?;
     subprogs_without_types(program)?;
     maps(program, given)
@@ -78,6 +79,18 @@ fn attach_type(given: &Assumptions) -> Checked {
     };
     if !fine {
         return refuse!(ProgType, EINVAL, "expected attach type {attach} is not one of this program type");
+    }
+    Ok(())
+}
+
+/// Kernel functions are looked up wherever they are named, reached or not.
+fn kernel_functions(program: &Program, given: &Assumptions) -> Checked {
+    for insn in program.insns() {
+        if let Insn::Call(Callee::Kfunc { btf_id, module: 0 }) = insn
+            && !given.kfuncs.iter().any(|(id, _)| id == btf_id)
+        {
+            return refuse!(Kfunc, EINVAL, "kernel btf_id {btf_id} is not a function");
+        }
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! Agreement with Linux 6.18 on recorded programs: verdict, errno, and how much was walked.
 //!
 //! The recordings lie in the folder that `RTBPF_CORPORA` names; without it the test says so and passes.
-//! `RTBPF_CASES=FILE` names another recording, one case a line; `RTBPF_CASE=NAME` runs one case and prints its log.
+//! `RTBPF_CASES=FILE` names another recording, one case a line; `RTBPF_WORDS=1` prints messages that differ; `RTBPF_CASE=NAME` runs one case and prints its log.
 
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -148,7 +148,11 @@ fn verdicts_agree_with_linux() {
             clusters.entry(key).or_default().push(name);
         } else if want != 0 {
             errno_same += (want == got.errno) as u32;
-            message_same += (digits(last_line(log)) == digits(&got.message)) as u32;
+            let alike = digits(last_line(log)) == digits(&got.message);
+            message_same += alike as u32;
+            if !alike && std::env::var_os("RTBPF_WORDS").is_some() {
+                println!("{name}: {} / linux {}", got.message, last_line(log));
+            }
             if want != got.errno {
                 let key =
                     format!("errno: {} {} / linux {want} {}", got.errno, digits(&got.message), digits(last_line(log)));

@@ -41,7 +41,7 @@ impl Walk<'_> {
         }
         // A map of sockets takes a socket where others take memory.
         let map_kind = call.map.and_then(|map| self.map(map)).map(|spec| spec.kind);
-        let takes_socket = matches!(arg, Arg::MapValue(_)) && map_kind.is_some_and(is_socket_map);
+        let takes_socket = arg == Arg::MapValue(MemUse::Read) && map_kind.is_some_and(is_socket_map);
         self.check_kind(reg, &value, if takes_socket { Arg::SockCommonOrBtf } else { arg })?;
         self.check_offset_of(reg, &value, arg, proto.releases as usize == i + 1)?;
         if value.ref_id != 0 {
@@ -226,6 +226,9 @@ impl Walk<'_> {
         };
         let size = spec.value_size;
         if is_socket_map(spec.kind) {
+            if access != MemUse::Read {
+                return refuse!(Map, EINVAL, "invalid arg_type for sockmap/sockhash");
+            }
             return Ok(());
         }
         self.memory_argument(reg, value, size, access, false, call)
@@ -412,7 +415,9 @@ impl Walk<'_> {
             DynptrKinds::SKB => DynptrKind::Skb,
             _ => DynptrKind::Xdp,
         };
-        let (frame, slot) = self.dynptr_slot(reg, value)?;
+        let Ok((frame, slot)) = self.dynptr_slot(reg, value) else {
+            return refuse!(Dynptr, EINVAL, "Dynptr has to be an uninitialized dynptr");
+        };
         // An older dynptr there is overwritten, if it may be.
         let stack = &self.state.frame_at(frame).stack;
         let used = |at: usize| stack.slot(at).is_some_and(|s| s.bytes.contains(&Byte::Iter));

@@ -47,7 +47,10 @@ impl Walk<'_> {
             call.dynptr = Some((kind, value.ref_id, value.id));
             return Ok(());
         }
-        let uninit = || refuse!(Dynptr, EINVAL, "Expected an initialized dynptr as arg #{}", n);
+        let uninit = || match released {
+            true => refuse!(Reference, EINVAL, "arg {n} is an unacquired reference"),
+            false => refuse!(Dynptr, EINVAL, "Expected an initialized dynptr as arg #{n}"),
+        };
         let Ok((frame, slot)) = self.dynptr_slot(reg, value) else { return uninit() };
         self.mark_read(frame, 1 << slot | 1 << (slot - 1));
         let stack = &self.state.frame_at(frame).stack;
