@@ -289,12 +289,12 @@ impl SizeRule {
 pub fn check(spec: &MapSpec, creator: Creator) -> Result<(), Errno> {
     let rules = MapRules::of(spec.kind).ok_or(Errno::EINVAL)?;
     check_name(&spec.name)?;
-    // Three kinds look at the size of their values first.
+    check_extra(spec)?;
+    // Three kinds look at the size of their values before their flags.
     let value_first = matches!(spec.kind, CgroupStorage | PercpuCgroupStorage | BloomFilter);
     if value_first && rules.key.has_shape(spec.key_size, 0) {
         rules.value.check_bound(spec.value_size)?;
     }
-    check_extra(spec)?;
     check_flags(rules, spec)?;
     check_sizes(rules, spec)?;
     if spec.flags & TOKEN_FD != 0 {
