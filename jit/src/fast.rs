@@ -47,7 +47,7 @@ pub(crate) struct ColdFault {
 
 pub(crate) struct Fast<'a, E: Encode> {
     pub(crate) e: &'a mut E,
-    program: &'a VerifiedProgram,
+    pub(crate) program: &'a VerifiedProgram,
     linker: &'a dyn Linker,
     options: &'a Options,
     plan: Plan,
@@ -151,6 +151,12 @@ impl<E: Encode> Fast<'_, E> {
         if optimises && self.optimised(at, insn) {
             return Ok(());
         }
+        self.plain(at, insn, starts)
+    }
+
+    /// The fast tier's code of one instruction.
+    pub(crate) fn plain(&mut self, at: InsnIdx, insn: &Insn, starts: &[Label]) -> Result<(), CompileError> {
+        let facts = self.facts.get(at.index()).unwrap_or(&NO_FACTS);
         match *insn {
             Insn::Alu { op, width, dst, src } => match op.into() {
                 Alu::Bin(op) => self.e.bin(op, width, reg::<E>(dst), reg::<E>(dst), rhs::<E>(src)),
@@ -204,6 +210,7 @@ impl<E: Encode> Fast<'_, E> {
             Insn::Branch { op, width, lhs, rhs: right, to } => {
                 let (target, reach) = (Label(at.target(to).0), self.reach(at, to));
                 match facts.branch {
+                    Branch::Both if self.unroll(at, starts)? => {}
                     Branch::Both => self.e.branch(op, width, reg::<E>(lhs), rhs::<E>(right), target, reach),
                     Branch::Taken => self.e.jump(target, reach),
                     Branch::Never => {}
@@ -220,7 +227,7 @@ impl<E: Encode> Fast<'_, E> {
         Ok(())
     }
 
-    fn charge(&mut self, at: InsnIdx) {
+    pub(crate) fn charge(&mut self, at: InsnIdx) {
         let count = match self.plan.blocks.get(at.index()) {
             Some(&count) if count != 0 => count,
             Some(_) | None => return,
@@ -245,13 +252,11 @@ impl<E: Encode> Fast<'_, E> {
 
     /// Size and offset in native memory.
     pub(crate) fn native(&mut self, at: InsnIdx, size: Size, off: i16) -> (Size, i32) {
-        while let Some((first, rest)) = self.lowering.split_first()
-            && first.at <= at
+        // An instruction may be emitted more than once, so this is no walk along the table.
+        if !self.lowering.is_empty()
+            && let Some(access) = self.program.lowering().at(at)
         {
-            self.lowering = rest;
-            if first.at == at {
-                return (first.size, first.off.into());
-            }
+            return (access.size, access.off.into());
         }
         (size, off.into())
     }

@@ -7,11 +7,13 @@
 //! | shift, shift, or → rotate; shift pairs → extension | `bin` | `values` |
 //! | division and remainder by constants | [`magic`] | `magic` |
 //! | loop heads on 32-byte boundaries | `begin` | `align` |
+//! | one-block loops four times, tests kept | [`unroll`] | `unroll` |
 //!
 //! Each only removes work: without facts the result is the same, and every switch is off in the fast tier.
 
 pub(crate) mod liveness;
 pub mod magic;
+mod unroll;
 pub(crate) mod value;
 
 use rtbpf_isa::effects::{Flow, RegSet};
@@ -32,11 +34,13 @@ pub struct Techniques {
     pub magic: bool,
     /// Alignment of loop heads.
     pub align: bool,
+    /// Repetition of the bodies of one-block loops.
+    pub unroll: bool,
 }
 
 impl Techniques {
     /// All of them.
-    pub const ALL: Techniques = Techniques { values: true, magic: true, align: true };
+    pub const ALL: Techniques = Techniques { values: true, magic: true, align: true, unroll: true };
 }
 
 /// What the tier knows while it walks a program.
@@ -91,7 +95,7 @@ impl Opt {
 
     /// For the fast tier: nothing is known and nothing on.
     pub fn off() -> Opt {
-        let on = Techniques { values: false, magic: false, align: false };
+        let on = Techniques { values: false, magic: false, align: false, unroll: false };
         let liveness = Liveness::default();
         let (narrow, live) = (RegSet::EMPTY, RegSet::EMPTY);
         Opt { on, liveness, leads: Vec::new(), values: Reg::ALL.map(Value::of), narrow, live, after: live }

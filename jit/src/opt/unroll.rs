@@ -1,0 +1,81 @@
+//! Unrolling of loops of one block.
+//!
+//! ```text
+//! head: body; if c goto head      becomes      head: body; if !c goto out
+//!                                                    body; if !c goto out
+//!                                                    body; if !c goto out
+//!                                                    body; if  c goto head
+//!                                              out:
+//! ```
+//!
+//! A processor takes one branch a cycle, and predicts one that is not taken for nothing. Every test stays, so nothing
+//! need be known of the number of rounds.
+
+use rtbpf_isa::effects::Flow;
+use rtbpf_isa::{CmpOp, Insn, InsnIdx};
+
+use super::Lead;
+use crate::asm::Label;
+use crate::code::CompileError;
+use crate::encode::{Encode, Reach};
+use crate::fast::{Fast, reg, rhs};
+
+/// Copies of the body behind the first.
+const MORE: usize = 3;
+/// Longer bodies are not bound by the branch.
+const MOST_INSNS: usize = 16;
+
+impl<E: Encode> Fast<'_, E> {
+    /// Emits the branch at `at` and more rounds of the loop that it ends; `false` when it ends none that is unrolled.
+    pub(crate) fn unroll(&mut self, at: InsnIdx, starts: &[Label]) -> Result<bool, CompileError> {
+        let program = self.program.code();
+        let Some(&Insn::Branch { op, width, lhs, rhs: right, to }) = program.get(at) else { return Ok(false) };
+        let (head, out) = (at.target(to), Label(at.next().0));
+        let (true, Some(not)) = (self.opt.on.unroll && to < 0, inverse(op)) else { return Ok(false) };
+        let Some(body) = program.insns().get(head.index()..at.index()) else { return Ok(false) };
+        let simple = |insn: &Insn| insn.flow() == Flow::Next && !leaves(insn);
+        let inside = self.opt.leads.get(head.index() + 1..=at.index()).unwrap_or_default();
+        let unreached = (head.index()..=at.index()).any(|at| self.program.proved().at(InsnIdx(at as u32)).unreached);
+        let one_block = body.iter().all(simple) && inside.iter().all(|lead| *lead == Lead::No);
+        if body.len() > MOST_INSNS || !one_block || unreached {
+            return Ok(false);
+        }
+        for _ in 0..MORE {
+            self.e.branch(not, width, reg::<E>(lhs), rhs::<E>(right), out, Reach::Near);
+            self.charge(head);
+            for (offset, insn) in body.iter().enumerate() {
+                let at = InsnIdx(head.0 + offset as u32);
+                if !self.optimised(at, insn) {
+                    self.plain(at, insn, starts)?;
+                }
+            }
+            if let Some(insn) = program.get(at) {
+                self.optimised(at, insn);
+            }
+        }
+        self.e.branch(op, width, reg::<E>(lhs), rhs::<E>(right), Label(head.0), Reach::Far);
+        Ok(true)
+    }
+}
+
+/// Whether an instruction may leave the straight line, or has code of its own inside.
+fn leaves(insn: &Insn) -> bool {
+    matches!(insn, Insn::Call(_) | Insn::Packet { .. } | Insn::Bad { .. })
+}
+
+/// The comparison that holds when `op` does not.
+fn inverse(op: CmpOp) -> Option<CmpOp> {
+    Some(match op {
+        CmpOp::Eq => CmpOp::Ne,
+        CmpOp::Ne => CmpOp::Eq,
+        CmpOp::Set => return None,
+        CmpOp::Gt => CmpOp::Le,
+        CmpOp::Ge => CmpOp::Lt,
+        CmpOp::Lt => CmpOp::Ge,
+        CmpOp::Le => CmpOp::Gt,
+        CmpOp::Sgt => CmpOp::Sle,
+        CmpOp::Sge => CmpOp::Slt,
+        CmpOp::Slt => CmpOp::Sge,
+        CmpOp::Sle => CmpOp::Sgt,
+    })
+}
