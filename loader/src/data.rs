@@ -54,6 +54,11 @@ impl Object {
                 why: format!("{} bytes of variables (must be at most {MAX_BYTES})", section.size),
             });
         }
+        if read_only && contents.is_none() {
+            // A header of 64 bytes could claim gigabytes that a proof would have to hold.
+            let why = format!("{} read-only bytes that the file does not hold", section.size);
+            return Err(Error::Section { section: name.to_owned(), offset: 0, why });
+        }
         let mut spec = MapSpec::new(MapKind::Array, 4, section.size as u32, 1);
         spec.name = data_map_name(&self.name, name);
         let mut visible = false;
@@ -70,7 +75,7 @@ impl Object {
         spec.flags = if visible { flags::MMAPABLE } else { 0 };
         if read_only {
             spec.flags |= flags::RDONLY_PROG;
-            spec.frozen = Some(contents.clone().unwrap_or_else(|| vec![0; section.size as usize].into()));
+            spec.frozen = contents.clone();
         }
         self.maps.push(MapDef {
             name: name.to_owned(),

@@ -143,6 +143,22 @@ fn relocations_outside_instructions_are_refused() {
 
 /// `count` functions of a section that each call the next two, and one of the last that calls the first.
 #[test]
+fn read_only_data_that_the_file_does_not_hold_is_refused() {
+    let sized = |name: &[u8], size: u64| {
+        let mut w = writer();
+        let code = w.add_section(Vec::new(), b"xdp".to_vec(), object::SectionKind::Text);
+        w.append_section_data(code, &RETURN_0, 8);
+        w.add_symbol(symbol("f", SymbolSection::Section(code), 0, 16));
+        let zeroes = w.add_section(Vec::new(), name.to_vec(), object::SectionKind::UninitializedData);
+        w.append_section_bss(zeroes, size, 8);
+        load(&w.write().unwrap())
+    };
+    assert!(sized(b".bss", 0x7fff_fff8).is_ok());
+    let error = sized(b".rodata", 0x7fff_fff8).unwrap_err().to_string();
+    assert!(error.contains("2147483640 read-only bytes that the file does not hold"), "{error}");
+}
+
+#[test]
 fn many_functions_cost_linear_time() {
     let count = 20_000u32;
     let mut w = writer();
