@@ -26,7 +26,7 @@ pub fn sum(bytes: &[u8], seed: u32) -> u64 {
 /// `bpf_csum_diff`: the sum that turns a checksum over `from` into one over `to`, folded to 16 bits (Linux 6.13 and
 /// later, on every architecture). EINVAL unless both sizes are multiples of 4.
 pub fn diff(from: &[u8], to: &[u8], seed: u32) -> Result<u64, Errno> {
-    if from.len() % 4 != 0 || to.len() % 4 != 0 {
+    if !from.len().is_multiple_of(4) || !to.len().is_multiple_of(4) {
         return Err(Errno::EINVAL);
     }
     Ok(match (from.is_empty(), to.is_empty()) {

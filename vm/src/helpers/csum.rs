@@ -27,7 +27,7 @@ pub(crate) fn csum_diff(cx: &mut Cx<'_>) -> u64 {
 /// The checksum field in the packet at the offset in argument 2.
 fn field(cx: &mut Cx<'_>) -> Result<(usize, u16), Errno> {
     let at = cx.arg(2) as u32 as usize;
-    if at > 0xffff || at % 2 != 0 {
+    if at > 0xffff || !at.is_multiple_of(2) {
         return Err(Errno::EFAULT);
     }
     let mut check = [0; 2];

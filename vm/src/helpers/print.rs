@@ -36,7 +36,7 @@ fn sized_format(cx: &Cx<'_>) -> Result<Vec<u8>, Errno> {
 /// The words in argument `n`, whose size in bytes is argument `n + 1`.
 fn words(cx: &Cx<'_>, n: usize) -> Result<Vec<u64>, Errno> {
     let len = cx.arg(n + 1) as u32 as usize;
-    if len % 8 != 0 || len > MOST_ARGS * 8 || (len != 0 && cx.arg(n) == 0) {
+    if !len.is_multiple_of(8) || len > MOST_ARGS * 8 || (len != 0 && cx.arg(n) == 0) {
         return Err(Errno::EINVAL);
     }
     let bytes = cx.copied(n, len);

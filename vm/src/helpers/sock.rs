@@ -184,7 +184,7 @@ pub(crate) fn get_retval(cx: &mut Cx<'_>) -> u64 {
 pub(crate) fn set_retval(cx: &mut Cx<'_>) -> u64 {
     let retval = cx.arg(1) as i32;
     // Errors only, as the caller of a system call sees them.
-    if retval > 0 || retval < -4095 {
+    if !(-4095..=0).contains(&retval) {
         return Errno::EINVAL.as_ret();
     }
     cx.host().retval = retval;
