@@ -51,7 +51,7 @@ pub struct Options {
 pub enum EngineKind {
     /// The interpreter that checks every access
     Checked,
-    /// The fastest interpreter built in
+    /// The same, which also asserts every claim of the verifier
     Interp,
     /// Native code
     Jit,
