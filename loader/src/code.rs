@@ -19,6 +19,11 @@ pub(crate) type FunctionId = usize;
 pub(crate) struct Code {
     pub sections: Vec<CodeSection>,
     pub functions: Vec<Function>,
+    /// Sections by name, and by index in the unit.
+    by_name: HashMap<Arc<str>, usize>,
+    by_unit: HashMap<usize, usize>,
+    /// The function that each tagged one leaves exceptions to.
+    pub exception_callbacks: HashMap<FunctionId, FunctionId>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -69,7 +74,12 @@ pub(crate) struct Function {
 impl Code {
     /// The code section made of the unit's section.
     pub fn section_of(&self, unit_section: usize) -> Option<usize> {
-        self.sections.iter().position(|section| section.unit_section == unit_section)
+        self.by_unit.get(&unit_section).copied()
+    }
+
+    /// The first code section of that name.
+    pub fn section_named(&self, name: &str) -> Option<usize> {
+        self.by_name.get(name).copied()
     }
 
     /// The function that holds `at`: the last one that starts at or before it.
@@ -85,7 +95,6 @@ impl Code {
 
 impl Object {
     pub(crate) fn find_functions(&mut self, unit: &Unit<'_>, ext: &BtfExt) -> Result<(), Error> {
-        let mut index_of = HashMap::new();
         for (index, section) in unit.sections.iter().enumerate() {
             if section.holds != Holds::Code || section.bytes.is_empty() {
                 continue;
@@ -95,9 +104,11 @@ impl Object {
                 offset: section.bytes.len() as u64 & !7,
                 why: "code ends within an instruction (must be a multiple of 8 bytes)".into(),
             })?;
-            index_of.insert(index, self.code.sections.len());
+            let name: Arc<str> = section.name.as_ref().into();
+            self.code.by_unit.insert(index, self.code.sections.len());
+            self.code.by_name.entry(name.clone()).or_insert(self.code.sections.len());
             self.code.sections.push(CodeSection {
-                name: section.name.as_ref().into(),
+                name,
                 unit_section: index,
                 slots,
                 targets: HashMap::new(),
@@ -110,7 +121,7 @@ impl Object {
         let mut loose = found.clone();
         for symbol in &unit.symbols {
             let Place::Section(at) = symbol.at else { continue };
-            let Some(&section) = index_of.get(&at) else { continue };
+            let Some(section) = self.code.section_of(at) else { continue };
             let list = match symbol.kind {
                 SymbolKind::Function => found.get_mut(section),
                 // The first compilers gave functions no type.
@@ -197,7 +208,7 @@ impl Object {
         let mut types = HashMap::new();
         for info in &ext.funcs {
             let name = btf.str(info.name);
-            let Some(section) = self.code.sections.iter().position(|section| &*section.name == name) else { continue };
+            let Some(section) = self.code.section_named(name) else { continue };
             types.extend(info.records.iter().map(|record| ((section, record.offset / 8), record.ty)));
         }
         for function in &mut self.code.functions {
@@ -210,6 +221,21 @@ impl Object {
                     }
                 }
                 _ => function.linkage = Linkage::Static,
+            }
+        }
+        let tags = btf.iter().filter_map(|ty| match ty.kind {
+            Kind::DeclTag { to, component: None } => Some((to, ty.name.strip_prefix("exception_callback:")?)),
+            _ => None,
+        });
+        let tags: HashMap<TypeId, &str> = tags.collect();
+        if tags.is_empty() {
+            return;
+        }
+        let by_name: HashMap<&str, FunctionId> =
+            self.code.functions.iter().enumerate().map(|(id, function)| (&*function.name, id)).collect();
+        for (id, function) in self.code.functions.iter().enumerate() {
+            if let Some(&callback) = tags.get(&function.btf_id).and_then(|name| by_name.get(name)) {
+                self.code.exception_callbacks.insert(id, callback);
             }
         }
     }

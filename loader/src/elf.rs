@@ -4,6 +4,7 @@
 //! more than a file of their size can explain, so that whatever is copied out of them stays linear in the file.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 
 use goblin::container::{Container, Ctx, Endian};
 use goblin::elf::header::header64::Header;
@@ -18,6 +19,9 @@ const EM_SBPF: u16 = 263;
 /// Bytes of a symbol's name. Linux's longest symbols have 512.
 const MAX_NAME: usize = 1024;
 
+/// Sections of code and data in one file. The largest objects have some hundred.
+const MAX_SECTIONS: usize = 4096;
+
 const CTX: Ctx = Ctx { container: Container::Big, le: Endian::Little };
 
 /// One file's tables, or several files' joined.
@@ -25,6 +29,8 @@ const CTX: Ctx = Ctx { container: Container::Big, le: Endian::Little };
 pub(crate) struct Unit<'a> {
     pub sections: Vec<Section<'a>>,
     pub symbols: Vec<Symbol<'a>>,
+    /// Named symbols that stand for data, by section; see [`Unit::index`].
+    pub data_symbols: HashMap<usize, Vec<usize>>,
 }
 
 #[derive(Clone, Debug)]
@@ -105,10 +111,23 @@ impl<'a> Unit<'a> {
         let headers = section_headers(file, &header)?;
         let reader = Reader { file, headers };
         let names = reader.names(&header)?;
-        let mut unit = Unit { sections: reader.sections(names)?, symbols: Vec::new() };
+        let mut unit = Unit { sections: reader.sections(names)?, ..Unit::default() };
         unit.symbols = reader.symbols()?;
         reader.relocs(&mut unit)?;
         Ok(unit)
+    }
+
+    /// Sorts data symbols by section.
+    pub fn index(&mut self) {
+        self.data_symbols.clear();
+        for (at, symbol) in self.symbols.iter().enumerate() {
+            if let Place::Section(section) = symbol.at
+                && !symbol.name.is_empty()
+                && matches!(symbol.kind, SymbolKind::Object | SymbolKind::None)
+            {
+                self.data_symbols.entry(section).or_default().push(at);
+            }
+        }
     }
 
     pub fn section(&self, name: &str) -> Option<(usize, &Section<'a>)> {
@@ -216,7 +235,7 @@ impl<'a> Reader<'a> {
 
     fn sections(&self, names: &'a [u8]) -> Result<Vec<Section<'a>>, Error> {
         let mut sections = Vec::with_capacity(self.headers.len());
-        let mut stored = 0u64;
+        let (mut stored, mut used) = (0u64, 0);
         for (index, header) in self.headers.iter().enumerate() {
             let name = text(names, header.sh_name).ok_or_else(|| Error::Damaged {
                 what: "section",
@@ -233,9 +252,14 @@ impl<'a> Reader<'a> {
             if stored > self.file.len() as u64 {
                 return Err(Error::Damaged { what: "section", index, why: format!("{name} overlaps others") });
             }
+            let holds = holds(header, name);
+            used += usize::from(holds != Holds::Other);
+            if used > MAX_SECTIONS {
+                return Err(Error::Limit { what: "sections of code and data", limit: MAX_SECTIONS as u64 });
+            }
             sections.push(Section {
                 name: name.into(),
-                holds: holds(header, name),
+                holds,
                 writable: header.sh_flags & u64::from(sh::SHF_WRITE) != 0,
                 align: header.sh_addralign.max(1),
                 size: header.sh_size,
@@ -265,12 +289,19 @@ impl<'a> Reader<'a> {
             why: error.to_string(),
         })?;
         let mut symbols = Vec::with_capacity(count);
+        // Names share bytes at most as often as tails of other names do.
+        let most = names.len().saturating_mul(4).saturating_add(1 << 20);
+        let mut named = 0;
         for (index, raw) in parsed.iter().enumerate() {
             let name = text(names, raw.st_name).ok_or_else(|| Error::Damaged {
                 what: "symbol",
                 index,
                 why: format!("its name at {:#x} is not text of at most {MAX_NAME} bytes", raw.st_name),
             })?;
+            named += name.len();
+            if named > most {
+                return Err(Error::Limit { what: "bytes of symbol names", limit: most as u64 });
+            }
             let at = match u32::try_from(raw.st_shndx).unwrap_or(u32::MAX) {
                 sh::SHN_UNDEF => Place::Undefined,
                 sh::SHN_XINDEX => match wide.get(index) {

@@ -230,9 +230,11 @@ fn join_types(parts: &[Part<'_>], definitions: &Definitions<'_>) -> Result<(Opti
             }
             into.bytes = into.bytes.saturating_add(bytes);
         }
+        let named = part.unit.sections.iter().enumerate().rev();
+        let by_name: HashMap<&str, usize> = named.map(|(at, section)| (section.name.as_ref(), at)).collect();
         let base_of = |name: u32| {
             let name = btf.str(name);
-            let section = part.unit.sections.iter().position(|section| section.name == name)?;
+            let section = *by_name.get(name)?;
             Some((name, u32::try_from(part.placed(section)?.1).ok()?))
         };
         for info in &part.ext.funcs {

@@ -10,7 +10,8 @@ impl Object {
         let Some(btf) = &self.btf else { return };
         for info in &ext.lines {
             let name = btf.str(info.name);
-            let Some(section) = self.code.sections.iter_mut().find(|section| &*section.name == name) else { continue };
+            let section = self.code.section_named(name).and_then(|at| self.code.sections.get_mut(at));
+            let Some(section) = section else { continue };
             section.lines.extend(info.records.iter().map(|record| Line {
                 slot: record.offset / 8,
                 line: record.line,

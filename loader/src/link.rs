@@ -43,7 +43,7 @@ impl Object {
     pub fn link(&self, program: &ProgramSpec) -> Result<Program, Error> {
         let mut gathered = Gathered::default();
         self.gather(program.entry, &mut gathered)?;
-        if let Some(callback) = self.exception_callback(program.entry) {
+        if let Some(&callback) = self.code.exception_callbacks.get(&program.entry) {
             self.gather(callback, &mut gathered)?;
         }
         for &(at, to) in &gathered.fixups {
@@ -116,17 +116,6 @@ impl Object {
     fn slots_of(&self, function: &Function) -> Option<&[RawInsn]> {
         let slots = &self.code.sections.get(function.section)?.slots;
         slots.get(function.start as usize..(function.start + function.slots) as usize)
-    }
-
-    /// The function that the entry's `exception_callback:` tag names.
-    fn exception_callback(&self, entry: FunctionId) -> Option<FunctionId> {
-        let (btf, function) = (self.btf.as_ref()?, self.code.functions.get(entry)?);
-        if function.btf_id.0 == 0 {
-            return None;
-        }
-        let name = btf.decl_tags(function.btf_id).find_map(|(tag, _)| tag.strip_prefix("exception_callback:"))?;
-        let is_func = |id: &FunctionId| self.code.functions.get(*id).is_some_and(|f| &*f.name == name);
-        (0..self.code.functions.len()).find(is_func)
     }
 
     /// Names, linkage, types and lines.

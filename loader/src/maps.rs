@@ -8,7 +8,8 @@ use std::collections::HashMap;
 use rtbpf_abi::{MapKind, MapSpec};
 use rtbpf_btf::{Btf, Kind, Linkage, TypeId, special_fields};
 
-use crate::elf::{Place, Symbol, SymbolKind, Unit};
+use crate::code::Target;
+use crate::elf::{Place, Symbol, Unit};
 use crate::error::Error;
 use crate::object::{Initial, InitialTarget, MapDef, Object, Pinning};
 
@@ -135,8 +136,8 @@ impl Object {
     fn program_at(&self, unit_section: usize, value: u64) -> Option<String> {
         let section = self.code.section_of(unit_section)?;
         let slot = u32::try_from(value / 8).ok()?;
-        let function = self.code.functions.iter().find(|f| f.section == section && f.start == slot)?;
-        Some(function.name.to_string())
+        let function = self.code.functions.get(self.code.function_at(Target { section, slot })?)?;
+        (function.start == slot).then(|| function.name.to_string())
     }
 }
 
@@ -150,11 +151,7 @@ fn number(text: &str) -> Option<u32> {
 
 /// Named symbols of a section that stand for data.
 pub(crate) fn symbols_in<'u, 'a>(unit: &'u Unit<'a>, section: usize) -> HashMap<&'u str, &'u Symbol<'a>> {
-    let inside = unit.symbols.iter().filter(|symbol| {
-        symbol.at == Place::Section(section)
-            && !symbol.name.is_empty()
-            && matches!(symbol.kind, SymbolKind::Object | SymbolKind::None)
-    });
+    let inside = unit.data_symbols.get(&section).into_iter().flatten().filter_map(|&at| unit.symbols.get(at));
     inside.map(|symbol| (symbol.name.as_ref(), symbol)).collect()
 }
 

@@ -231,7 +231,7 @@ impl Object {
     }
 
     pub(crate) fn from_parts(
-        unit: Unit<'_>,
+        mut unit: Unit<'_>,
         btf: Option<Arc<Btf>>,
         ext: BtfExt,
         options: &ParseOptions<'_>,
@@ -249,6 +249,7 @@ impl Object {
             relocs: RelocCounts::default(),
             code: Code::default(),
         };
+        unit.index();
         object.find_functions(&unit, &ext)?;
         object.find_programs(options);
         let mut sites = crate::maps::Sites::default();

@@ -191,3 +191,11 @@ fn symbols_that_share_one_long_name_are_refused() {
     let error = load(&with_symbols(&RETURN_0, &[(&name, 0, 16)])).unwrap_err();
     assert!(matches!(error, Error::Damaged { what: "symbol", .. }), "{error}");
 }
+
+#[test]
+fn many_symbols_that_share_one_name_are_refused() {
+    let name = "x".repeat(1000);
+    let symbols = vec![(name.as_str(), 0, 16); 3000];
+    let error = load(&with_symbols(&RETURN_0, &symbols)).unwrap_err();
+    assert!(matches!(error, Error::Limit { what: "bytes of symbol names", .. }), "{error}");
+}

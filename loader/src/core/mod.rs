@@ -97,7 +97,7 @@ impl Object {
         };
         for info in &ext.relos {
             let name = btf.str(info.name);
-            let Some(index) = self.code.sections.iter().position(|section| &*section.name == name) else { continue };
+            let Some(index) = self.code.section_named(name) else { continue };
             for record in &info.records {
                 self.apply_one(index, record, &mut resolver)?;
             }
