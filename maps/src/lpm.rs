@@ -60,6 +60,14 @@ struct Prefix<'a> {
     word: u64,
 }
 
+impl Prefix<'_> {
+    /// Bit `at` of the data.
+    #[inline]
+    fn bit(&self, at: u32) -> usize {
+        if at < 64 { (self.word >> (63 - at) & 1) as usize } else { bit(self.data, at) }
+    }
+}
+
 fn bit(data: &[u8], at: u32) -> usize {
     data.get(at as usize / 8).map_or(0, |byte| usize::from(byte >> (7 - at % 8) & 1))
 }
@@ -131,7 +139,13 @@ impl<L: Lock> Lpm<L> {
     #[inline]
     fn matching(&self, node: u32, key: Prefix<'_>) -> u32 {
         let cell = self.cell(node);
-        let limit = (cell.atomic_u32(PREFIX).load(Ordering::Relaxed) & !JOIN).min(key.len);
+        let len = cell.atomic_u32(PREFIX).load(Ordering::Relaxed) & !JOIN;
+        self.matching_in(cell, len.min(key.len), key)
+    }
+
+    /// How many of the first `limit` bits of a node agree with `key`.
+    #[inline]
+    fn matching_in(&self, cell: Cell<'_>, limit: u32, key: Prefix<'_>) -> u32 {
         // Data is followed by zeroes up to a multiple of 8, so its first word is always there.
         let bits = (u64::from_be(cell.load_u64(HEADER)) ^ key.word).leading_zeros();
         if bits < 64 || limit <= 64 { bits.min(limit) } else { self.matching_behind(cell, key, limit) }
@@ -163,18 +177,19 @@ impl<L: Lock> Lpm<L> {
         let mut steps = self.max_prefix() + 2;
         while let Some(node) = at {
             steps = steps.checked_sub(1)?;
-            let (len, joins) = self.prefix_of(node);
-            let same = self.matching(node, key);
-            if same < len {
+            let cell = self.cell(node);
+            let word = cell.atomic_u32(PREFIX).load(Ordering::Relaxed);
+            let len = word & !JOIN;
+            if self.matching_in(cell, len.min(key.len), key) < len {
                 break;
             }
-            if !joins {
+            if word & JOIN == 0 {
                 found = Some(node);
             }
             if len >= self.max_prefix() || len >= key.len {
                 break;
             }
-            at = Self::follow(self.child(node, bit(key.data, len)));
+            at = Self::follow(cell.atomic_u32(CHILD[key.bit(len)]));
         }
         found
     }
