@@ -140,8 +140,8 @@ fn target_btf() -> Option<&'static Btf> {
 
 /// Parsing and linking end in an object or an error, and what links keeps the promises of programs.
 pub fn check(data: &[u8]) -> bool {
-    let kfunc = |name: &str| (name.len() % 2 == 0).then_some(name.len() as i32);
-    let ksym = |name: &str| (name.len() % 3 == 0).then_some(name.len() as u64);
+    let kfunc = |name: &str| name.len().is_multiple_of(2).then_some(name.len() as i32);
+    let ksym = |name: &str| name.len().is_multiple_of(3).then_some(name.len() as u64);
     let options = ParseOptions {
         name: "fuzz",
         target_btf: target_btf(),
@@ -176,7 +176,10 @@ pub fn check(data: &[u8]) -> bool {
             assert!(set.is_ok(), "{name} does not take its own bytes: {set:?}");
         }
     }
-    let twice = Object::join(&[data, SEEDS[1]], &options);
-    drop(twice.map(|joined| joined.programs.iter().map(|spec| joined.link(spec).is_ok()).count()));
+    if let Ok(joined) = Object::join(&[data, SEEDS[1]], &options) {
+        for program in joined.programs.iter().filter_map(|spec| joined.link(spec).ok()) {
+            super::program::check_decoded(&program);
+        }
+    }
     true
 }
