@@ -50,7 +50,7 @@ pub(crate) struct Fast<'a, E: Encode> {
     pub(crate) program: &'a VerifiedProgram,
     linker: &'a dyn Linker,
     options: &'a Options,
-    plan: Plan,
+    pub(crate) plan: Plan,
     shape: Shape,
     /// Where a frame ends, if an epilogue was emitted already.
     epilogue: Option<Label>,
@@ -147,6 +147,9 @@ impl<E: Encode> Fast<'_, E> {
             self.begin(at);
         }
         self.e.asm().bind(Label(at.0));
+        if self.opt.folded == Some(at) {
+            return Ok(());
+        }
         self.charge(at);
         if optimises && self.optimised(at, insn) {
             return Ok(());
@@ -210,7 +213,7 @@ impl<E: Encode> Fast<'_, E> {
             Insn::Branch { op, width, lhs, rhs: right, to } => {
                 let (target, reach) = (Label(at.target(to).0), self.reach(at, to));
                 match facts.branch {
-                    Branch::Both if self.unroll(at, starts)? => {}
+                    Branch::Both if self.over_jump(at) || self.unroll(at, starts)? => {}
                     Branch::Both => self.e.branch(op, width, reg::<E>(lhs), rhs::<E>(right), target, reach),
                     Branch::Taken => self.e.jump(target, reach),
                     Branch::Never => {}
@@ -360,7 +363,7 @@ impl<E: Encode> Fast<'_, E> {
     }
 
     /// How far a jump reaches at most.
-    fn reach(&self, at: InsnIdx, to: i32) -> Reach {
+    pub(crate) fn reach(&self, at: InsnIdx, to: i32) -> Reach {
         /// No instruction takes more bytes, its share of block charges and inlined code included.
         const MOST: i32 = 250;
         if !(0..=(1 << 20) / MOST).contains(&to) {

@@ -175,7 +175,9 @@ fn cancelled_and_exhausted_runs_leave_from_any_depth() {
 #[test]
 fn random_programs_agree_seeded() {
     let mut rng = generate::Rng::new(0x5eed);
-    for round in 0..4_000u64 {
+    // Emulators run the same test.
+    let rounds = if cfg!(target_arch = "aarch64") { 600 } else { 4_000 };
+    for round in 0..rounds {
         let mut seed = generate::Rng::new(rng.next());
         let size = 1 + seed.below(60);
         let insns = generate::program(&mut seed, size);

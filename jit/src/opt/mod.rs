@@ -7,6 +7,7 @@
 //! | shift, shift, or → rotate; shift pairs → extension | `bin` | `values` |
 //! | division and remainder by constants | [`magic`] | `magic` |
 //! | loop heads on 32-byte boundaries | `begin` | `align` |
+//! | a branch over a jump: its inverse, to where the jump goes | [`unroll`] | `invert` |
 //! | one-block loops four times, tests kept | [`unroll`] | `unroll` |
 //!
 //! Each only removes work: without facts the result is the same, and every switch is off in the fast tier.
@@ -34,13 +35,15 @@ pub struct Techniques {
     pub magic: bool,
     /// Alignment of loop heads.
     pub align: bool,
+    /// Inversion of branches over jumps.
+    pub invert: bool,
     /// Repetition of the bodies of one-block loops.
     pub unroll: bool,
 }
 
 impl Techniques {
     /// All of them.
-    pub const ALL: Techniques = Techniques { values: true, magic: true, align: true, unroll: true };
+    pub const ALL: Techniques = Techniques { values: true, magic: true, align: true, invert: true, unroll: true };
 }
 
 /// What the tier knows while it walks a program.
@@ -56,6 +59,8 @@ pub(crate) struct Opt {
     live: RegSet,
     /// Registers that are read later.
     after: RegSet,
+    /// A jump that the branch before it took over.
+    pub folded: Option<InsnIdx>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -90,15 +95,24 @@ impl Opt {
         }
         let liveness = Liveness::new(program);
         let (narrow, live) = (RegSet::EMPTY, RegSet::EMPTY);
-        Opt { on, liveness, leads, values: Reg::ALL.map(Value::of), narrow, live, after: live }
+        Opt { on, liveness, leads, values: Reg::ALL.map(Value::of), narrow, live, after: live, folded: None }
     }
 
     /// For the fast tier: nothing is known and nothing on.
     pub fn off() -> Opt {
-        let on = Techniques { values: false, magic: false, align: false, unroll: false };
+        let on = Techniques { values: false, magic: false, align: false, invert: false, unroll: false };
         let liveness = Liveness::default();
         let (narrow, live) = (RegSet::EMPTY, RegSet::EMPTY);
-        Opt { on, liveness, leads: Vec::new(), values: Reg::ALL.map(Value::of), narrow, live, after: live }
+        Opt {
+            on,
+            liveness,
+            leads: Vec::new(),
+            values: Reg::ALL.map(Value::of),
+            narrow,
+            live,
+            after: live,
+            folded: None,
+        }
     }
 
     fn value(&self, reg: Reg) -> Value {

@@ -1,4 +1,4 @@
-//! Unrolling of loops of one block.
+//! Jumps that cost less: branches over jumps, and unrolling of loops of one block.
 //!
 //! ```text
 //! head: body; if c goto head      becomes      head: body; if !c goto out
@@ -26,6 +26,27 @@ const MORE: usize = 3;
 const MOST_INSNS: usize = 16;
 
 impl<E: Encode> Fast<'_, E> {
+    /// `if c goto +1; goto x` as `if !c goto x`. Under a meter the jump is a block of its own and stays.
+    pub(crate) fn over_jump(&mut self, at: InsnIdx) -> bool {
+        let program = self.program.code();
+        let (here, next) = (program.get(at), at.next());
+        let (Some(&Insn::Branch { op, width, lhs, rhs: right, to: 1 }), Some(&Insn::Jump { to, .. })) =
+            (here, program.get(next))
+        else {
+            return false;
+        };
+        let entered = self.opt.leads.get(next.index()).is_none_or(|lead| *lead != Lead::No);
+        let unreached = self.program.proved().at(next).unreached;
+        let Some(not) = inverse(op).filter(|_| self.opt.on.invert) else { return false };
+        if entered || unreached || !self.plan.blocks.is_empty() {
+            return false;
+        }
+        let reach = self.reach(next, to);
+        self.e.branch(not, width, reg::<E>(lhs), rhs::<E>(right), Label(next.target(to).0), reach);
+        self.opt.folded = Some(next);
+        true
+    }
+
     /// Emits the branch at `at` and more rounds of the loop that it ends; `false` when it ends none that is unrolled.
     pub(crate) fn unroll(&mut self, at: InsnIdx, starts: &[Label]) -> Result<bool, CompileError> {
         let program = self.program.code();

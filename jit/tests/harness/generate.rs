@@ -256,6 +256,13 @@ impl Function<'_> {
         self.insns.push(Insn::Branch { op, width, lhs, rhs, to: 0 });
         self.block(size, depth + 1);
         let over = (self.insns.len() - at - 1) as i32;
+        // A branch over a jump, as compilers lay out loops and ifs.
+        if self.rng.chance(4) {
+            self.insns[at] = Insn::Branch { op, width, lhs, rhs, to: 1 };
+            self.insns.insert(at + 1, Insn::Jump { to: over, long: false });
+            self.locals.iter_mut().filter(|(call, _)| *call > at).for_each(|(call, _)| *call += 1);
+            return;
+        }
         match self.rng.below(8) {
             0 => self.insns[at] = Insn::Jump { to: over, long: self.rng.chance(2) },
             _ => self.insns[at] = Insn::Branch { op, width, lhs, rhs, to: over },
