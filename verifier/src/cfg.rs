@@ -121,26 +121,79 @@ fn edges(at: InsnIdx, insn: &Insn) -> [Option<(InsnIdx, bool)>; 2] {
     }
 }
 
-/// Backward fix point, function by function: `live(i) = uses(i) ∪ (⋃ live(successors) ∖ defs(i))`.
+/// Backward fix point: `live(i) = uses(i) ∪ (⋃ live(successors) ∖ defs(i))`.
+///
+/// An instruction is looked at again when one that it depends on grew, which happens at most once a register: the work
+/// is linear in the program, however its jumps are laid out.
 fn live_registers(program: &Program) -> Vec<RegSet> {
     let mut live = vec![RegSet::EMPTY; program.len()];
-    let mut changed = true;
-    while changed {
-        changed = false;
-        for (index, insn) in program.insns().iter().enumerate().rev() {
-            let at = InsnIdx(index as u32);
-            let after = successors(at, insn).into_iter().flatten();
-            let out = after.filter_map(|to| live.get(to.index())).fold(RegSet::EMPTY, |all, set| all.with(*set));
-            let new = uses(at, insn, &live).with(out.without(insn.defs()));
-            if let Some(set) = live.get_mut(at.index())
-                && *set != new
-            {
-                *set = new;
-                changed = true;
+    let dependents = Dependents::of(program);
+    let mut waiting = vec![true; program.len()];
+    let mut queue: Vec<u32> = (0..program.len() as u32).collect();
+    while let Some(index) = queue.pop() {
+        let at = InsnIdx(index);
+        let Some(insn) = program.get(at) else { continue };
+        waiting[at.index()] = false;
+        let after = successors(at, insn).into_iter().flatten();
+        let out = after.filter_map(|to| live.get(to.index())).fold(RegSet::EMPTY, |all, set| all.with(*set));
+        let new = uses(at, insn, &live).with(out.without(insn.defs()));
+        if live[at.index()] == new {
+            continue;
+        }
+        live[at.index()] = new;
+        for &dependent in dependents.on(at) {
+            if !std::mem::replace(&mut waiting[dependent as usize], true) {
+                queue.push(dependent);
             }
         }
     }
     live
+}
+
+/// For each instruction, those whose live registers follow from its own: predecessors, and calls of what begins there.
+struct Dependents {
+    /// Where each instruction's list begins.
+    first: Vec<u32>,
+    all: Vec<u32>,
+}
+
+impl Dependents {
+    fn of(program: &Program) -> Dependents {
+        let edges = || {
+            program.iter().flat_map(|(at, insn)| {
+                let callee = match insn.flow() {
+                    Flow::Call(to) => Some(at.target(to)),
+                    Flow::Next | Flow::Jump(_) | Flow::Branch(_) | Flow::Exit => None,
+                };
+                successors(at, insn).into_iter().flatten().chain(callee).map(move |to| (at.0, to))
+            })
+        };
+        let mut first = vec![0u32; program.len() + 1];
+        for (_, to) in edges() {
+            if let Some(count) = first.get_mut(to.index()) {
+                *count += 1;
+            }
+        }
+        let mut total = 0;
+        for count in &mut first {
+            total += *count;
+            *count = total;
+        }
+        // Each list is filled from its end: afterwards `first` holds where it begins.
+        let mut all = vec![0u32; total as usize];
+        for (from, to) in edges() {
+            if let Some(place) = first.get_mut(to.index()).filter(|_| to.index() < program.len()) {
+                *place -= 1;
+                all[*place as usize] = from;
+            }
+        }
+        Dependents { first, all }
+    }
+
+    fn on(&self, at: InsnIdx) -> &[u32] {
+        let range = self.first[at.index()] as usize..self.first[at.index() + 1] as usize;
+        self.all.get(range).unwrap_or_default()
+    }
 }
 
 fn successors(at: InsnIdx, insn: &Insn) -> [Option<InsnIdx>; 2] {
@@ -168,5 +221,28 @@ fn uses(at: InsnIdx, insn: &Insn, live: &[RegSet]) -> RegSet {
             RegSet(entry.0 & RegSet::ARGS.0)
         }
         _ => insn.uses().without(RegSet::of(Reg::FP)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn live(text: &str) -> Vec<u16> {
+        let slots = rtbpf_isa::asm::assemble(text).unwrap().slots;
+        live_registers(&rtbpf_isa::decode(&slots).unwrap()).iter().map(|set| set.0).collect()
+    }
+
+    #[test]
+    fn registers_live_until_their_last_read() {
+        assert_eq!(live("r0 = r1\n r0 += r2\n exit"), [0b110, 0b101, 0b1]);
+        assert_eq!(live("again:\n r1 += -1\n if r1 != 0 goto again\n r0 = r3\n exit"), [0b1010, 0b1010, 0b1000, 0b1]);
+    }
+
+    #[test]
+    fn calls_read_what_their_callees_take() {
+        // map_lookup_elem takes two arguments; f reads its second.
+        assert_eq!(live("call 1\n exit")[0], 0b110);
+        assert_eq!(live("call f\n exit\nf:\n r0 = r2\n exit")[0], 0b100);
     }
 }

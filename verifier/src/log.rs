@@ -35,7 +35,8 @@ impl Log {
 
     fn line(&mut self, line: std::fmt::Arguments) {
         if self.text.len() > MAX_BYTES {
-            self.text.drain(..MAX_BYTES / 2);
+            let cut = self.text.ceil_char_boundary(MAX_BYTES / 2);
+            self.text.drain(..cut);
         }
         // Writing to a string cannot fail.
         let _ = writeln!(self.text, "{line}");

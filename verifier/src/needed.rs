@@ -275,7 +275,10 @@ fn undo(insn: &Insn, touch: &Touch, need: &mut Need, depth: &mut u32) {
                 }
             }
         }
-        Insn::Packet { .. } => remove_caller_saved(need, frame),
+        Insn::Packet { .. } => match touch {
+            Touch::Leave => leave_early(need, depth),
+            _ => remove_caller_saved(need, frame),
+        },
         Insn::Branch { lhs, rhs, .. } => {
             let mut hit = need.has(reg(lhs)) || matches!(rhs, Operand::Reg(rhs) if need.has(reg(rhs)));
             let linked: &[Place] = match touch {
@@ -291,6 +294,7 @@ fn undo(insn: &Insn, touch: &Touch, need: &mut Need, depth: &mut u32) {
         }
         Insn::Call(Callee::Helper(_) | Callee::Local { .. } | Callee::Kfunc { .. } | Callee::Reg(_)) => match touch {
             Touch::Enter => enter(need, depth),
+            Touch::Leave => leave_early(need, depth),
             Touch::EnterCallback => {
                 // What the helper hands over may come from any of the caller's arguments.
                 let callee = *depth as usize % FRAMES;
@@ -318,6 +322,12 @@ fn undo(insn: &Insn, touch: &Touch, need: &mut Need, depth: &mut u32) {
         },
         Insn::Jump { .. } | Insn::MayGoto { .. } | Insn::Bad { .. } => {}
     }
+}
+
+/// A frame ended in the middle: its caller's R0 is no value of the callee's.
+fn leave_early(need: &mut Need, depth: &mut u32) {
+    remove_caller_saved(need, *depth as u8);
+    *depth += 1;
 }
 
 fn undo_store(need: &mut Need, touch: &Touch, slot: Option<Place>, add_source: impl Fn(&mut Need)) {

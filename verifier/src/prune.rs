@@ -97,6 +97,10 @@ pub fn covers(old: &State, new: &State, view: &View, how: Match) -> bool {
         if a.call_site != b.call_site || a.subprog != b.subprog || a.callback != b.callback {
             return false;
         }
+        // Fewer rounds of a callback were walked from a state that had walked more of them before.
+        if a.callback_depth > b.callback_depth {
+            return false;
+        }
         let at = match old.frames().get(index + 1) {
             Some(callee) if callee.callback.is_some() => callee.call_site,
             Some(callee) => callee.call_site.next(),

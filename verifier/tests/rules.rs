@@ -407,3 +407,27 @@ fn dead_code_may_be_wrong_but_not_unreachable() {
     reject(Reason::Unreachable, "r0 = 0\n exit\n r0 = 1\n exit");
     reject(Reason::Helper, "call 9999\n exit");
 }
+
+#[test]
+fn a_frame_may_end_in_the_middle() {
+    // Out of range, the load ends the subprogram with 0; a tail call ends it with anything.
+    let judge = |text: &str, types: bool| {
+        let mut program = decode(&asm::assemble(text).expect("the case assembles").slots).expect("the case decodes");
+        if types {
+            program.subprogs_mut().iter_mut().for_each(|subprog| subprog.btf_id = 1);
+        }
+        let mut given = Assumptions::new(ProgType::SchedCls);
+        given.maps = vec![map("progs")];
+        verify(program, given, &Options::default()).map(|_| ()).map_err(|why| why.reason)
+    };
+    let load =
+        "r6 = r1\n call f\n r0 = *(u32 *)(r0 + 0)\n exit\nf:\n r6 = r1\n r7 = r1\n r0 = ldabs8[0]\n r0 = r7\n exit";
+    let load = load.replace("r0 = ldabs8[0]", "r0 = *(u8 *)skb[0]");
+    assert_eq!(judge(&load, true), Err(Reason::InvalidAccess));
+    assert_eq!(judge(&load.replace("r0 = *(u8 *)skb[0]\n", ""), true), Ok(()));
+    assert_eq!(judge(&load, false), Err(Reason::ProgType));
+    let tail =
+        "call f\n r0 = *(u32 *)(r0 + 0)\n exit\nf:\n r7 = r1\n r2 = map[progs] ll\n r3 = 0\n call 12\n r0 = r7\n exit";
+    assert_eq!(judge(tail, true), Err(Reason::InvalidAccess));
+    assert_eq!(judge(&tail.replace("r0 = *(u32 *)(r0 + 0)\n", ""), true), Ok(()));
+}

@@ -192,6 +192,8 @@ impl Walk<'_> {
                 self.facts.tail_calls = true;
                 // Which program runs decides what the machine may do; the index is part of the proof.
                 self.demand(Reg::R3);
+                // On success, the frame ends with whatever the other program returns.
+                self.leave_early(Value::UNKNOWN, true)?;
             }
             id::SPIN_LOCK | id::SPIN_UNLOCK => self.spin_lock(proto.id.0 == id::SPIN_LOCK)?,
             _ => {}

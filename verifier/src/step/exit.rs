@@ -58,6 +58,27 @@ impl Walk<'_> {
         Ok(Next::Go(frame.call_site.next()))
     }
 
+    /// The current instruction may end the frame of a subprogram, with `result` in R0: its caller goes on from there.
+    pub(crate) fn leave_early(&mut self, result: Value, moves_packet: bool) -> Checked {
+        if self.state.depth() == 1 {
+            return Ok(());
+        }
+        if self.state.frame().callback.is_some() {
+            return refuse!(Callback, EINVAL, "a callback cannot end in the middle");
+        }
+        let saved = self.state.clone();
+        self.touch(Touch::Leave);
+        let frame = self.state.pop();
+        self.set(Reg::R0, result);
+        if moves_packet {
+            self.drop_packet_pointers();
+        }
+        let left = std::mem::replace(&mut self.state, saved);
+        self.push(left, frame.call_site.next())?;
+        self.touch(Touch::None);
+        Ok(())
+    }
+
     fn check_result(&mut self) -> Checked {
         let frame = self.state.frame();
         if let Some(callback) = frame.callback {

@@ -24,6 +24,8 @@ impl Walk<'_> {
             self.read(index)?;
         }
         self.check_unmodified(Reg::R6, &ctx)?;
+        // Out of the packet's range, the frame ends with 0.
+        self.leave_early(Value::constant(0), false)?;
         self.clobber();
         self.set(Reg::R0, Value::UNKNOWN);
         Ok(())
