@@ -10,10 +10,6 @@ fn every_engine_gives_the_same_answer() {
     for generator in [Generator::Grammar, Generator::Shaped] {
         for seed in 0..200 {
             let case = generator.case(seed);
-            // TODO: ring buffer dynptrs take part once giving one back leaves the stack that holds it alone.
-            if case.calls(198) {
-                continue;
-            }
             match agree(&case, 4) {
                 Agreement::NotRun => {}
                 Agreement::Engines(ran) => (programs, engines) = (programs + 1, engines + ran),

@@ -10,10 +10,6 @@ fn accepted_programs_never_fault() {
     for generator in [Generator::Grammar, Generator::Shaped, Generator::NearMiss] {
         for seed in 0..250 {
             let case = generator.case(seed);
-            // TODO: ring buffer dynptrs take part once giving one back leaves the stack that holds it alone.
-            if case.calls(198) {
-                continue;
-            }
             let found = check(&case, 8);
             assert_eq!(found.escape, None, "{}\n{}", case.name, case.listing());
             total.add(&found);

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use rtbpf::abi::MapKind;
+use rtbpf::abi::ctx::layout;
 use rtbpf::isa::{Program, decode};
 use rtbpf::maps::{CreateCx, MapRef, create};
 use rtbpf::rt::RunCx;
@@ -143,13 +144,26 @@ impl Machine {
             Some(Bound::Native(program)) => program.run(&mut session, ctx),
         };
         match result {
-            Ok(r0) => Outcome::Done { r0, data_out: ctx.data_out(), ctx_out: ctx.to_vec() },
+            Ok(r0) => Outcome::Done { r0, data_out: ctx.data_out(), ctx_out: self.numbers(ctx) },
             Err(Error::Fault(fault)) if matches!(fault.kind, FaultKind::NoHelper(_)) => {
                 Outcome::Unsupported(fault.to_string())
             }
             Err(Error::Fault(fault)) if fault.kind == FaultKind::OutOfFuel => Outcome::Endless,
             Err(error) => Outcome::Fault(error.to_string()),
         }
+    }
+
+    /// The context's bytes, with zeros where a field is a pointer.
+    fn numbers(&self, ctx: &Ctx) -> Vec<u8> {
+        let mut bytes = ctx.to_vec();
+        let layout = layout(self.given.prog_type, self.given.attach_type);
+        for field in layout.into_iter().flat_map(|layout| layout.fields).filter(|field| field.kind.is_pointer()) {
+            let start = usize::from(field.offset);
+            if let Some(bytes) = bytes.get_mut(start..start + usize::from(field.size)) {
+                bytes.fill(0);
+            }
+        }
+        bytes
     }
 
     /// Runs it as Linux's test run would.

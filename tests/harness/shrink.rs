@@ -1,11 +1,16 @@
 //! Makes a case smaller while what is wrong with it stays wrong: delta debugging over instructions.
 
+use std::time::{Duration, Instant};
+
 use rtbpf_isa::{Callee, Imm64, Insn, InsnIdx, RawInsn, decode};
 
 use crate::generate::Case;
 
 /// Tries of `holds` before the smallest case so far is good enough.
 const TRIES: usize = 2000;
+
+/// Time after which the same goes: each try may be a walk of a million instructions.
+const PATIENCE: Duration = Duration::from_secs(8);
 
 /// One instruction: its slots, and the instruction it jumps to.
 #[derive(Clone)]
@@ -19,10 +24,10 @@ struct Item {
 /// The smallest case found for which `holds` is true, as it is for `case`.
 pub fn shrink(case: &Case, mut holds: impl FnMut(&Case) -> bool) -> Case {
     let mut best = case.clone();
-    let mut tries = 0;
+    let (mut tries, begun) = (0, Instant::now());
     let mut still = |candidate: &Case| {
         tries += 1;
-        tries <= TRIES && holds(candidate)
+        tries <= TRIES && begun.elapsed() < PATIENCE && holds(candidate)
     };
     for packet in 0..best.packets.len() {
         let candidate = Case { packets: vec![best.packets[packet].clone()], ..best.clone() };

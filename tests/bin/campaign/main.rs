@@ -18,6 +18,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use rtbpf_tests::differ::compare;
+use rtbpf_tests::engines_agree::agree;
 use rtbpf_tests::generate::{Features, Generator};
 use rtbpf_tests::kernel;
 use rtbpf_tests::machine::Machine;
@@ -91,6 +92,7 @@ fn show(request: &Request) {
         Err(error) => println!("here: {error}"),
     }
     println!("together: {:?}", compare(&case));
+    println!("engines: {:?}", agree(&case, 8));
 }
 
 /// What accepted programs contain.

@@ -53,7 +53,7 @@ impl Shaper<'_> {
 
     /// Calls `proto`; false when an argument cannot be had. What was written for it stays and does no harm.
     fn call(&mut self, proto: &'static HelperProto) -> bool {
-        let mut call = Call { map: None, sizes: [None; 5], dynptr: None, wrote: None };
+        let mut call = Call { map: None, sizes: [None; 5], dynptr: None, wrote: None, variable: false };
         // Sizes are chosen with the memory they measure, wherever that stands.
         for (i, arg) in proto.args.iter().enumerate() {
             if matches!(arg, Arg::AllocSize) {
@@ -90,7 +90,12 @@ impl Shaper<'_> {
             self.state.forget_packet();
         }
         if let Some((off, len)) = call.wrote {
-            self.state.write_stack(off, len);
+            // A size that is only bounded may leave the end of what stood there before, were it a pointer.
+            if call.variable {
+                self.state.forget_pointers(off, len);
+            } else {
+                self.state.write_stack(off, len);
+            }
         }
         if let Some((slot, made)) = call.dynptr {
             self.state.stack[slot] = if made { Slot::Dynptr } else { Slot::Empty };
@@ -362,13 +367,14 @@ impl Shaper<'_> {
     }
 
     /// A size as a constant, or as a number that is bounded by it.
-    fn size_argument(&mut self, call: &Call, i: usize, to: Reg) {
+    fn size_argument(&mut self, call: &mut Call, i: usize, to: Reg) {
         let size = call.sizes[i].unwrap_or(1);
         let saved: Vec<Reg> =
             self.state.registers(Value::is_scalar).into_iter().filter(|r| r.is_callee_saved()).collect();
         match self.rng.choose(&saved) {
             Some(from) if size > 1 && self.rng.chance(1, 4) => {
                 // 1 to size, or a power of two less.
+                call.variable = true;
                 let mask = size.next_power_of_two() / 2;
                 self.code.mov(to, from);
                 self.code.alu(AluOp::And, to, mask as i32 - 1);
@@ -448,6 +454,8 @@ struct Call {
     dynptr: Option<(usize, bool)>,
     /// Stack that the call writes.
     wrote: Option<(i32, i32)>,
+    /// A size is not constant.
+    variable: bool,
 }
 
 /// Those of `kinds` that a case can create without another object.

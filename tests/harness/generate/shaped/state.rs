@@ -217,6 +217,17 @@ impl State {
         }
     }
 
+    /// Spilled pointers in `len` bytes at `off` from R10 are no longer whole.
+    pub fn forget_pointers(&mut self, off: i32, len: i32) {
+        for at in off..off + len {
+            if let Some(slot) = self.stack.get_mut(place(at).0)
+                && matches!(slot, Slot::Spill(value) if !value.is_scalar())
+            {
+                *slot = Slot::Empty;
+            }
+        }
+    }
+
     /// Whether `len` bytes at `off` from R10 are written numbers.
     pub fn reads_stack(&self, off: i32, len: i32) -> bool {
         (off..off + len).all(|at| {
