@@ -5,7 +5,7 @@ mod harness;
 use harness::*;
 use rtbpf_abi::frame::FaultCode;
 use rtbpf_isa::*;
-use rtbpf_jit::Options;
+use rtbpf_jit::{Options, Techniques};
 
 fn options() -> Vec<Options> {
     let Some(host) = Options::host() else { return Vec::new() };
@@ -210,4 +210,28 @@ fn no_page_is_writable_and_executable() {
         }
     }
     assert_eq!(holds, 1, "the code is mapped once");
+}
+
+#[test]
+fn programs_agree_with_each_technique_off() {
+    let Some(host) = Options::host() else { return };
+    let all = Techniques::ALL;
+    let settings = [
+        Techniques { values: false, ..all },
+        Techniques { magic: false, ..all },
+        Techniques { align: false, ..all },
+        Techniques { invert: false, ..all },
+        Techniques { unroll: false, ..all },
+    ];
+    for round in 0..300u64 {
+        let mut rng = generate::Rng::new(0x0ff ^ round << 8);
+        let size = 1 + rng.below(60);
+        let insns = generate::program(&mut rng, size);
+        let ctx = std::array::from_fn(|_| rng.word());
+        let want = reference::reference(&program(&insns), ctx, None);
+        for on in settings {
+            let options = Options { optimise: Some(on), ..host };
+            assert_eq!(run(&native(&insns, &options), ctx, i64::MAX, &[]), want, "round {round}, {on:?}: {insns:#?}");
+        }
+    }
 }

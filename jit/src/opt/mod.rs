@@ -2,13 +2,13 @@
 //!
 //! | technique | where | switch |
 //! |---|---|---|
-//! | copy propagation, dead code, constants | [`value`] | `values` |
-//! | base + index * scale + displacement in loads and stores; `lea` | [`value`] | `values` |
+//! | copy propagation, dead code, constants | `value.rs` | `values` |
+//! | base + index * scale + displacement in loads and stores; `lea` | `value.rs` | `values` |
 //! | shift, shift, or → rotate; shift pairs → extension | `bin` | `values` |
 //! | division and remainder by constants | [`magic`] | `magic` |
 //! | loop heads on 32-byte boundaries | `begin` | `align` |
-//! | a branch over a jump: its inverse, to where the jump goes | [`unroll`] | `invert` |
-//! | one-block loops four times, tests kept | [`unroll`] | `unroll` |
+//! | a branch over a jump: its inverse, to where the jump goes | `unroll.rs` | `invert` |
+//! | one-block loops four times, tests kept | `unroll.rs` | `unroll` |
 //!
 //! Each only removes work: without facts the result is the same, and every switch is off in the fast tier.
 

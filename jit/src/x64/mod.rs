@@ -1,6 +1,6 @@
 //! x86_64.
 //!
-//! Instructions whose registers are known only at run time go through [`X64::rm`]: dynasm spends a needless REX prefix
+//! Instructions whose registers are known only at run time go through `X64::rm`: dynasm spends a needless REX prefix
 //! and SIB byte on each of them and 8 to 10 ns. Fixed sequences are dynasm's.
 
 /// `dynasm!` for x86_64, whatever the host.
