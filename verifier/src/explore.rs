@@ -701,6 +701,16 @@ impl<'a> Walk<'a> {
         self.state.push(frame);
     }
 
+    /// Puts `state` aside with a new frame, to be walked from its start later.
+    pub fn push_entering(&mut self, mut state: State, frame: Frame, at: InsnIdx) -> Checked {
+        let written = self.written;
+        self.mark_written(state.depth() as u32, u64::MAX);
+        state.push(frame);
+        let pushed = self.push(state, at);
+        self.written = written;
+        pushed
+    }
+
     /// The readable value of a register.
     pub fn read(&self, reg: Reg) -> Checked<Value> {
         let value = *self.state.reg(reg);

@@ -40,17 +40,15 @@ impl Walk<'_> {
         frame.callback = Some(Callback { helper: proto.id.0, returns: (0, 1), is_async: false });
         self.callback_arguments(proto.id.0, call, &mut frame);
 
-        // The helper returns: walked after the callback.
-        let saved = self.state.clone();
+        // The code behind the call is walked first, the callback later.
+        let mut inside = self.state.clone();
+        inside.frame_mut().callback_depth += 1;
+        self.touch(Touch::EnterCallback);
+        self.push_entering(inside, frame, target.start)?;
+        self.touch(Touch::None);
         self.state.frame_mut().callback_depth = 0;
         self.finish(proto, call)?;
-        let returned = std::mem::replace(&mut self.state, saved);
-        self.push(returned, self.at.next())?;
-
-        self.state.frame_mut().callback_depth += 1;
-        self.touch(Touch::EnterCallback);
-        self.enter(frame);
-        Ok(Some(Next::Go(target.start)))
+        Ok(Some(Next::Go(self.at.next())))
     }
 
     fn callback_arguments(&mut self, helper: u32, call: &Call, frame: &mut Frame) {

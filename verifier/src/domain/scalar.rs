@@ -305,7 +305,8 @@ impl Scalar {
     fn shift_is_known(&self, width: Width) -> bool {
         match width {
             Width::W64 => self.as_constant().is_some_and(|by| by < 64),
-            Width::W32 => self.low_as_constant().is_some_and(|by| by < 32),
+            // Linux judges the amount by all of its bits.
+            Width::W32 => self.low_as_constant().is_some() && self.umax() < 32,
         }
     }
 
