@@ -176,4 +176,12 @@ fn verdicts_agree_with_linux() {
     println!("processed on common accepts: ours {ours}, linux {theirs}; {spent:?} in all, slowest {slowest:?}");
     let agree = (accepts[0] + rejects[0]) as f64 / (accepts[1] + rejects[1]) as f64;
     println!("agreement {:.2} %", agree * 100.0);
+    assert!(agree >= 0.98, "verdicts agree on {:.2} % (at least 98 %)", agree * 100.0);
+    let equal = errno_same as f64 / f64::from(rejects[0].max(1));
+    assert!(equal >= 0.95, "error numbers are equal on {:.2} % of common refusals (at least 95 %)", equal * 100.0);
+    let false_accepts = rejects[1] - rejects[0];
+    assert_eq!(
+        false_accepts, 0,
+        "programs that Linux refuses were accepted, and docs/verifier-differences.md has no reason"
+    );
 }
