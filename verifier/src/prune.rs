@@ -7,7 +7,7 @@ use rtbpf_isa::Reg;
 use rtbpf_isa::effects::RegSet;
 
 use crate::needed::Need;
-use crate::state::{Byte, Frame, Slot, State};
+use crate::state::{Byte, Frame, Slot, Stack, State};
 use crate::value::{Kind, Value};
 
 /// How closely states are compared.
@@ -137,6 +137,12 @@ fn frame_covers(index: usize, a: &Frame, b: &Frame, live: RegSet, view: &View, h
     }
     if a.stack.is_same(&b.stack) && ids.keep_own(a.stack.spills()) {
         return true;
+    }
+    // A store tears an object, so having none where the old state had none is needed wherever a path may still write:
+    // liveness, which looks at reads, does not tell.
+    let is_object = |stack: &Stack, at: usize| stack.slot(at).is_some_and(Slot::is_object);
+    if (0..b.stack.slots().len()).any(|at| is_object(&b.stack, at) && !is_object(&a.stack, at)) {
+        return false;
     }
     for (at, slot) in a.stack.slots().iter().enumerate() {
         let live = view.slots.is_none_or(|live| live.get(index).is_none_or(|set| set & 1 << at != 0));

@@ -431,3 +431,24 @@ fn a_frame_may_end_in_the_middle() {
     assert_eq!(judge(tail, true), Err(Reason::InvalidAccess));
     assert_eq!(judge(&tail.replace("r0 = *(u32 *)(r0 + 0)\n", ""), true), Ok(()));
 }
+
+#[test]
+fn a_store_over_an_object_is_refused_on_every_path_to_it() {
+    // The path without the dynptr reaches `join` first; its state must not stand for the one with it.
+    let text = |slot: i32| {
+        format!(
+            "r9 = r1\n*(u64 *)(r10 - 8) = 0\nr2 = r10\nr2 += -8\nr1 = map[array] ll\ncall 1\nif r0 == 0 goto join\n\
+             may_goto join\nr1 = r0\nr2 = 16\nr3 = 0\nr4 = r10\nr4 += {slot}\ncall 197\n\
+             join: r1 = r9\nr2 = 0\nr3 = r10\nr3 += -32\nr4 = 24\ncall 26\nr0 = 0\nexit"
+        )
+    };
+    let verdict = |slot| {
+        let assembly = asm::assemble(&text(slot)).expect("the case assembles");
+        let mut given = Assumptions::new(ProgType::SchedCls);
+        given.maps = assembly.maps.iter().map(|name| map(name)).collect();
+        given.prog_flags = 8;
+        verify(decode(&assembly.slots).expect("the case decodes"), given, &Options::default()).map(|_| ())
+    };
+    assert!(verdict(-24).is_err_and(|why| why.message.contains("dynptr")));
+    assert_eq!(verdict(-48), Ok(()));
+}

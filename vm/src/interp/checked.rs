@@ -2,7 +2,7 @@
 //!
 //! Every access is judged by the region its pointer names ([`crate::region`]), every run is metered, and whatever a
 //! program does wrong ends in a typed [`Fault`]. A run is a value: it can be put down after any instruction and taken
-//! up again, and helpers that call back into the program are steps of it ([`super::flow`]), not recursion.
+//! up again, and helpers that call back into the program are steps of it (`flow.rs`), not recursion.
 //!
 //! Stack bytes and registers that nobody wrote read as 0. Fuel counts instructions: a straight run of them is charged
 //! at its first, and a run stops before one it cannot pay for.
