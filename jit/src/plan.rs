@@ -71,7 +71,13 @@ impl Plan {
             let second = number == 0 && uses.contains(Reg::R2);
             shapes.push(Shape { entered: Entered::ByProgram, saves, fp, run: true, calls, may_goto, second });
         }
-        let stub = calls_entry || callbacks.contains(&true);
+        // No verifier lets a jump leave its function. Where one does, every function gets the same frame, so that the
+        // epilogue that a path meets undoes the prologue that it came through.
+        let crosses = jumps_between_functions(program);
+        if crosses {
+            one_frame(&mut shapes);
+        }
+        let stub = calls_entry || crosses || callbacks.contains(&true);
         // A fault leaves from any depth, past the epilogues of the functions between.
         let all_saves = shapes.iter().fold(0, |all, shape| all | shape.saves);
         if let Some(entry) = shapes.first_mut()
@@ -81,6 +87,29 @@ impl Plan {
         }
         let blocks = if options.fuel || options.cancel { blocks(program) } else { Vec::new() };
         Plan { shapes, callbacks, stub, blocks }
+    }
+}
+
+fn jumps_between_functions(program: &VerifiedProgram) -> bool {
+    let code = program.code();
+    code.subprogs().len() > 1
+        && code.iter().any(|(at, insn)| match insn.flow() {
+            Flow::Jump(to) | Flow::Branch(to) => code.subprog_at(at) != code.subprog_at(at.target(to)),
+            Flow::Next | Flow::Call(_) | Flow::Exit => false,
+        })
+}
+
+/// Gives every function the frame that holds what any of them needs.
+fn one_frame(shapes: &mut [Shape]) {
+    let saves = shapes.iter().fold(0, |all, shape| all | shape.saves);
+    let zeroed = shapes.iter().map(|shape| match shape.fp {
+        FramePointer::Own { zeroed } => zeroed,
+        FramePointer::Passed | FramePointer::None => 0,
+    });
+    let fp = FramePointer::Own { zeroed: zeroed.max().unwrap_or(0) };
+    let (calls, may_goto) = (shapes.iter().any(|s| s.calls), shapes.iter().any(|s| s.may_goto));
+    for shape in shapes {
+        (shape.saves, shape.fp, shape.calls, shape.may_goto) = (saves, fp, calls, may_goto);
     }
 }
 
