@@ -64,7 +64,12 @@ fn handlers_allocate_nothing_and_the_gate_would_see_it() {
     let faults = pin::minor_faults() - faults;
     assert_eq!(violations(), (0, 0), "allocations and frees in a handler");
     // The ring is not prefaulted by the kernel on every host; everything else was touched above.
-    assert!(faults <= 2, "{faults} page faults in a steady state");
+    // An emulator of user programs takes faults of its own, for the code it translates.
+    if emulated() {
+        println!("skipped: page faults are counted on the processor itself only");
+    } else {
+        assert!(faults <= 2, "{faults} page faults in a steady state");
+    }
     // The control: what the gate is for, it sees.
     drop(std::hint::black_box(vec![1u8, 2, 3]));
     let (allocations, frees) = violations();
@@ -74,4 +79,10 @@ fn handlers_allocate_nothing_and_the_gate_would_see_it() {
     drop(std::hint::black_box(vec![1u8, 2, 3]));
     assert_eq!(violations(), before, "task level may allocate");
     assert_eq!((program.ran(), program.misses().total()), (1, 0));
+}
+
+/// Whether another processor's kernel runs this program (qemu-user shows the host's `/proc/cpuinfo`).
+fn emulated() -> bool {
+    let host = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    cfg!(target_arch = "aarch64") && host.contains("vendor_id")
 }
