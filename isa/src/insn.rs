@@ -148,6 +148,26 @@ pub enum AluOp {
     Mov,
 }
 
+impl AluOp {
+    /// Every operation, in the order of the declaration.
+    pub const ALL: [AluOp; 14] = [
+        AluOp::Add,
+        AluOp::Sub,
+        AluOp::Mul,
+        AluOp::Div,
+        AluOp::Mod,
+        AluOp::Sdiv,
+        AluOp::Smod,
+        AluOp::Or,
+        AluOp::And,
+        AluOp::Xor,
+        AluOp::Lsh,
+        AluOp::Rsh,
+        AluOp::Arsh,
+        AluOp::Mov,
+    ];
+}
+
 /// Comparisons of conditional jumps (RFC 9669 §4.3).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[allow(missing_docs)]
@@ -164,6 +184,40 @@ pub enum CmpOp {
     Sge,
     Slt,
     Sle,
+}
+
+impl CmpOp {
+    /// Every comparison, in the order of the declaration.
+    pub const ALL: [CmpOp; 11] = [
+        CmpOp::Eq,
+        CmpOp::Ne,
+        CmpOp::Set,
+        CmpOp::Gt,
+        CmpOp::Ge,
+        CmpOp::Lt,
+        CmpOp::Le,
+        CmpOp::Sgt,
+        CmpOp::Sge,
+        CmpOp::Slt,
+        CmpOp::Sle,
+    ];
+
+    /// The comparison that holds where this one does not; a bit test has none.
+    pub const fn inverse(self) -> Option<CmpOp> {
+        match self {
+            CmpOp::Eq => Some(CmpOp::Ne),
+            CmpOp::Ne => Some(CmpOp::Eq),
+            CmpOp::Set => None,
+            CmpOp::Gt => Some(CmpOp::Le),
+            CmpOp::Ge => Some(CmpOp::Lt),
+            CmpOp::Lt => Some(CmpOp::Ge),
+            CmpOp::Le => Some(CmpOp::Gt),
+            CmpOp::Sgt => Some(CmpOp::Sle),
+            CmpOp::Sge => Some(CmpOp::Slt),
+            CmpOp::Slt => Some(CmpOp::Sge),
+            CmpOp::Sle => Some(CmpOp::Sgt),
+        }
+    }
 }
 
 /// Byte-order operations (RFC 9669 §4.2).

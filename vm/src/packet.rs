@@ -26,6 +26,10 @@ pub struct Packet {
     limit: usize,
     /// How many of the first bytes `data..data_end` shows; all of them but for paged buffers.
     linear: usize,
+    /// Where the network header lies, from the first byte.
+    network: usize,
+    /// The innermost checksum that a device found right; `None` when it looked at none.
+    csum_level: Option<u8>,
 }
 
 impl Packet {
@@ -35,7 +39,7 @@ impl Packet {
         let data = base + headroom;
         buffer.write(data, bytes);
         let (end, limit) = (data + bytes.len(), data + bytes.len() + tailroom);
-        Packet { buffer, base, meta: data, data, end, limit, linear: usize::MAX }
+        Packet { buffer, base, meta: data, data, end, limit, linear: usize::MAX, network: 0, csum_level: None }
     }
 
     /// Its length in bytes, without metadata.
@@ -56,6 +60,26 @@ impl Packet {
     /// Shows programs only the first `len` bytes, as a paged buffer does until they are pulled.
     pub fn set_linear(&mut self, len: usize) {
         self.linear = len;
+    }
+
+    /// Where the network header lies, from the first byte.
+    pub fn network(&self) -> usize {
+        self.network
+    }
+
+    /// Says where the network header lies.
+    pub fn set_network(&mut self, offset: usize) {
+        self.network = offset;
+    }
+
+    /// The innermost checksum that a device found right, 0 to 3; `None` when it looked at none.
+    pub fn csum_level(&self) -> Option<u8> {
+        self.csum_level
+    }
+
+    /// See [`Packet::csum_level`].
+    pub fn set_csum_level(&mut self, level: Option<u8>) {
+        self.csum_level = level;
     }
 
     /// Bytes of metadata before it.
@@ -94,6 +118,14 @@ impl Packet {
         self.inside(at, out.len()) && self.buffer.read(self.data + at, out)
     }
 
+    /// The bytes at `at`, which may be negative: what a device pulled off still lies before the packet. `false` when they
+    /// do not all lie in the buffer.
+    pub fn read_from(&self, at: i64, out: &mut [u8]) -> bool {
+        let start = self.data as i64 + at;
+        let inside = start >= self.base as i64 && start + out.len() as i64 <= self.end as i64;
+        inside && usize::try_from(start).is_ok_and(|start| self.buffer.read(start, out))
+    }
+
     /// Overwrites the bytes at `at`; `false` when they do not all lie inside.
     pub fn write(&self, at: usize, bytes: &[u8]) -> bool {
         self.inside(at, bytes.len()) && self.buffer.write(self.data + at, bytes)
@@ -110,13 +142,11 @@ impl Packet {
         self.read(usize::try_from(at).ok()?, used).then_some(u64::from_be_bytes(bytes))
     }
 
-    /// The big-endian number at `at` from the link-layer header, which lies 14 bytes before the network header at
-    /// `network`.
-    pub fn load_from_link(&self, at: i64, network: i64, size: Size) -> Option<u64> {
-        let at = usize::try_from(self.data as i64 + network - 14 + at).ok()?;
+    /// The big-endian number at `at` from the link-layer header, which lies 14 bytes before the network header.
+    pub fn load_from_link(&self, at: i64, size: Size) -> Option<u64> {
         let mut bytes = [0; 8];
         let used = bytes.get_mut(8 - size.bytes() as usize..)?;
-        (at + used.len() <= self.end && self.buffer.read(at, used)).then_some(u64::from_be_bytes(bytes))
+        self.read_from(self.network as i64 - 14 + at, used).then_some(u64::from_be_bytes(bytes))
     }
 
     /// The region that programs see: metadata and linear bytes.
@@ -221,7 +251,7 @@ impl Packet {
         let data = base + headroom;
         buffer.write(data - meta_len, &bytes);
         let (meta, end, limit) = (data - meta_len, data + len, data + room + SPARE);
-        *self = Packet { buffer, base, meta, data, end, limit, linear: self.linear };
+        *self = Packet { buffer, base, meta, data, end, limit, ..self.clone() };
     }
 }
 

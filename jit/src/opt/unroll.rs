@@ -12,7 +12,7 @@
 //! need be known of the number of rounds.
 
 use rtbpf_isa::effects::Flow;
-use rtbpf_isa::{CmpOp, Insn, InsnIdx};
+use rtbpf_isa::{Insn, InsnIdx};
 
 use super::Lead;
 use crate::asm::Label;
@@ -37,7 +37,7 @@ impl<E: Encode> Fast<'_, E> {
         };
         let entered = self.opt.leads.get(next.index()).is_none_or(|lead| *lead != Lead::No);
         let unreached = self.program.proved().at(next).unreached;
-        let Some(not) = inverse(op).filter(|_| self.opt.on.invert) else { return false };
+        let Some(not) = op.inverse().filter(|_| self.opt.on.invert) else { return false };
         if entered || unreached || !self.plan.blocks.is_empty() {
             return false;
         }
@@ -52,7 +52,7 @@ impl<E: Encode> Fast<'_, E> {
         let program = self.program.code();
         let Some(&Insn::Branch { op, width, lhs, rhs: right, to }) = program.get(at) else { return Ok(false) };
         let (head, out) = (at.target(to), Label(at.next().0));
-        let (true, Some(not)) = (self.opt.on.unroll && to < 0, inverse(op)) else { return Ok(false) };
+        let (true, Some(not)) = (self.opt.on.unroll && to < 0, op.inverse()) else { return Ok(false) };
         let Some(body) = program.insns().get(head.index()..at.index()) else { return Ok(false) };
         let simple = |insn: &Insn| insn.flow() == Flow::Next && !leaves(insn);
         let inside = self.opt.leads.get(head.index() + 1..=at.index()).unwrap_or_default();
@@ -82,21 +82,4 @@ impl<E: Encode> Fast<'_, E> {
 /// Whether an instruction may leave the straight line, or has code of its own inside.
 fn leaves(insn: &Insn) -> bool {
     matches!(insn, Insn::Call(_) | Insn::Packet { .. } | Insn::Bad { .. })
-}
-
-/// The comparison that holds when `op` does not.
-fn inverse(op: CmpOp) -> Option<CmpOp> {
-    Some(match op {
-        CmpOp::Eq => CmpOp::Ne,
-        CmpOp::Ne => CmpOp::Eq,
-        CmpOp::Set => return None,
-        CmpOp::Gt => CmpOp::Le,
-        CmpOp::Ge => CmpOp::Lt,
-        CmpOp::Lt => CmpOp::Ge,
-        CmpOp::Le => CmpOp::Gt,
-        CmpOp::Sgt => CmpOp::Sle,
-        CmpOp::Sge => CmpOp::Slt,
-        CmpOp::Slt => CmpOp::Sge,
-        CmpOp::Sle => CmpOp::Sgt,
-    })
 }

@@ -60,37 +60,6 @@ impl Rng {
     }
 }
 
-const ALU: [AluOp; 14] = [
-    AluOp::Add,
-    AluOp::Sub,
-    AluOp::Mul,
-    AluOp::Div,
-    AluOp::Mod,
-    AluOp::Sdiv,
-    AluOp::Smod,
-    AluOp::Or,
-    AluOp::And,
-    AluOp::Xor,
-    AluOp::Lsh,
-    AluOp::Rsh,
-    AluOp::Arsh,
-    AluOp::Mov,
-];
-
-const CMP: [CmpOp; 11] = [
-    CmpOp::Eq,
-    CmpOp::Ne,
-    CmpOp::Set,
-    CmpOp::Gt,
-    CmpOp::Ge,
-    CmpOp::Lt,
-    CmpOp::Le,
-    CmpOp::Sgt,
-    CmpOp::Sge,
-    CmpOp::Slt,
-    CmpOp::Sle,
-];
-
 struct Function<'r> {
     rng: &'r mut Rng,
     insns: Vec<Insn>,
@@ -252,7 +221,7 @@ impl Function<'_> {
     /// A forward branch over a block.
     fn skip(&mut self, size: u64, depth: u32) {
         let at = self.insns.len();
-        let (op, width, lhs, rhs) = (self.rng.one_of(&CMP), self.rng.width(), self.scalar(), self.operand());
+        let (op, width, lhs, rhs) = (self.rng.one_of(&CmpOp::ALL), self.rng.width(), self.scalar(), self.operand());
         self.insns.push(Insn::Branch { op, width, lhs, rhs, to: 0 });
         self.block(size, depth + 1);
         let over = (self.insns.len() - at - 1) as i32;
@@ -391,7 +360,7 @@ impl Function<'_> {
     fn straight(&mut self) {
         let (dst, width) = (self.scalar(), self.rng.width());
         let insn = match self.rng.below(24) {
-            0..=8 => Insn::Alu { op: self.rng.one_of(&ALU), width, dst, src: self.operand() },
+            0..=8 => Insn::Alu { op: self.rng.one_of(&AluOp::ALL), width, dst, src: self.operand() },
             9 => {
                 let from = self.rng.one_of(if width == Width::W64 {
                     &[Size::B, Size::H, Size::W][..]

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use rtbpf::isa::RawInsn;
 use rtbpf_tests::differ::{Comparison, Difference, compare};
 use rtbpf_tests::generate::Case;
 use rtbpf_tests::kernel;
@@ -47,8 +48,9 @@ pub fn run(request: &Request) {
             Comparison::Rejected(_) => rejected += 1,
             Comparison::NoAnswer(_) => unanswered += 1,
             Comparison::Differs(difference) => {
+                let (case, key) = told_apart(case, &difference);
                 let fresh = || Cluster { difference: difference.clone(), count: 0, smallest: case.clone() };
-                let cluster = clusters.entry(difference.key()).or_insert_with(fresh);
+                let cluster = clusters.entry(key).or_insert_with(fresh);
                 cluster.count += 1;
                 if case.insns.len() < cluster.smallest.insns.len() {
                     cluster.smallest = case;
@@ -87,14 +89,37 @@ pub fn run(request: &Request) {
     let mut clusters: Vec<_> = clusters.into_iter().collect();
     clusters.sort_by(|(_, a), (_, b)| rank(&a.difference).cmp(&rank(&b.difference)).then(b.count.cmp(&a.count)));
     for (key, cluster) in clusters.iter().take(request.show) {
-        let same = |case: &Case| matches!(compare(case), Comparison::Differs(difference) if difference.key() == *key);
-        let small = shrink(&cluster.smallest, same);
+        let small = match &cluster.difference {
+            Difference::Run(_) => cluster.smallest.clone(),
+            difference => shrink(&cluster.smallest, |case| differs_alike(case, difference)),
+        };
         println!("\n## {} x {key}\n{} {} flags {}", cluster.count, small.name, small.kind, small.prog_flags);
         if let Comparison::Differs(difference) = compare(&small) {
             println!("{difference:?}");
         }
         println!("{}{}", small.listing(), small.line());
     }
+}
+
+/// Runs that differ say only where: what was called tells them apart, once the case is small.
+fn told_apart(case: Case, difference: &Difference) -> (Case, String) {
+    if !matches!(difference, Difference::Run(_)) {
+        return (case, difference.key());
+    }
+    let small = shrink(&case, |case| differs_alike(&on_a_clean_stack(case), difference));
+    let calls: Vec<String> = small.helpers().iter().map(i32::to_string).collect();
+    let key = format!("{}, {} calling {}", difference.key(), small.kind, calls.join(" "));
+    (small, key)
+}
+
+/// With a stack that does not show what was there before: smaller cases may read what larger ones wrote.
+fn on_a_clean_stack(case: &Case) -> Case {
+    let clear = |word: i16| RawInsn { code: 0x7a, dst: 10, src: 0, off: -8 * word, imm: 0 };
+    Case { insns: (1..=64).map(clear).chain(case.insns.iter().copied()).collect(), ..case.clone() }
+}
+
+fn differs_alike(case: &Case, difference: &Difference) -> bool {
+    matches!(compare(case), Comparison::Differs(other) if other.key() == difference.key())
 }
 
 /// The most serious kinds first.

@@ -1,5 +1,6 @@
 //! A generated program with its maps and inputs: what every oracle takes, and one line of the batch format.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use rtbpf_abi::{AttachType, MapKind, MapSpec, ProgKind, ProgType};
@@ -84,10 +85,16 @@ impl Case {
         found
     }
 
+    /// The helpers that it calls, each once.
+    pub fn helpers(&self) -> BTreeSet<i32> {
+        let Ok(program) = decode(&self.insns) else { return BTreeSet::new() };
+        let id = |insn: &Insn| if let Insn::Call(Callee::Helper(id)) = *insn { Some(id) } else { None };
+        program.insns().iter().filter_map(id).collect()
+    }
+
     /// Whether some instruction calls helper `id`.
     pub fn calls(&self, id: i32) -> bool {
-        let helper = Insn::Call(Callee::Helper(id));
-        decode(&self.insns).is_ok_and(|program| program.insns().contains(&helper))
+        self.helpers().contains(&id)
     }
 
     /// What it contains; nothing for slots that do not decode.

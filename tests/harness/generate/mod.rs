@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | [`raw`] | any encoding of any row of the instruction table, fields at their edges | decoder, shape checks |
 //! | [`grammar`] | structurally valid: jumps in range, terminated, registers mostly initialised | control flow, arithmetic |
+//! | [`helpers`] | calls of helpers with arguments at their edges, results kept | helper functions |
 //! | [`shaped`] | built under a light abstract state, so that most are accepted and reach the deep checks | proofs, engines |
 //!
 //! [`mutate`] turns any of them into a near miss. The folder is named `generate` because `gen` is a keyword.
@@ -11,6 +12,7 @@
 pub mod case;
 pub mod code;
 pub mod grammar;
+pub mod helpers;
 pub mod mutate;
 pub mod raw;
 pub mod shaped;
@@ -25,6 +27,8 @@ pub enum Generator {
     Raw,
     /// [`grammar`].
     Grammar,
+    /// [`helpers`].
+    Helpers,
     /// [`shaped`].
     Shaped,
     /// [`shaped`], with one field of one instruction a little off in half of the programs.
@@ -37,6 +41,7 @@ impl Generator {
         match self {
             Generator::Raw => "raw",
             Generator::Grammar => "grammar",
+            Generator::Helpers => "helpers",
             Generator::Shaped => "shaped",
             Generator::NearMiss => "near",
         }
@@ -44,7 +49,7 @@ impl Generator {
 
     /// The generator with this name.
     pub fn from_name(name: &str) -> Option<Generator> {
-        [Generator::Raw, Generator::Grammar, Generator::Shaped, Generator::NearMiss]
+        [Generator::Raw, Generator::Grammar, Generator::Helpers, Generator::Shaped, Generator::NearMiss]
             .into_iter()
             .find(|generator| generator.name() == name)
     }
@@ -56,6 +61,7 @@ impl Generator {
         match self {
             Generator::Raw => raw::case(&mut rng, name),
             Generator::Grammar => grammar::case(&mut rng, name),
+            Generator::Helpers => helpers::case(&mut rng, name),
             Generator::Shaped => shaped(&mut rng, &name),
             Generator::NearMiss => {
                 let mut case = shaped(&mut rng, &name);
@@ -89,7 +95,9 @@ mod tests {
 
     #[test]
     fn a_seed_names_one_case() {
-        for generator in [Generator::Raw, Generator::Grammar, Generator::Shaped, Generator::NearMiss] {
+        for generator in
+            [Generator::Raw, Generator::Grammar, Generator::Helpers, Generator::Shaped, Generator::NearMiss]
+        {
             assert_eq!(Generator::from_name(generator.name()), Some(generator));
             assert_eq!(generator.case(7), generator.case(7));
             assert_ne!(generator.case(7).insns, generator.case(8).insns);
@@ -109,7 +117,7 @@ mod tests {
     #[test]
     fn structured_programs_decode_and_name_their_maps() {
         for seed in 0..500 {
-            for generator in [Generator::Grammar, Generator::Shaped] {
+            for generator in [Generator::Grammar, Generator::Helpers, Generator::Shaped] {
                 let case = generator.case(seed);
                 assert!(decode(&case.insns).is_ok(), "{}\n{}", case.name, case.listing());
                 assert!(case.fixups().iter().all(|&(_, map)| map < case.maps.len()));

@@ -4,23 +4,6 @@ use rtbpf_isa::{CmpOp, Width};
 
 use super::{Circle, Scalar, Tnum};
 
-/// The comparison that holds exactly when `op` does not; `None` for `Set`, which has none.
-pub const fn negate(op: CmpOp) -> Option<CmpOp> {
-    Some(match op {
-        CmpOp::Eq => CmpOp::Ne,
-        CmpOp::Ne => CmpOp::Eq,
-        CmpOp::Gt => CmpOp::Le,
-        CmpOp::Ge => CmpOp::Lt,
-        CmpOp::Lt => CmpOp::Ge,
-        CmpOp::Le => CmpOp::Gt,
-        CmpOp::Sgt => CmpOp::Sle,
-        CmpOp::Sge => CmpOp::Slt,
-        CmpOp::Slt => CmpOp::Sge,
-        CmpOp::Sle => CmpOp::Sgt,
-        CmpOp::Set => return None,
-    })
-}
-
 /// The outcome of `a op b`, where all members agree on it.
 pub fn decide(op: CmpOp, width: Width, a: &Scalar, b: &Scalar) -> Option<bool> {
     match width {
@@ -60,7 +43,7 @@ fn decide_in<const B: u32>(op: CmpOp, t: Tnum, a: Circle<B>, u: Tnum, b: Circle<
 
 /// The operands where `a op b` is `outcome`; `None` when it never is.
 pub fn refine(op: CmpOp, width: Width, outcome: bool, a: &Scalar, b: &Scalar) -> Option<(Scalar, Scalar)> {
-    let op = match (outcome, negate(op)) {
+    let op = match (outcome, op.inverse()) {
         (true, _) => op,
         (false, Some(negated)) => negated,
         (false, None) => return no_common_bits(width, a, b),
@@ -157,26 +140,12 @@ mod tests {
     use crate::domain::scalar::tests::Draw;
     use rtbpf_isa::eval;
 
-    const OPS: [CmpOp; 11] = [
-        CmpOp::Eq,
-        CmpOp::Ne,
-        CmpOp::Set,
-        CmpOp::Gt,
-        CmpOp::Ge,
-        CmpOp::Lt,
-        CmpOp::Le,
-        CmpOp::Sgt,
-        CmpOp::Sge,
-        CmpOp::Slt,
-        CmpOp::Sle,
-    ];
-
     #[test]
     fn refined_operands_keep_every_sampled_pair() {
         let mut draw = Draw(4);
         for _ in 0..6_000 {
             let ((a, x1, x2), (b, y1, y2)) = (draw.scalar(), draw.scalar());
-            for op in OPS {
+            for op in CmpOp::ALL {
                 for width in [Width::W64, Width::W32] {
                     for (x, y) in [(x1, y1), (x1, y2), (x2, y1), (x2, y2)] {
                         let outcome = eval::compare(op, width, x, y);
@@ -195,7 +164,7 @@ mod tests {
 
     #[test]
     fn bounds_keep_every_pair_at_4_bits() {
-        for op in OPS {
+        for op in CmpOp::ALL {
             for a in circles() {
                 for b in circles() {
                     let refined = bounds(op, a, b);

@@ -437,30 +437,13 @@ pub(crate) mod tests {
         }
     }
 
-    const OPS: [AluOp; 14] = [
-        AluOp::Add,
-        AluOp::Sub,
-        AluOp::Mul,
-        AluOp::Div,
-        AluOp::Mod,
-        AluOp::Sdiv,
-        AluOp::Smod,
-        AluOp::Or,
-        AluOp::And,
-        AluOp::Xor,
-        AluOp::Lsh,
-        AluOp::Rsh,
-        AluOp::Arsh,
-        AluOp::Mov,
-    ];
-
     #[test]
     fn every_operator_holds_every_sampled_result() {
         let mut draw = Draw(1);
         for round in 0..6_000 {
             let ((a, x1, x2), (b, y1, y2)) = (draw.scalar(), draw.scalar());
             assert!(a.contains(x1) && a.contains(x2), "{round}: {a:?}");
-            for op in OPS {
+            for op in AluOp::ALL {
                 for width in [Width::W64, Width::W32] {
                     for precision in [Precision::Linux, Precision::Full] {
                         let result = a.alu(op, width, &b, precision);

@@ -278,7 +278,7 @@ fn learn_packet(state: &mut State, op: CmpOp, taken: bool, (lhs, a): (Reg, &Valu
     }
     let lhs_is_packet = b.kind == Kind::PacketEnd || matches!(a.kind, Kind::PacketMeta(_));
     let (reg, pointer, op) = if lhs_is_packet { (lhs, a, op) } else { (rhs, b, mirror(op)) };
-    let op = if taken { Some(op) } else { crate::domain::refine::negate(op) };
+    let op = if taken { Some(op) } else { op.inverse() };
     match op {
         Some(CmpOp::Le) => check_bytes(state, pointer, 0),
         Some(CmpOp::Lt) => check_bytes(state, pointer, 1),

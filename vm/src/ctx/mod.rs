@@ -4,7 +4,7 @@
 //! Programs that are checked read it field by field; programs that are proved read the same bytes directly.
 
 mod outcome;
-mod test_run;
+pub(crate) mod test_run;
 
 use std::sync::Arc;
 
@@ -313,12 +313,11 @@ impl Ctx {
             return Ok(raw.map(|value| if size == Size::B { value } else { big_endian(value) }));
         }
         let packet = self.packet.as_ref().ok_or(FaultKind::NoPacket)?;
-        // Programs that see no Ethernet header have it before `data`.
-        let network = if self.hides_ethernet() { 0 } else { 14 };
+        let network = packet.network() as i64;
         Ok(match at {
             0.. => packet.load(at, size),
             NETWORK.. => packet.load(at - NETWORK + network, size),
-            LINK.. => packet.load_from_link(at - LINK, network, size),
+            LINK.. => packet.load_from_link(at - LINK, size),
             _ => None,
         })
     }

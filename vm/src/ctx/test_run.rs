@@ -202,10 +202,12 @@ fn skb(prog_type: ProgType, attach_type: Option<AttachType>, data_in: &[u8], ctx
     }
     let packet = Packet::new(data_in, SKB_HEADROOM, SKB_MAX - data_in.len());
     let mut ctx = Ctx::with_packet(prog_type, attach_type, packet);
-    if ctx.hides_ethernet()
-        && let Some(packet) = ctx.packet_mut()
-    {
-        packet.move_head(ETHERNET as i64, 0);
+    let hides_ethernet = ctx.hides_ethernet();
+    if let Some(packet) = ctx.packet_mut() {
+        match hides_ethernet {
+            true => _ = packet.move_head(ETHERNET as i64, 0),
+            false => packet.set_network(ETHERNET),
+        }
     }
     ctx.skb_changed();
     let pkt_type = match data_in[0] {
@@ -215,7 +217,7 @@ fn skb(prog_type: ProgType, attach_type: Option<AttachType>, data_in: &[u8], ctx
         _ => 3,
     };
     ctx.set_field("pkt_type", pkt_type);
-    ctx.set_field("protocol", ethertype.swap_bytes() as u64);
+    ctx.set_field("protocol", protocol(ethertype, &data_in[ETHERNET..]).swap_bytes() as u64);
     skb_inputs(&mut ctx, ctx_in)?;
     let sock = socket_of(data_in, family);
     ctx.set_field("family", family);
@@ -224,6 +226,16 @@ fn skb(prog_type: ProgType, attach_type: Option<AttachType>, data_in: &[u8], ctx
     }
     ctx.set_object("sk", RegionKind::Socket, Buffer::from_bytes(&sock), false);
     Ok(ctx)
+}
+
+/// What Linux calls a packet of this ethertype: below 0x600 the field is a length, of a raw 802.3 frame (`ETH_P_802_3`)
+/// where ones follow, else of an 802.2 one (`ETH_P_802_2`).
+pub(crate) fn protocol(ethertype: u16, behind: &[u8]) -> u16 {
+    match ethertype {
+        0x600.. => ethertype,
+        _ if behind.starts_with(&[0xff; 2]) => 1,
+        _ => 4,
+    }
 }
 
 /// Takes over the fields of `ctx_in`, and refuses what it may not say.

@@ -3,8 +3,6 @@
 //! Sums are one's complement over 16-bit words in network order, held in host order: byte order cancels out as long as
 //! the two are not mixed.
 
-use rtbpf_abi::Errno;
-
 /// Folds a sum to 16 bits.
 pub fn fold(mut sum: u64) -> u16 {
     while sum > 0xffff {
@@ -24,12 +22,9 @@ pub fn sum(bytes: &[u8], seed: u32) -> u64 {
 }
 
 /// `bpf_csum_diff`: the sum that turns a checksum over `from` into one over `to`, folded to 16 bits (Linux 6.13 and
-/// later, on every architecture). EINVAL unless both sizes are multiples of 4.
-pub fn diff(from: &[u8], to: &[u8], seed: u32) -> Result<u64, Errno> {
-    if !from.len().is_multiple_of(4) || !to.len().is_multiple_of(4) {
-        return Err(Errno::EINVAL);
-    }
-    Ok(match (from.is_empty(), to.is_empty()) {
+/// later, on every architecture). Any sizes do.
+pub fn diff(from: &[u8], to: &[u8], seed: u32) -> u64 {
+    match (from.is_empty(), to.is_empty()) {
         (true, true) => fold(seed as u64) as u64,
         (true, false) => fold(sum(to, seed)) as u64,
         (false, true) => !fold(sum(from, !seed)) as u64,
@@ -37,7 +32,7 @@ pub fn diff(from: &[u8], to: &[u8], seed: u32) -> Result<u64, Errno> {
             let (to, from) = (fold32(sum(to, seed)), fold32(sum(from, 0)));
             fold(to as u64 + !from as u64) as u64
         }
-    })
+    }
 }
 
 fn fold32(sum: u64) -> u32 {
@@ -79,15 +74,16 @@ mod tests {
         data[12..16].copy_from_slice(&new);
         let after = checksum(&data);
         assert_eq!(replace4(before, u32::from_ne_bytes(old), u32::from_ne_bytes(new)), after);
-        assert_eq!(replace_by_diff(before, diff(&old, &new, 0).unwrap() as u32), after);
+        assert_eq!(replace_by_diff(before, diff(&old, &new, 0) as u32), after);
         let old = u16::from_ne_bytes([data[8], data[9]]);
         data[8] = 63;
         assert_eq!(replace2(after, old, u16::from_ne_bytes([63, data[9]])), checksum(&data));
     }
 
     #[test]
-    fn sizes_must_be_words() {
-        assert_eq!(diff(&[1, 2, 3], &[], 0), Err(Errno::EINVAL));
-        assert_eq!(diff(&[], &[], 0x12_3456), Ok(0x3468), "Linux 6.18 folds the seed as well");
+    fn differences_are_folded() {
+        assert_eq!(diff(&[1, 2, 3], &[], 0), 0xfdfb);
+        assert_eq!(diff(&[1, 2, 3, 4], &[1, 2, 3, 4], 0), 0xffff);
+        assert_eq!(diff(&[], &[], 0x12_3456), 0x3468, "Linux 6.18 folds the seed as well");
     }
 }

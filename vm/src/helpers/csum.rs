@@ -21,7 +21,7 @@ const IPV6: u64 = 0x80;
 pub(crate) fn csum_diff(cx: &mut Cx<'_>) -> u64 {
     let from = cx.copied(1, cx.arg(2) as u32 as usize);
     let to = cx.copied(3, cx.arg(4) as u32 as usize);
-    value(checksum::diff(&from, &to, cx.arg(5) as u32))
+    checksum::diff(&from, &to, cx.arg(5) as u32)
 }
 
 /// The checksum field in the packet at the offset in argument 2.
@@ -84,13 +84,21 @@ pub(crate) fn csum_update(_cx: &mut Cx<'_>) -> u64 {
     Errno::ENOTSUPP.as_ret()
 }
 
-/// Levels change for packets that a device checked. Others keep none, and asking for it is EACCES.
+/// How many checksums count as checked: one more, one less, or none. Asking where none does is EACCES.
 pub(crate) fn csum_level(cx: &mut Cx<'_>) -> u64 {
-    /// `BPF_CSUM_LEVEL_QUERY`, after INC, DEC and RESET.
-    const QUERY: u64 = 0;
-    match cx.arg(2) {
-        QUERY => Errno::EACCES.as_ret(),
-        1..=3 => 0,
-        _ => Errno::EINVAL.as_ret(),
-    }
+    /// `SKB_MAX_CSUM_LEVEL`.
+    const INNERMOST: u8 = 3;
+    let what = cx.arg(2);
+    let Some(packet) = cx.host().ctx.packet_mut() else { return Errno::EINVAL.as_ret() };
+    let level = packet.csum_level();
+    // BPF_CSUM_LEVEL_QUERY, INC, DEC and RESET.
+    let changed = match what {
+        0 => return value(level.map(u64::from).ok_or(Errno::EACCES)),
+        1 => Some(level.map_or(0, |level| INNERMOST.min(level + 1))),
+        2 => level.and_then(|level| level.checked_sub(1)),
+        3 => None,
+        _ => return Errno::EINVAL.as_ret(),
+    };
+    packet.set_csum_level(changed);
+    0
 }

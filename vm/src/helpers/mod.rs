@@ -212,7 +212,7 @@ functions! {
     76 kernel::invalid;
     77 task::rc_repeat;
     78 task::rc_keydown;
-    79 skb::zero;
+    79 skb::cgroup_id;
     80 task::get_current_cgroup_id;
     81 sock::get_local_storage;
     82 sock::no_entry;
@@ -245,9 +245,9 @@ functions! {
     109 task::send_signal;
     110 kernel::invalid;
     112 text::probe_read;
-    113 text::probe_read;
+    113 text::probe_read_kernel;
     114 text::probe_read_str;
-    115 text::probe_read_str;
+    115 text::probe_read_kernel_str;
     116 kernel::accepted;
     117 task::send_signal;
     118 time::jiffies64;

@@ -1,6 +1,7 @@
 //! `bpf_strtol` and `bpf_strtoul`: numbers out of bounded text.
 //!
-//! White space, then a sign, then digits of the base (0: by prefix `0x` or `0`); parsing stops at the first other byte.
+//! White space, then a minus sign, then digits of the base (0: by prefix `0x` or `0`); parsing stops at the first other
+//! byte.
 
 use rtbpf_abi::Errno;
 
@@ -27,18 +28,17 @@ fn magnitude(text: &[u8], flags: u64) -> Result<Magnitude, Errno> {
     };
     let text = text.get(..text.iter().position(|b| *b == 0).unwrap_or(text.len())).unwrap_or_default();
     let mut at = text.iter().take_while(|b| b.is_ascii_whitespace() || **b == 0x0b).count();
-    let sign = text.get(at).copied();
-    at += matches!(sign, Some(b'-' | b'+')) as usize;
+    let negative = text.get(at) == Some(&b'-');
+    at += negative as usize;
     let rest = text.get(at..).unwrap_or_default();
-    let has_hex_digit = rest.get(2).is_some_and(u8::is_ascii_hexdigit);
-    let is_hex = matches!(rest, [b'0', b'x' | b'X', ..]) && has_hex_digit;
+    let has_prefix = matches!(rest, [b'0', b'x' | b'X', ..]);
     let base = match base {
-        0 if is_hex => 16,
+        0 if has_prefix && rest.get(2).is_some_and(u8::is_ascii_hexdigit) => 16,
         0 if rest.first() == Some(&b'0') => 8,
         0 => 10,
         given => given,
     };
-    at += if base == 16 && is_hex { 2 } else { 0 };
+    at += if base == 16 && has_prefix { 2 } else { 0 };
     let mut value = 0u64;
     let start = at;
     while let Some(digit) = text.get(at).and_then(|b| (*b as char).to_digit(base as u32)) {
@@ -48,7 +48,7 @@ fn magnitude(text: &[u8], flags: u64) -> Result<Magnitude, Errno> {
     if at == start {
         return Err(Errno::EINVAL);
     }
-    Ok(Magnitude { negative: sign == Some(b'-'), value, taken: at })
+    Ok(Magnitude { negative, value, taken: at })
 }
 
 /// `bpf_strtol`, bpf-helpers(7).
@@ -80,6 +80,8 @@ mod tests {
         check("017", 0, 15, 3);
         check("17", 16, 23, 2);
         check("0x17", 16, 23, 4);
+        check("0x", 0, 0, 1);
+        check("-0x10", 8, 0, 2);
         check("-9223372036854775808", 10, i64::MIN, 20);
     }
 
@@ -87,6 +89,8 @@ mod tests {
     fn refusals() {
         assert_eq!(strtol(b"", 0), Err(Errno::EINVAL));
         assert_eq!(strtol(b"x", 10), Err(Errno::EINVAL));
+        assert_eq!(strtol(b"+5", 10), Err(Errno::EINVAL));
+        assert_eq!(strtol(b"0x", 16), Err(Errno::EINVAL));
         assert_eq!(strtol(b"1", 2), Err(Errno::EINVAL));
         assert_eq!(strtol(b"9223372036854775808", 10), Err(Errno::ERANGE));
         assert_eq!(strtoul(b"-1", 10), Err(Errno::EINVAL));

@@ -128,6 +128,73 @@ fn tags_live_beside_the_packet() {
 }
 
 #[test]
+fn the_next_tag_takes_the_place_of_one_popped() {
+    let mut tagged = ipv4();
+    tagged.splice(12..12, [0x81, 0, 0, 9]);
+    let field = |off: u32, calls: &str| format!("r6 = r1\n{calls}r0 = *(u32 *)(r6 + {off})\nexit");
+    let (push, pop) = ("r1 = r6\nr2 = 0x0081\nr3 = 5\ncall bpf_skb_vlan_push\n", "r1 = r6\ncall bpf_skb_vlan_pop\n");
+    let both = format!("{push}{pop}");
+    for (off, value) in [(0, 64), (16, 8), (20, 1), (24, 9), (28, 0x81)] {
+        assert_eq!(run(ProgType::SchedCls, &tagged, &field(off, &both)).0, Ok(value), "field at {off}");
+    }
+    assert_eq!(run(ProgType::SchedCls, &tagged, &field(20, pop)).0, Ok(0));
+}
+
+#[test]
+fn room_is_made_and_taken_by_its_flags() {
+    let room = |diff: i64, flags: i64, result, len| {
+        let text = format!("r2 = {diff}\nr3 = 1\nr4 = {flags} ll\ncall bpf_skb_adjust_room\nexit");
+        let (got, ctx) = run(ProgType::SchedCls, &ipv4(), &text);
+        assert_eq!((got.map(|r0| r0 as i64), ctx.data_out().len()), (Ok(result), len), "{text}");
+    };
+    room(20, 2, 0, 84);
+    room(20, 2 | 4, EINVAL, 64);
+    room(20, 2 | 0x40, EINVAL, 64);
+    room(20, 2 | 0x40 | 14 << 56, 0, 84);
+    room(20, 0x80, EINVAL, 64);
+    room(-20, 0x80, 0, 44);
+    room(-20, 0x100, ENOTSUPP, 64);
+    room(-20, 2, EINVAL, 64);
+    room(0x1000, 0x200, EINVAL, 64);
+    room(0x1000, 0, -(Errno::EFAULT as i64), 64);
+}
+
+#[test]
+fn checksums_are_counted_as_checked() {
+    let asked = "r1 = r6\nr2 = 0\ncall bpf_csum_level\nexit";
+    let after = |what: &[u32]| {
+        let calls: String = what.iter().map(|what| format!("r1 = r6\nr2 = {what}\ncall bpf_csum_level\n")).collect();
+        run(ProgType::SchedCls, &ipv4(), &format!("r6 = r1\n{calls}{asked}")).0.map(|r0| r0 as i64)
+    };
+    assert_eq!(after(&[]), Ok(EACCES));
+    assert_eq!(after(&[1]), Ok(0));
+    assert_eq!(after(&[1, 1, 1, 1, 1]), Ok(3));
+    assert_eq!(after(&[1, 2]), Ok(EACCES));
+    assert_eq!(after(&[1, 1, 3]), Ok(EACCES));
+}
+
+#[test]
+fn hidden_headers_can_be_read_from_the_link_layer() {
+    let text =
+        "r2 = 12\nr3 = r10\nr3 += -4\nr4 = 4\nr5 = 0\ncall bpf_skb_load_bytes_relative\nr0 = *(u32 *)(r10 - 4)\nexit";
+    for prog in [ProgType::SchedCls, ProgType::SocketFilter, ProgType::CgroupSkb] {
+        assert_eq!(run(prog, &ipv4(), text).0, Ok(0x0145_0008), "{prog:?}");
+    }
+}
+
+#[test]
+fn lengths_in_place_of_ethertypes_name_802_frames() {
+    let protocol = |first: [u8; 4]| {
+        let mut frame = ipv4();
+        frame[12..16].copy_from_slice(&first);
+        run(ProgType::SchedCls, &frame, "r0 = *(u32 *)(r1 + 16)\nexit").0
+    };
+    assert_eq!(protocol([0x05, 0xff, 0, 0]), Ok(0x0400));
+    assert_eq!(protocol([0, 0x10, 0xff, 0xff]), Ok(0x0100));
+    assert_eq!(protocol([0x06, 0, 0, 0]), Ok(0x0006));
+}
+
+#[test]
 fn hashes_stay_once_made() {
     let text = "r6 = r1\ncall bpf_get_hash_recalc\nr7 = r0\nr1 = r6\ncall bpf_get_hash_recalc\nr0 -= r7\nexit";
     assert_eq!(run(ProgType::SchedCls, &ipv4(), text).0, Ok(0));

@@ -4,7 +4,7 @@ use rtbpf_abi::Errno;
 
 use super::native::Cx;
 use super::status;
-use crate::ctx::Ctx;
+use crate::ctx::{Ctx, test_run};
 use crate::packet::Packet;
 
 /// The longest packet that the helpers make: four pages, less the bookkeeping behind the bytes.
@@ -16,7 +16,7 @@ const MAX_ROOM: u64 = 0xfff;
 /// `BPF_F_RECOMPUTE_CSUM` and `BPF_F_INVALIDATE_HASH`.
 const STORE_FLAGS: u64 = 3;
 /// The flags of `skb_adjust_room` that exist.
-const ROOM_FLAGS: u64 = 0xff_0000_0000_01ff;
+const ROOM_FLAGS: u64 = 0xff00_0000_0000_01ff;
 
 const IPV4: u16 = 0x0800;
 const IPV6: u16 = 0x86dd;
@@ -29,7 +29,7 @@ fn packet<'a>(cx: &'a mut Cx<'_>) -> Result<&'a mut Packet, Errno> {
 
 /// Where the network header lies.
 fn network_offset(ctx: &Ctx) -> usize {
-    if ctx.hides_ethernet() { 0 } else { ETHERNET }
+    ctx.packet().map_or(0, Packet::network)
 }
 
 /// The ethertype that the context names.
@@ -37,11 +37,25 @@ fn protocol(ctx: &Ctx) -> u16 {
     (ctx.field_value("protocol") as u16).swap_bytes()
 }
 
+/// The ethertype behind the tags in the packet's bytes. They are looked for an Ethernet header behind the packet's
+/// beginning, also where that header is hidden.
+fn protocol_behind_tags(ctx: &Ctx) -> u16 {
+    let (mut found, mut at) = (protocol(ctx), ETHERNET);
+    while matches!(found, VLAN | VLAN_AD) {
+        let mut inner = [0; 2];
+        if !ctx.packet().is_some_and(|packet| packet.read(at + 2, &mut inner)) {
+            return 0;
+        }
+        (found, at) = (u16::from_be_bytes(inner), at + 4);
+    }
+    found
+}
+
 /// Copies packet bytes at `at` to argument 3; what cannot be read is zeroed.
-fn load(cx: &mut Cx<'_>, at: Option<usize>) -> u64 {
+fn load(cx: &mut Cx<'_>, at: Option<i64>) -> u64 {
     let len = cx.arg(4) as u32 as usize;
     let mut bytes = vec![0; len];
-    let read = at.is_some_and(|at| packet(cx).is_ok_and(|packet| packet.read(at, &mut bytes)));
+    let read = at.is_some_and(|at| packet(cx).is_ok_and(|packet| packet.read_from(at, &mut bytes)));
     cx.write(3, len, &bytes);
     status(if read { Ok(()) } else { Err(Errno::EFAULT) })
 }
@@ -53,16 +67,18 @@ fn offset(value: u64) -> Option<usize> {
 
 pub(crate) fn load_bytes(cx: &mut Cx<'_>) -> u64 {
     let at = offset(cx.arg(2));
-    load(cx, at)
+    load(cx, at.map(|at| at as i64))
 }
 
 pub(crate) fn load_bytes_relative(cx: &mut Cx<'_>) -> u64 {
     let at = offset(cx.arg(2)).filter(|at| *at <= 0xffff);
-    let network = network_offset(&cx.host().ctx);
+    let ctx = &cx.host().ctx;
+    let (network, hidden) = (network_offset(ctx), ctx.hides_ethernet());
     let at = match cx.arg(5) as u32 {
-        // From the link-layer header: only where the packet still has it.
-        0 if network != 0 => at,
-        1 => at.map(|at| at + network),
+        // From the link-layer header, which may lie before the packet.
+        0 if hidden => at.map(|at| at as i64 - ETHERNET as i64),
+        0 => at.map(|at| at as i64),
+        1 => at.map(|at| at as i64 + network as i64),
         _ => None,
     };
     load(cx, at)
@@ -110,41 +126,124 @@ pub(crate) fn change_head(cx: &mut Cx<'_>) -> u64 {
         if flags != 0 || room > MAX_LEN || packet.len() + room > MAX_LEN {
             return Err(Errno::EINVAL);
         }
-        if packet.resize_at(0, room as i64) { Ok(()) } else { Err(Errno::ENOMEM) }
+        if !packet.resize_at(0, room as i64) {
+            return Err(Errno::ENOMEM);
+        }
+        packet.set_network(packet.network() + room);
+        Ok(())
     });
     cx.host().ctx.skb_changed();
     status(changed)
 }
 
+/// What the flags of `skb_adjust_room` ask for.
+struct Room(u64);
+
+impl Room {
+    const ENCAP_IPV4: u64 = 1 << 1;
+    const ENCAP_IPV6: u64 = 1 << 2;
+    const ENCAP_GRE: u64 = 1 << 3;
+    const ENCAP_UDP: u64 = 1 << 4;
+    const FIXED_GSO: u64 = 1;
+    /// `BPF_F_ADJ_ROOM_NO_CSUM_RESET`.
+    const KEEP_CHECKED: u64 = 1 << 5;
+    const ENCAP_ETHERNET: u64 = 1 << 6;
+    const DECAP_IPV4: u64 = 1 << 7;
+    const DECAP_IPV6: u64 = 1 << 8;
+
+    fn has(&self, flags: u64) -> bool {
+        self.0 & flags != 0
+    }
+
+    fn all(&self, flags: u64) -> bool {
+        self.0 & flags == flags
+    }
+
+    /// Room for headers: what the new headers are must not contradict itself.
+    fn grow(&self, by: u64) -> Result<(), Errno> {
+        let inner_link = self.0 >> 56;
+        let is_tunnel = self.has(Self::ENCAP_IPV4 | Self::ENCAP_IPV6);
+        let bad = self.has(Self::DECAP_IPV4 | Self::DECAP_IPV6)
+            || is_tunnel
+                && (self.all(Self::ENCAP_IPV4 | Self::ENCAP_IPV6)
+                    || self.all(Self::ENCAP_GRE | Self::ENCAP_UDP)
+                    || self.has(Self::ENCAP_ETHERNET) && inner_link < ETHERNET as u64
+                    || inner_link > by);
+        if bad { Err(Errno::EINVAL) } else { Ok(()) }
+    }
+
+    /// Headers taken away: none can be put on at the same time.
+    fn shrink(&self) -> Result<(), Errno> {
+        let least = Self::DECAP_IPV4 | Self::DECAP_IPV6;
+        if self.0 & !(least | Self::FIXED_GSO | Self::KEEP_CHECKED) != 0 || self.all(least) {
+            Err(Errno::EINVAL)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// The ethertype of the outermost header afterwards.
+    fn outermost(&self, before: u16) -> u16 {
+        match () {
+            () if self.has(Self::ENCAP_IPV4 | Self::DECAP_IPV4) => IPV4,
+            () if self.has(Self::ENCAP_IPV6 | Self::DECAP_IPV6) => IPV6,
+            () => before,
+        }
+    }
+}
+
+/// Bytes of the network header of `ethertype`, without options.
+fn header_len(ethertype: u16) -> Option<usize> {
+    match ethertype {
+        IPV4 => Some(20),
+        IPV6 => Some(40),
+        _ => None,
+    }
+}
+
 pub(crate) fn adjust_room(cx: &mut Cx<'_>) -> u64 {
+    status(adjusted(cx))
+}
+
+fn adjusted(cx: &mut Cx<'_>) -> Result<(), Errno> {
     let (diff, mode, flags) = (cx.arg(2) as i32 as i64, cx.arg(3) as u32, cx.arg(4));
-    let ctx = &cx.host().ctx;
-    let network = network_offset(ctx);
-    let header = match protocol(ctx) {
-        IPV4 => 20,
-        IPV6 => 40,
-        _ => return Errno::ENOTSUPP.as_ret(),
-    };
+    if flags & !ROOM_FLAGS != 0 {
+        return Err(Errno::EINVAL);
+    }
+    if diff.unsigned_abs() > MAX_ROOM {
+        return Err(Errno::EFAULT);
+    }
+    let room = Room(flags);
+    let ctx = &mut cx.host().ctx;
+    let (network, from) = (network_offset(ctx), protocol(ctx));
+    let header = header_len(from).ok_or(Errno::ENOTSUPP)?;
     let at = match mode {
         0 => network + header,
         1 => network,
-        _ => return Errno::ENOTSUPP.as_ret(),
+        _ => return Err(Errno::ENOTSUPP),
     };
-    let changed = packet(cx).and_then(|packet| {
-        if flags & !ROOM_FLAGS != 0 {
-            return Err(Errno::EINVAL);
-        }
-        if diff.unsigned_abs() > MAX_ROOM {
-            return Err(Errno::EFAULT);
-        }
-        let behind = packet.len() as i64 - network as i64;
-        if diff < 0 && behind + diff < header as i64 || packet.len() as i64 + diff > MAX_LEN as i64 {
-            return Err(Errno::ENOTSUPP);
-        }
-        if packet.resize_at(at, diff) { Ok(()) } else { Err(Errno::ENOMEM) }
-    });
-    cx.host().ctx.skb_changed();
-    status(changed)
+    let to = room.outermost(from);
+    let packet = ctx.packet_mut().ok_or(Errno::EINVAL)?;
+    let kept = packet.len() as i64 - network as i64 + diff;
+    // What stays behind the link layer has room for the header that is outermost then.
+    let least = if room.has(Room::DECAP_IPV4 | Room::DECAP_IPV6) { header_len(to).unwrap_or(header) } else { header };
+    if diff < 0 && kept < least as i64 || packet.len() as i64 + diff > MAX_LEN as i64 {
+        return Err(Errno::ENOTSUPP);
+    }
+    if diff < 0 {
+        room.shrink()?
+    } else {
+        room.grow(diff.unsigned_abs())?
+    }
+    if !packet.resize_at(at.min(packet.len()), diff) {
+        return Err(Errno::ENOMEM);
+    }
+    if !room.has(Room::KEEP_CHECKED) {
+        packet.set_csum_level(None);
+    }
+    ctx.set_field("protocol", to.swap_bytes() as u64);
+    ctx.skb_changed();
+    Ok(())
 }
 
 pub(crate) fn change_proto(cx: &mut Cx<'_>) -> u64 {
@@ -152,16 +251,13 @@ pub(crate) fn change_proto(cx: &mut Cx<'_>) -> u64 {
     let ctx = &cx.host().ctx;
     let (network, from) = (network_offset(ctx), protocol(ctx));
     let diff = match (from, to) {
+        _ if flags != 0 => return Errno::EINVAL.as_ret(),
         (IPV4, IPV6) => 20,
         (IPV6, IPV4) => -20,
         _ => return Errno::ENOTSUPP.as_ret(),
     };
-    let changed = packet(cx).and_then(|packet| {
-        if flags != 0 {
-            return Err(Errno::EINVAL);
-        }
-        if packet.resize_at(network, diff) { Ok(()) } else { Err(Errno::ENOMEM) }
-    });
+    let changed =
+        packet(cx).and_then(|packet| if packet.resize_at(network, diff) { Ok(()) } else { Err(Errno::ENOMEM) });
     let ctx = &mut cx.host().ctx;
     if changed.is_ok() {
         ctx.set_field("protocol", to.swap_bytes() as u64);
@@ -207,33 +303,52 @@ pub(crate) fn vlan_push(cx: &mut Cx<'_>) -> u64 {
     };
     let tci = cx.arg(3) as u16;
     let ctx = &mut cx.host().ctx;
-    status(push_tag(ctx).map(|()| {
-        ctx.set_field("vlan_present", 1);
-        ctx.set_field("vlan_tci", tci as u64);
-        ctx.set_field("vlan_proto", proto.swap_bytes() as u64);
-    }))
+    status(push_tag(ctx).map(|()| set_tag(ctx, Some((proto, tci)))))
 }
 
-pub(crate) fn vlan_pop(cx: &mut Cx<'_>) -> u64 {
-    let ctx = &mut cx.host().ctx;
-    if ctx.field_value("vlan_present") != 0 {
-        for field in ["vlan_present", "vlan_tci", "vlan_proto"] {
-            ctx.set_field(field, 0);
-        }
-    }
-    if !matches!(protocol(ctx), VLAN | VLAN_AD) {
-        return 0;
-    }
-    let mut inner = [0; 2];
+/// Takes the tag out of the packet's bytes: its contents.
+fn pop_tag(ctx: &mut Ctx) -> Result<u16, Errno> {
+    let mut tag = [0; 4];
     let popped = match ctx.packet_mut() {
-        Some(packet) => packet.read(ETHERNET + 2, &mut inner) && packet.resize_at(ETHERNET - 2, -4),
+        Some(packet) => packet.read(ETHERNET, &mut tag) && packet.resize_at(ETHERNET - 2, -4),
         None => false,
     };
-    if popped {
-        ctx.set_field("protocol", u16::from_le_bytes(inner) as u64);
+    if !popped {
+        return Err(Errno::ENOMEM);
     }
+    let [tci, inner] = [[tag[0], tag[1]], [tag[2], tag[3]]].map(u16::from_be_bytes);
+    let behind = ctx.packet().map_or(Vec::new(), Packet::to_vec);
+    let protocol = test_run::protocol(inner, behind.get(ETHERNET..).unwrap_or_default());
+    ctx.set_field("protocol", protocol.swap_bytes() as u64);
     ctx.skb_changed();
-    status(if popped { Ok(()) } else { Err(Errno::ENOMEM) })
+    Ok(tci)
+}
+
+fn set_tag(ctx: &mut Ctx, tag: Option<(u16, u16)>) {
+    let (proto, tci) = tag.unwrap_or_default();
+    ctx.set_field("vlan_present", tag.is_some() as u64);
+    ctx.set_field("vlan_tci", tci as u64);
+    ctx.set_field("vlan_proto", proto.swap_bytes() as u64);
+}
+
+/// Drops the outermost tag; the next one moves from the packet's bytes into the context.
+pub(crate) fn vlan_pop(cx: &mut Cx<'_>) -> u64 {
+    status(popped(&mut cx.host().ctx))
+}
+
+fn popped(ctx: &mut Ctx) -> Result<(), Errno> {
+    let is_tagged = |ctx: &Ctx| matches!(protocol(ctx), VLAN | VLAN_AD);
+    match ctx.field_value("vlan_present") {
+        0 if !is_tagged(ctx) => return Ok(()),
+        0 => _ = pop_tag(ctx)?,
+        _ => set_tag(ctx, None),
+    }
+    if is_tagged(ctx) {
+        let proto = protocol(ctx);
+        let tci = pop_tag(ctx)?;
+        set_tag(ctx, Some((proto, tci)));
+    }
+    Ok(())
 }
 
 /// The hash of the packet's flow; once computed, or set, it stays. Linux keys it by a random number of the boot, the
@@ -272,10 +387,15 @@ pub(crate) fn set_hash_invalid(cx: &mut Cx<'_>) -> u64 {
 /// Marks congestion in the IP header: 1 when it is marked, 0 where the packet does not take part.
 pub(crate) fn ecn_set_ce(cx: &mut Cx<'_>) -> u64 {
     let ctx = &mut cx.host().ctx;
-    let (network, protocol) = (network_offset(ctx), protocol(ctx));
+    let (network, protocol) = (network_offset(ctx), protocol_behind_tags(ctx));
     let Some(packet) = ctx.packet_mut() else { return 0 };
-    let mut head = [0; 20];
-    if !packet.read(network, &mut head) {
+    let needs = match protocol {
+        IPV4 => 20,
+        IPV6 => 40,
+        _ => return 0,
+    };
+    let mut head = [0; 40];
+    if !head.get_mut(..needs).is_some_and(|head| packet.read(network, head)) {
         return 0;
     }
     match protocol {
@@ -312,9 +432,25 @@ pub(crate) fn get_tunnel_opt(cx: &mut Cx<'_>) -> u64 {
 
 /// The sizes of `struct bpf_tunnel_key` in the versions that exist; there is no tunnel to tell.
 pub(crate) fn set_tunnel_key(cx: &mut Cx<'_>) -> u64 {
-    const VERSIONS: [u32; 6] = [44, 40, 28, 20, 24, 16];
+    const VERSIONS: [u32; 5] = [44, 28, 24, 22, 8];
+    /// Bytes that must be zero: what follows the time to live, and the IPv6 flow label of a tunnel over IPv4.
+    const PADDING: std::ops::Range<usize> = 22..24;
+    const LABEL: std::ops::Range<usize> = 24..28;
+    /// `BPF_F_TUNINFO_IPV6`.
+    const OVER_IPV6: u64 = 1;
     let (len, flags) = (cx.arg(3) as u32, cx.arg(4));
-    if flags > 0x1f || !VERSIONS.contains(&len) { Errno::EINVAL.as_ret() } else { 0 }
+    if flags > 0x1f || !VERSIONS.contains(&len) {
+        return Errno::EINVAL.as_ret();
+    }
+    let mut key = cx.copied(2, len as usize);
+    key.resize(44, 0);
+    let zero = |bytes: std::ops::Range<usize>| key.get(bytes).is_some_and(|bytes| bytes.iter().all(|byte| *byte == 0));
+    if zero(PADDING) && (flags & OVER_IPV6 != 0 || zero(LABEL)) { 0 } else { Errno::EINVAL.as_ret() }
+}
+
+/// `skb_cgroup_id`: the packet's socket is in the cgroup of who sends it.
+pub(crate) fn cgroup_id(cx: &mut Cx<'_>) -> u64 {
+    cx.host().world().identity.cgroup
 }
 
 /// Options of a tunnel: whole words, and a tunnel's key first.
@@ -336,7 +472,7 @@ pub(crate) fn set_tstamp(cx: &mut Cx<'_>) -> u64 {
         return Errno::EOPNOTSUPP.as_ret();
     }
     match kind {
-        0 if tstamp == 0 => {}
+        0 => {}
         1 | 2 if tstamp != 0 => {}
         _ => return Errno::EINVAL.as_ret(),
     }

@@ -63,7 +63,9 @@ fn probes_read_what_is_there_and_nothing_else() {
         format!("*(u64 *)(r10 - 16) = -1\nr1 = r10\nr1 += -16\nr2 = 8\nr3 = {addr}\ncall {name}\n")
     };
     check(&[], &(call("bpf_probe_read_kernel_str", "0x9000") + "exit"), 7);
-    check(&[], &(call("bpf_probe_read_kernel", "0x9001") + "exit"), Errno::EFAULT.as_ret());
+    check(&[], &(call("bpf_probe_read_user", "0x9001") + "exit"), Errno::EFAULT.as_ret());
+    check(&[], &(call("bpf_probe_read_kernel", "0x9001") + "exit"), Errno::ERANGE.as_ret());
+    check(&[], &(call("bpf_probe_read_kernel", "-8") + "exit"), Errno::EFAULT.as_ret());
     check(&[], &(call("bpf_probe_read_kernel", "0x9001") + "r0 = *(u64 *)(r10 - 16)\nexit"), 0);
     check(&[], &(call("bpf_probe_read_user", "r10\nr3 += -16") + "r0 = *(u64 *)(r10 - 16)\nexit"), u64::MAX);
 }

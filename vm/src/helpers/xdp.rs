@@ -65,22 +65,29 @@ pub(crate) fn get_buff_len(cx: &mut Cx<'_>) -> u64 {
     value(packet(cx).map(|packet| packet.len() as u64))
 }
 
-pub(crate) fn load_bytes(cx: &mut Cx<'_>) -> u64 {
-    let (at, len) = (cx.arg(2) as u32 as usize, cx.arg(4) as u32 as usize);
-    let mut bytes = vec![0; len];
-    match packet(cx).is_ok_and(|packet| packet.read(at, &mut bytes)) {
-        true => {
-            cx.write(3, len, &bytes);
-            0
-        }
-        false => Errno::EINVAL.as_ret(),
+/// The offset in argument 2.
+fn offset(cx: &Cx<'_>) -> Result<usize, Errno> {
+    match cx.arg(2) as u32 {
+        at @ ..=0xffff => Ok(at as usize),
+        _ => Err(Errno::EFAULT),
     }
 }
 
+pub(crate) fn load_bytes(cx: &mut Cx<'_>) -> u64 {
+    let len = cx.arg(4) as u32 as usize;
+    let mut bytes = vec![0; len];
+    status(offset(cx).and_then(|at| {
+        if !packet(cx)?.read(at, &mut bytes) {
+            return Err(Errno::EINVAL);
+        }
+        cx.write(3, len, &bytes);
+        Ok(())
+    }))
+}
+
 pub(crate) fn store_bytes(cx: &mut Cx<'_>) -> u64 {
-    let (at, len) = (cx.arg(2) as u32 as usize, cx.arg(4) as u32 as usize);
-    let bytes = cx.copied(3, len);
-    status(if packet(cx).is_ok_and(|packet| packet.write(at, &bytes)) { Ok(()) } else { Err(Errno::EINVAL) })
+    let bytes = cx.copied(3, cx.arg(4) as u32 as usize);
+    status(offset(cx).and_then(|at| if packet(cx)?.write(at, &bytes) { Ok(()) } else { Err(Errno::EINVAL) }))
 }
 
 /// Remembers where the packet shall go; the host delivers it.
@@ -161,17 +168,21 @@ pub(crate) fn fib_lookup(cx: &mut Cx<'_>) -> u64 {
 }
 
 pub(crate) fn check_mtu(cx: &mut Cx<'_>) -> u64 {
+    /// `BPF_MTU_CHK_SEGS`: of whole packets behind sockets only.
+    const SEGMENTS: u64 = 1;
     let (ifindex, delta, flags) = (cx.arg(2) as u32, cx.arg(4) as i32 as i64, cx.arg(5));
-    if flags & !1 != 0 {
+    let asked = cx.copied(3, 4).try_into().map_or(0, u32::from_ne_bytes);
+    let host = cx.host();
+    let segments = host.ctx.prog_type() != ProgType::Xdp && delta == 0 && asked == 0;
+    if flags & !(if segments { SEGMENTS } else { 0 }) != 0 {
         return Errno::EINVAL.as_ret();
     }
-    let host = cx.host();
     let own = host.ctx.field_value(if host.ctx.prog_type() == ProgType::Xdp { "ingress_ifindex" } else { "ifindex" });
     let ifindex = if ifindex == 0 { own as u32 } else { ifindex };
     let Some(mtu) = host.world().network.mtu(ifindex) else { return Errno::ENODEV.as_ret() };
-    let asked = cx.copied(3, 4).try_into().map_or(0, u32::from_ne_bytes);
     let network = cx.host().ctx.packet().map_or(0, |packet| packet.len().saturating_sub(ETHERNET)) as i64;
-    let len = if asked != 0 { asked as i64 } else { network } + delta;
+    // Sizes are signed 32-bit numbers there.
+    let len = if asked != 0 { asked as i32 as i64 } else { network } + delta;
     cx.write(3, 4, &mtu.to_ne_bytes());
     // BPF_MTU_CHK_RET_FRAG_NEEDED
     if len > mtu as i64 { 1 } else { 0 }

@@ -6,38 +6,6 @@ use super::state::{ANY, Value};
 use super::{Shaper, ones, weighted};
 use crate::generate::code::Source;
 
-const OPS: [AluOp; 14] = [
-    AluOp::Add,
-    AluOp::Sub,
-    AluOp::Mul,
-    AluOp::Div,
-    AluOp::Mod,
-    AluOp::Sdiv,
-    AluOp::Smod,
-    AluOp::Or,
-    AluOp::And,
-    AluOp::Xor,
-    AluOp::Lsh,
-    AluOp::Rsh,
-    AluOp::Arsh,
-    AluOp::Mov,
-];
-
-/// Every comparison.
-pub(super) const COMPARISONS: [CmpOp; 11] = [
-    CmpOp::Eq,
-    CmpOp::Ne,
-    CmpOp::Set,
-    CmpOp::Gt,
-    CmpOp::Ge,
-    CmpOp::Lt,
-    CmpOp::Le,
-    CmpOp::Sgt,
-    CmpOp::Sge,
-    CmpOp::Slt,
-    CmpOp::Sle,
-];
-
 impl Shaper<'_> {
     /// One to three operations on numbers.
     pub(super) fn arithmetic(&mut self) {
@@ -89,7 +57,7 @@ impl Shaper<'_> {
         if !self.state.is_free(dst) {
             return;
         }
-        let op = self.rng.pick(&OPS);
+        let op = self.rng.pick(&AluOp::ALL);
         let width = self.rng.pick(&[Width::W32, Width::W64]);
         let src = self.operand(op, width);
         self.code.push(Insn::Alu { op, width, dst, src });

@@ -2,7 +2,6 @@
 
 use rtbpf_isa::{AluOp, CmpOp, Insn, Operand, Reg, Width};
 
-use super::alu::COMPARISONS;
 use super::state::{ANY, State, Value};
 use super::{Shaper, weighted};
 
@@ -13,7 +12,7 @@ impl Shaper<'_> {
             return;
         }
         let lhs = self.scalar();
-        let op = self.rng.pick(&COMPARISONS);
+        let op = self.rng.pick(&CmpOp::ALL);
         let width = self.rng.pick(&[Width::W32, Width::W64]);
         let scalars = self.state.registers(Value::is_scalar);
         let rhs = match self.rng.choose(&scalars) {
