@@ -10,6 +10,10 @@ import sys
 PACKET_TYPES = {"xdp", "sched_cls", "sched_act"}
 # A LIRC sample: a pulse of 560 microseconds.
 SAMPLE = "30020001"
+# Entries of a map that its object leaves empty, for its host to size by the machine or by what it was told.
+ENTRIES = 64
+# What ir-keytable makes of its table of raw patterns: a scan code and 68 lengths each.
+SIZES = {"raw_map": "1024,140"}
 
 
 def call(*words):
@@ -22,6 +26,11 @@ def call(*words):
     return answer, lines[0] if lines else f"exit status {done.returncode}"
 
 
+def needs_size(map_):
+    storage = map_["type"].endswith("_storage") or map_["type"] == "cgrp_storage"
+    return map_["name"] in SIZES or map_["max_entries"] == 0 and not storage
+
+
 def has_fault(value):
     if isinstance(value, dict):
         return any(key in ("fault", "faults") and inner for key, inner in value.items()) or any(
@@ -30,9 +39,10 @@ def has_fault(value):
     return isinstance(value, list) and any(has_fault(inner) for inner in value)
 
 
-def run(rtbpf, path, program, capture):
+def run(rtbpf, path, program, capture, sized_by_host):
     """`verified`, `unverified` with why, or why it does not run."""
     given = ["--pcap", capture] if program["type"] in PACKET_TYPES else ["--ctx", SAMPLE]
+    given += [f"--resize={name}={SIZES.get(name, ENTRIES)}" for name in sized_by_host]
     words = [rtbpf, "run", str(path), "--prog", program["name"], *given, "--json"]
     answer, why = call(*words)
     if answer is not None and not has_fault(answer):
@@ -56,10 +66,11 @@ def main():
             print(f"{name:48} {'':25}  NO      {why}")
             continue
         total["loaded"] += 1
+        sized_by_host = [map_["name"] for map_ in object_["maps"] if needs_size(map_)]
         counts = {"verified": 0, "unverified": 0, "failed": 0}
         for program in object_["programs"]:
             if program["type"] in PACKET_TYPES | {"lirc_mode2"}:
-                how, note = run(rtbpf, path, program, capture)
+                how, note = run(rtbpf, path, program, capture, sized_by_host)
                 counts[how] += 1
                 if note:
                     notes.append(f"{name} {program['name']}: {how}: {note}")

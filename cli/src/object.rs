@@ -40,6 +40,9 @@ pub struct LoadArgs {
     /// Set a global variable before loading: a number, "text", hex:DIGITS or @FILE.
     #[arg(long, value_name = "VAR=VALUE")]
     set: Vec<String>,
+    /// Give a map this many entries, of this many bytes each, as programs do that size maps before they load them.
+    #[arg(long, value_name = "MAP=ENTRIES[,BYTES]")]
+    resize: Vec<String>,
 }
 
 impl LoadArgs {
@@ -58,6 +61,16 @@ impl LoadArgs {
             let size = object.variable(name).map(|(_, variable)| variable.size);
             let bytes = value_bytes(value, size.unwrap_or(8)).map_err(bad)?;
             object.set_variable(name, &bytes).map_err(|error| bad(error.to_string()))?;
+        }
+        for setting in &self.resize {
+            let bad = |what: String| Error::Option { option: format!("--resize {setting}"), what };
+            let number = |text: &str| text.parse().map_err(|_| bad(format!("`{text}` is no number below 2^32")));
+            let (name, sizes) = setting.split_once('=').ok_or_else(|| bad("write MAP=ENTRIES[,BYTES]".into()))?;
+            let (entries, bytes) = match sizes.split_once(',') {
+                Some((entries, bytes)) => (number(entries)?, Some(number(bytes)?)),
+                None => (number(sizes)?, None),
+            };
+            object.resize_map(name, entries, bytes).map_err(|error| bad(error.to_string()))?;
         }
         Ok(object)
     }

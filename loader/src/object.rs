@@ -10,6 +10,7 @@ use crate::code::{Code, FunctionId};
 use crate::core::CoreOutcome;
 use crate::elf::Unit;
 use crate::error::Error;
+use crate::maps::round_ring;
 
 /// A number by name.
 pub type Lookup<'a, T> = &'a dyn Fn(&str) -> Option<T>;
@@ -299,6 +300,24 @@ impl Object {
             None if size <= 1 << 20 => Some(vec![0; size]),
             None => None,
         }
+    }
+
+    /// Makes map `name` hold `entries`, of `value_bytes` each if given: hosts size maps so before they load an object
+    /// (`bpf_map__set_max_entries`, `bpf_map__set_value_size`). Maps that back global variables keep their size.
+    pub fn resize_map(&mut self, name: &str, entries: u32, value_bytes: Option<u32>) -> Result<(), Error> {
+        let no = |why: String| Error::NoSuch { what: "map", name: name.to_owned(), why };
+        let known = || self.maps.iter().map(|map| map.name.as_str()).take(20).collect::<Vec<_>>().join(", ");
+        let Some(index) = self.maps.iter().position(|map| map.name == name) else {
+            return Err(no(format!("the object has [{}]", known())));
+        };
+        if self.data.iter().any(|section| section.map == index) {
+            return Err(no("it backs global variables".into()));
+        }
+        let spec = &mut self.maps[index].spec;
+        spec.max_entries = entries;
+        spec.value_size = value_bytes.unwrap_or(spec.value_size);
+        round_ring(spec);
+        Ok(())
     }
 
     /// Sets the bytes that variable `name` starts with; shorter ones are padded with zeroes.

@@ -36,7 +36,7 @@ fn load(program: &Program, given: &Assumptions, opts: &Options) -> Checked {
         return refuse!(Privilege, EPERM, "loading needs CAP_BPF");
     }
     match given.prog_type {
-        ProgType::Unspec | ProgType::LircMode2 if opts.profile == Profile::Compat => {
+        ProgType::Unspec if opts.profile == Profile::Compat => {
             return refuse!(ProgType, EINVAL, "unknown program type");
         }
         ProgType::Syscall if !given.sleepable => {
