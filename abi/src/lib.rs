@@ -13,6 +13,7 @@ pub mod limits;
 pub mod map_kind;
 pub mod map_rules;
 pub mod map_spec;
+pub mod map_struct;
 pub mod policy;
 pub mod prog_kind;
 pub mod prog_rules;

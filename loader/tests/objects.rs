@@ -59,6 +59,18 @@ fn variables_are_read_and_set_by_name() {
 }
 
 #[test]
+fn hosts_may_size_maps_before_loading() {
+    let mut object = everything(&ParseOptions::default());
+    let name = object.maps.iter().find(|map| map.spec.kind == MapKind::Hash).unwrap().name.clone();
+    object.resize_map(&name, 77, Some(40)).unwrap();
+    let spec = &object.maps[object.map(&name).unwrap()].spec;
+    assert_eq!((spec.max_entries, spec.value_size), (77, 40));
+    assert!(object.resize_map("everything.data", 2, None).unwrap_err().to_string().contains("no map"));
+    let of_variables = object.maps[object.data[0].map].name.clone();
+    assert!(object.resize_map(&of_variables, 2, None).unwrap_err().to_string().contains("backs global variables"));
+}
+
+#[test]
 fn externs_come_from_the_options_or_are_nothing() {
     let without = everything(&ParseOptions::default());
     let version = without.variable_bytes("LINUX_KERNEL_VERSION").unwrap();

@@ -4,12 +4,15 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock, RwLock, Weak};
 
-use rtbpf_abi::{MapKind, MapSpec, ProgType};
+use rtbpf_abi::{MapKind, MapSpec, ProgType, map_struct};
 
 use crate::map::{Map, MapRef};
 
-/// The part all kinds share. Its address is what a lookup in a map of maps answers.
+/// The part all kinds share. Its address is the map's pointer in programs, and what a lookup in a map of maps answers.
+#[repr(C)]
 pub struct Head {
+    /// What programs see that read behind the pointer: the kernel's structure. Nobody writes it.
+    image: [u64; map_struct::BYTES / 8],
     spec: MapSpec,
     id: u32,
     slots: u32,
@@ -28,9 +31,11 @@ static HEADS: RwLock<BTreeMap<u64, Weak<dyn Map>>> = RwLock::new(BTreeMap::new()
 
 impl Head {
     pub(crate) fn new(spec: MapSpec, slots: u32) -> Head {
+        let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         Head {
+            image: map_struct::image(&spec, id),
             spec,
-            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            id,
             slots,
             frozen: AtomicBool::new(false),
             writers: AtomicU32::new(0),
@@ -42,6 +47,11 @@ impl Head {
     /// The attributes the map was created with.
     pub fn spec(&self) -> &MapSpec {
         &self.spec
+    }
+
+    /// The kernel's structure of the map, as loads behind its pointer see it.
+    pub fn image(&self) -> &[u64; map_struct::BYTES / 8] {
+        &self.image
     }
 
     /// A number unique in the process.

@@ -104,6 +104,17 @@ fn both_operands_of_a_comparison_are_refined_apart() {
 }
 
 #[test]
+fn a_maps_own_structure_is_read_member_by_member() {
+    let load = |load: &str| format!("r1 = map[hash] ll\n r0 = {load}\n r0 = 0\n exit");
+    accept(&load("*(u32 *)(r1 + 76)"));
+    accept(&load("*(u64 *)(r1 + 40)"));
+    reject(Reason::OutOfBounds, &load("*(u64 *)(r1 + 76)"));
+    reject(Reason::OutOfBounds, &load("*(u32 *)(r1 + 40)"));
+    reject(Reason::OutOfBounds, &load("*(u8 *)(r1 - 1)"));
+    reject(Reason::ReadOnly, "r1 = map[hash] ll\n *(u32 *)(r1 + 76) = 1\n r0 = 0\n exit");
+}
+
+#[test]
 fn a_32_bit_test_decides_no_pointer() {
     reject(
         Reason::InvalidAccess,

@@ -97,7 +97,8 @@ impl Region {
 
     /// A map, which helpers see as `native`.
     pub fn map(map: MapRef, native: u64) -> Region {
-        let span = Span::handed_out(native, 0, Keep::Map(map));
+        let len = rtbpf_abi::map_struct::BYTES as u32;
+        let span = Span::handed_out(native, len, Keep::Map(map));
         Region { kind: RegionKind::Map, span, native, origin: 0, readable: true, writable: false }
     }
 

@@ -2,10 +2,12 @@
 
 use rtbpf_abi::ctx::{self, CtxLayout, CtxOp};
 use rtbpf_abi::helper::SockKind;
+use rtbpf_abi::map_struct::{self, Member, NoMember};
 
 use super::Target;
 use crate::explore::Walk;
 use crate::reject::{Checked, refuse};
+use crate::value::MapRef;
 
 impl Walk<'_> {
     pub(super) fn flow_keys_access(&self, target: &Target) -> Checked {
@@ -51,6 +53,48 @@ impl Walk<'_> {
             return refuse!(OutOfBounds, EACCES, "R{r} invalid variable buffer offset: off={off}, var_off={tnum}");
         }
         Ok(())
+    }
+
+    /// The kernel's structure behind a map's pointer: whole members, read only.
+    pub(super) fn map_struct_access(&self, target: &Target, map: MapRef, writes: bool) -> Checked {
+        let Some(kind) = self.map(map).map(|spec| spec.kind) else { return Ok(()) };
+        let (r, name, off, size) = (target.r(), map_struct::name(kind), target.fixed(), target.size);
+        if !self.opts.privilege.perfmon {
+            return refuse!(
+                Privilege,
+                EPERM,
+                "'struct {name}' access is allowed only to CAP_PERFMON and CAP_SYS_ADMIN"
+            );
+        }
+        let Ok(at) = u32::try_from(off) else {
+            return refuse!(OutOfBounds, EACCES, "R{r} is {name} invalid negative access: off={off}");
+        };
+        if writes {
+            return refuse!(ReadOnly, EACCES, "only read from {name} is supported");
+        }
+        match map_struct::access(kind, at, size) {
+            Ok(_) => Ok(()),
+            Err(NoMember::Beyond) => {
+                refuse!(OutOfBounds, EACCES, "access beyond struct {name} at off {off} size {size}")
+            }
+            Err(NoMember::Hole) => {
+                refuse!(OutOfBounds, EINVAL, "struct bpf_map doesn't have field at offset {off}")
+            }
+            Err(NoMember::Across(member)) => {
+                let end = member.offset + member.size;
+                let name = member.name;
+                refuse!(
+                    OutOfBounds,
+                    EACCES,
+                    "access beyond the end of member {name} (mend:{end}) in struct bpf_map with off {off} size {size}"
+                )
+            }
+            Err(NoMember::PartOfPointer(Member { name, offset, .. })) => refuse!(
+                OutOfBounds,
+                EACCES,
+                "cannot access ptr member {name} with moff {offset} in struct bpf_map with off {off} size {size}"
+            ),
+        }
     }
 
     /// A kernel structure: loads that may fault and then give 0, at constant offsets.

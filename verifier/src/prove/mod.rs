@@ -158,12 +158,13 @@ impl Walk<'_> {
                 self.note_access(Access::Mixed);
                 unknown()
             }
-            Kind::MapPtr(_) if mode.writes() => {
-                return refuse!(ReadOnly, EACCES, "only read from bpf_array is supported");
+            Kind::MapPtr(map) => {
+                self.map_struct_access(&target, map, mode.writes())?;
+                self.note_access(Access::Mixed);
+                unknown()
             }
             Kind::Scalar
             | Kind::Uninit
-            | Kind::MapPtr(_)
             | Kind::PacketEnd
             | Kind::PercpuBtf
             | Kind::Func(_)

@@ -38,6 +38,15 @@ fn store(at: usize, bytes: &[u8]) -> String {
 }
 
 #[test]
+fn a_maps_pointer_shows_its_attributes() {
+    let load = |off: u32| format!("r1 = map[fd:0] ll\nr0 = *(u32 *)(r1 + {off})\nexit");
+    for (off, value) in [(64, 1), (68, 4), (72, 12), (76, 3)] {
+        check(&[map(MapKind::Hash, 4, 12, 3)], &load(off), value);
+    }
+    assert!(run_in(world(), vec![map(MapKind::Hash, 4, 12, 3)], &load(312)).is_err());
+}
+
+#[test]
 fn printed_lines_reach_the_sink() {
     let lines = Arc::new(Mutex::new(Vec::new()));
     let sink = lines.clone();

@@ -318,10 +318,6 @@ impl Checked {
         if region.kind == RegionKind::Ctx {
             return self.load_ctx(off, size, signed);
         }
-        if region.kind == RegionKind::Map {
-            // The fields of the kernel's `struct bpf_map` are readable, and mean nothing here.
-            return Ok(0);
-        }
         match region.span.load(off, size) {
             Some(value) if region.readable => Ok(value),
             _ => Err(refused(region, off, size, false)),
