@@ -43,7 +43,8 @@ pub struct Loaded {
 /// Whether this process may load programs; the reason where it may not.
 pub fn permitted() -> Result<(), String> {
     let exit = [0xb7, 0, 0, 0, 0, 0, 0, 0, 0x95, 0, 0, 0, 0, 0, 0, 0];
-    let load = sys::Load { prog_type: 1, attach_type: 0, flags: 0, insns: &exit, functions: None, maps: &[] };
+    let load =
+        sys::Load { prog_type: 1, attach_type: 0, flags: 0, insns: &exit, functions: None, maps: &[], log_level: 1 };
     sys::prog_load(&load, &mut []).map(|_| ()).map_err(|error| format!("bpf(2) is not permitted here: {error}"))
 }
 
@@ -68,6 +69,37 @@ fn errno(error: &io::Error) -> i32 {
 
 /// Loads `case`; with its log where `log` is set. `Err` when one of its maps cannot be made.
 pub fn load(case: &Case, log: bool) -> Result<Loaded, String> {
+    let mut buffer = vec![0; if log { 1 << 16 } else { 0 }];
+    let (maps, prog) = load_into(case, 1, &mut buffer)?;
+    let words = if prog.is_err() { last_lines(&buffer) } else { String::new() };
+    Ok(Loaded { maps, prog, words })
+}
+
+/// What the kernel's verifier says it took for `case`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Effort {
+    /// Time, in microseconds.
+    pub usec: u64,
+    /// Instructions that it processed.
+    pub processed: u64,
+}
+
+/// Loads `case` for the statistics of the kernel's verifier; `None` when it gave up before its walk.
+pub fn effort(case: &Case) -> Result<Option<Effort>, String> {
+    let mut buffer = vec![0; 1 << 16];
+    let _loaded = load_into(case, 4, &mut buffer)?;
+    let text = String::from_utf8_lossy(&buffer);
+    let number = |before: &str| {
+        let rest = text.lines().find_map(|line| line.strip_prefix(before))?;
+        rest.split(' ').next()?.parse().ok()
+    };
+    let (usec, processed) = (number("verification time "), number("processed "));
+    Ok(usec.zip(processed).map(|(usec, processed)| Effort { usec, processed }))
+}
+
+type MapsAndProg = (Vec<OwnedFd>, Result<OwnedFd, i32>);
+
+fn load_into(case: &Case, log_level: u32, log: &mut [u8]) -> Result<MapsAndProg, String> {
     let maps = case.maps.iter().map(create).collect::<Result<Vec<_>, _>>()?;
     let mut bytes = case.bytes();
     for (slot, map) in case.fixups() {
@@ -82,11 +114,10 @@ pub fn load(case: &Case, log: bool) -> Result<Loaded, String> {
         insns: &bytes,
         functions: types.map(|types| (types, functions.as_slice())),
         maps: &maps,
+        log_level,
     };
-    let mut buffer = vec![0; if log { 1 << 16 } else { 0 }];
-    let prog = sys::prog_load(&load, &mut buffer).map_err(|error| errno(&error));
-    let words = if prog.is_err() { last_lines(&buffer) } else { String::new() };
-    Ok(Loaded { maps, prog, words })
+    let prog = sys::prog_load(&load, log).map_err(|error| errno(&error));
+    Ok((maps, prog))
 }
 
 /// Where the functions of `case` begin.

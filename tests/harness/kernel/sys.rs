@@ -157,9 +157,11 @@ pub struct Load<'a> {
     pub functions: Option<(&'a OwnedFd, &'a [FuncInfo])>,
     /// The maps that wide loads may name by index.
     pub maps: &'a [OwnedFd],
+    /// What the log holds: bit 0 paths, bit 1 every state, bit 2 statistics.
+    pub log_level: u32,
 }
 
-/// Loads a program under the licence "GPL". `log` takes the verifier's words at level 1 and may be empty.
+/// Loads a program under the licence "GPL". `log` takes the verifier's words and may be empty.
 pub fn prog_load(load: &Load<'_>, log: &mut [u8]) -> io::Result<OwnedFd> {
     let fds: Vec<RawFd> = load.maps.iter().map(AsRawFd::as_raw_fd).collect();
     let mut attr = LoadAttr {
@@ -169,7 +171,7 @@ pub fn prog_load(load: &Load<'_>, log: &mut [u8]) -> io::Result<OwnedFd> {
         insn_count: (load.insns.len() / 8) as u32,
         insns: load.insns.as_ptr() as u64,
         license: c"GPL".as_ptr() as u64,
-        log_level: u32::from(!log.is_empty()),
+        log_level: if log.is_empty() { 0 } else { load.log_level },
         log_size: log.len() as u32,
         log_buf: if log.is_empty() { 0 } else { log.as_mut_ptr() as u64 },
         btf_fd: load.functions.map_or(0, |(btf, _)| btf.as_raw_fd() as u32),
