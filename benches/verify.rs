@@ -53,7 +53,9 @@ fn branchy(count: usize) -> Case {
     let mut text = String::from("r6 = *(u32 *)(r1 + 0)\n r7 = 0\n r0 = 0\n");
     for i in 0..count / 16 {
         let _ = writeln!(text, "r6 = *(u32 *)(r1 + 0)\n if r6 > {i} goto l{i}");
-        (0..14).for_each(|k| drop(writeln!(text, "r0 += {k}")));
+        for k in 0..14 {
+            let _ = writeln!(text, "r0 += {k}");
+        }
         let _ = writeln!(text, "l{i}:");
     }
     of_text(&format!("branchy {count}"), &(text + "r0 = 0\n exit"))
@@ -97,7 +99,9 @@ fn subprogs(calls: usize) -> Case {
 /// Spills and fills of every slot, with branches between.
 fn stack_heavy(count: usize) -> Case {
     let mut text = String::from("r6 = r1\n r0 = 0\n r7 = *(u32 *)(r6 + 0)\n");
-    (0..60).for_each(|slot| drop(writeln!(text, "*(u64 *)(r10 - {}) = r7", slot * 8 + 8)));
+    for slot in 1..61 {
+        let _ = writeln!(text, "*(u64 *)(r10 - {}) = r7", slot * 8);
+    }
     for i in 0..count / 8 {
         let (a, b) = (i * 7 % 60 * 8 + 8, i * 11 % 60 * 8 + 8);
         let _ = writeln!(

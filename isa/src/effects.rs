@@ -16,26 +16,31 @@ impl RegSet {
     pub const CALLER_SAVED: RegSet = RegSet(0b11_1111);
 
     /// The set of one register.
+    #[inline]
     pub const fn of(reg: Reg) -> RegSet {
         RegSet(1 << reg as u8)
     }
 
     /// Union.
+    #[inline]
     pub const fn with(self, other: RegSet) -> RegSet {
         RegSet(self.0 | other.0)
     }
 
     /// Difference.
+    #[inline]
     pub const fn without(self, other: RegSet) -> RegSet {
         RegSet(self.0 & !other.0)
     }
 
     /// Membership.
+    #[inline]
     pub const fn contains(self, reg: Reg) -> bool {
         self.0 & (1 << reg as u8) != 0
     }
 
     /// Members in order.
+    #[inline]
     pub fn iter(self) -> impl Iterator<Item = Reg> {
         Reg::ALL.into_iter().filter(move |&reg| self.contains(reg))
     }
@@ -75,6 +80,7 @@ pub struct MemAccess {
 
 impl Insn {
     /// Where control goes.
+    #[inline]
     pub const fn flow(&self) -> Flow {
         match *self {
             Insn::Jump { to, .. } => Flow::Jump(to),

@@ -12,11 +12,13 @@ pub struct InsnIdx(pub u32);
 
 impl InsnIdx {
     /// As an index into a slice.
+    #[inline]
     pub const fn index(self) -> usize {
         self.0 as usize
     }
 
     /// The instruction after this one.
+    #[inline]
     pub const fn next(self) -> InsnIdx {
         InsnIdx(self.0 + 1)
     }
@@ -24,6 +26,7 @@ impl InsnIdx {
     /// The target of a jump `to` instructions beyond the next one.
     ///
     /// Decoding proved that it lies in the program, so the sum does not wrap.
+    #[inline]
     pub const fn target(self, to: i32) -> InsnIdx {
         InsnIdx((self.0 as i64 + 1 + to as i64) as u32)
     }
@@ -41,6 +44,7 @@ pub struct MapIdx(pub u32);
 
 impl MapIdx {
     /// As an index into a slice.
+    #[inline]
     pub const fn index(self) -> usize {
         self.0 as usize
     }

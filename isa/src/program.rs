@@ -94,11 +94,13 @@ impl Program {
     }
 
     /// The instruction at `at`.
+    #[inline]
     pub fn get(&self, at: InsnIdx) -> Option<&Insn> {
         self.insns.get(at.index())
     }
 
     /// How many instructions.
+    #[inline]
     pub fn len(&self) -> usize {
         self.insns.len()
     }

@@ -40,6 +40,7 @@ impl Reg {
     }
 
     /// Its number, 0 to 10.
+    #[inline]
     pub const fn index(self) -> usize {
         self as usize
     }
