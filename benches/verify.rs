@@ -2,7 +2,8 @@
 //!
 //! Input: programs that stress one thing each (straight lines, branches, loops, subprograms, the stack) and the recorded
 //! compute programs on a map value. The two verifiers run in turn, in one run; the kernel's time is the one it logs.
-//! `verify NAME…` measures those whose names hold one of these words; `--alone` leaves the kernel out.
+//! `verify NAME…` measures those whose names hold one of these words; `--alone` leaves the kernel out,
+//! `--once` verifies once, for tools that count instructions.
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -62,7 +63,7 @@ fn branchy(count: usize) -> Case {
 }
 
 /// A counted loop.
-fn counted(rounds: u32) -> Case {
+fn counted(rounds: usize) -> Case {
     of_text(
         &format!("loop {rounds}"),
         &format!(
@@ -72,7 +73,7 @@ fn counted(rounds: u32) -> Case {
 }
 
 /// A loop that branches on numbers that are not known.
-fn branching_loop(rounds: u32) -> Case {
+fn branching_loop(rounds: usize) -> Case {
     of_text(
         &format!("loop-branch {rounds}"),
         &format!(
@@ -143,7 +144,8 @@ fn report(case: &Case, oracle: bool) {
     let mut effort = kernel::Effort::default();
     let (mut stats, mut verdict) = (rtbpf_verifier::Stats::default(), "accepted".to_owned());
     let begun = Instant::now();
-    while ours.len() < 5 || begun.elapsed().as_millis() < 300 && ours.len() < 200 {
+    let rounds = if std::env::args().any(|word| word == "--once") { 1 } else { 5 };
+    while ours.len() < rounds || rounds > 1 && begun.elapsed().as_millis() < 300 && ours.len() < 200 {
         let (program, given) = (program.clone(), given.clone());
         let started = Instant::now();
         let answer = verify(program, given, &options);
@@ -183,11 +185,21 @@ fn main() {
     if let Err(reason) = &oracle {
         println!("without the kernel: {reason}");
     }
-    let mut cases: Vec<Case> = [1_000, 10_000, 100_000, 900_000].map(straight).into();
-    cases.extend([1_000, 10_000, 65_000].map(branchy));
-    cases.extend([counted(100_000), branching_loop(2_000), subprogs(2_000), stack_heavy(2_000), stack_heavy(20_000)]);
-    cases.extend(on_a_map());
     let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
-    let wanted = |case: &&Case| words.is_empty() || words.iter().any(|word| case.name.contains(word.as_str()));
-    cases.iter().filter(wanted).for_each(|case| report(case, oracle.is_ok()));
+    let wanted = |name: &str| words.is_empty() || words.iter().any(|word| name.contains(word.as_str()));
+    type Build = fn(usize) -> Case;
+    let families: [(&str, Build, &[usize]); 6] = [
+        ("straight", straight, &[1_000, 10_000, 100_000, 900_000]),
+        ("branchy", branchy, &[1_000, 10_000, 65_000]),
+        ("loop", counted, &[10_000, 100_000]),
+        ("loop-branch", branching_loop, &[2_000]),
+        ("subprogs", subprogs, &[2_000]),
+        ("stack", stack_heavy, &[2_000, 20_000]),
+    ];
+    for (name, build, sizes) in families {
+        for &size in sizes.iter().filter(|size| wanted(&format!("{name} {size}"))) {
+            report(&build(size), oracle.is_ok());
+        }
+    }
+    on_a_map().iter().filter(|case| wanted(&case.name)).for_each(|case| report(case, oracle.is_ok()));
 }

@@ -127,6 +127,17 @@ fn edges(at: InsnIdx, insn: &Insn) -> [Option<(InsnIdx, bool)>; 2] {
 /// is linear in the program, however its jumps are laid out.
 fn live_registers(program: &Program) -> Vec<RegSet> {
     let mut live = vec![RegSet::EMPTY; program.len()];
+    let mut goes_back = false;
+    for index in (0..program.len() as u32).rev() {
+        let at = InsnIdx(index);
+        let Some(insn) = program.get(at) else { continue };
+        goes_back |= insn.relative_target().is_some_and(|to| to < 0);
+        live[at.index()] = live_before(at, insn, &live);
+    }
+    // Without a way back, what an instruction depends on was looked at before it.
+    if !goes_back {
+        return live;
+    }
     let dependents = Dependents::of(program);
     let mut waiting = vec![true; program.len()];
     let mut queue: Vec<u32> = (0..program.len() as u32).collect();
@@ -134,9 +145,7 @@ fn live_registers(program: &Program) -> Vec<RegSet> {
         let at = InsnIdx(index);
         let Some(insn) = program.get(at) else { continue };
         waiting[at.index()] = false;
-        let after = successors(at, insn).into_iter().flatten();
-        let out = after.filter_map(|to| live.get(to.index())).fold(RegSet::EMPTY, |all, set| all.with(*set));
-        let new = uses(at, insn, &live).with(out.without(insn.defs()));
+        let new = live_before(at, insn, &live);
         if live[at.index()] == new {
             continue;
         }
@@ -148,6 +157,13 @@ fn live_registers(program: &Program) -> Vec<RegSet> {
         }
     }
     live
+}
+
+/// Live registers before an instruction, by those of the instructions that may follow.
+fn live_before(at: InsnIdx, insn: &Insn, live: &[RegSet]) -> RegSet {
+    let after = successors(at, insn).into_iter().flatten();
+    let out = after.filter_map(|to| live.get(to.index())).fold(RegSet::EMPTY, |all, set| all.with(*set));
+    uses(at, insn, live).with(out.without(insn.defs()))
 }
 
 /// For each instruction, those whose live registers follow from its own: predecessors, and calls of what begins there.

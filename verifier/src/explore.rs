@@ -348,7 +348,7 @@ impl<'a> Walk<'a> {
                     changed |= self.note_read(edge.parent, frame, slots & !edge.written[frame]);
                 }
                 let mut depth = edge.depth;
-                undo_trail(self.program, &edge.trail, false, &mut need, &mut depth);
+                undo_trail(self.program, &edge.trail, &mut need, &mut depth);
                 changed |= self.note_need(edge.parent, need);
             }
             if !changed {
@@ -371,7 +371,7 @@ impl<'a> Walk<'a> {
         checkpoint.trail = Trail::default();
         if checkpoint.evicted {
             checkpoint.evicted = false;
-            checkpoint.state = State::new(Frame::new(0, 0, InsnIdx(0)));
+            checkpoint.state.take();
             self.free.push(id);
         }
     }
@@ -386,10 +386,13 @@ impl<'a> Walk<'a> {
         let mut keep = force || jumps >= 2 && insns >= 8;
 
         let call_site = self.state.frame().call_site;
+        let Some(list) = self.met.get_mut(at.index()) else { return Ok(Arrival::Walk) };
+        if list.is_empty() && !keep {
+            return Ok(Arrival::Walk);
+        }
+        let mut list = std::mem::take(list);
         let live = self.flows.live.get(at.index()).copied().unwrap_or_default();
         let fingerprint = fingerprint(self.state.frame(), live);
-        let Some(list) = self.met.get_mut(at.index()) else { return Ok(Arrival::Walk) };
-        let mut list = std::mem::take(list);
         let mut hit = None;
         let mut index = list.len();
         while index > 0 {
@@ -613,7 +616,7 @@ impl<'a> Walk<'a> {
                     self.state.frame_at_mut(frame as u32).regs[reg.index()] = Value::UNKNOWN;
                 }
             }
-            for slot in 0..old.stack.slots().len() {
+            for slot in old.stack.slots().map(|(at, _)| at) {
                 let spilled = |stack: &crate::state::Stack| stack.slot(slot).and_then(|s| s.spilled()).copied();
                 let needed = checkpoint.need.has(crate::needed::Place::Slot(frame as u8, slot as u8));
                 let (a, b) = (spilled(&old.stack), spilled(&self.state.frame_at(frame as u32).stack));
@@ -641,7 +644,7 @@ impl<'a> Walk<'a> {
         if inside && let Some(Touch::Leave | Touch::LeaveCallback) = self.trail.last_touch() {
             depth += 1;
         }
-        undo_trail(self.program, &self.trail, inside, &mut need, &mut depth);
+        self.trail.follow(self.program, inside, &mut need, &mut depth);
         self.note_need(self.parent, need);
     }
 
@@ -656,7 +659,7 @@ impl<'a> Walk<'a> {
             }
             changed = true;
             let mut depth = checkpoint.state.current();
-            undo_trail(self.program, &checkpoint.trail, false, &mut need, &mut depth);
+            undo_trail(self.program, &checkpoint.trail, &mut need, &mut depth);
             at = checkpoint.parent;
         }
         changed

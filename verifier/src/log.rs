@@ -101,7 +101,7 @@ fn registers(state: &State, shown: impl Fn(Reg) -> bool) -> String {
             let _ = write!(text, " R{}={}", reg as u8, describe(value));
         }
     }
-    for (at, slot) in state.frame().stack.slots().iter().enumerate() {
+    for (at, slot) in state.frame().stack.slots() {
         if slot.bytes == [Byte::Invalid; 8] {
             continue;
         }

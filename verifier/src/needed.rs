@@ -57,11 +57,20 @@ pub struct Step {
 #[derive(Clone, Debug, Default)]
 pub struct Trail {
     steps: Vec<Step>,
+    /// How many instructions.
+    insns: u32,
+    /// What was followed back already, from after so many instructions, in ascending order. The latest few: with them,
+    /// the work of following back does not grow with the length of a trail.
+    marks: Vec<(u32, Need)>,
 }
+
+/// Marks of a trail, at most.
+const MAX_MARKS: usize = 16;
 
 impl Trail {
     /// Appends an instruction.
     pub fn push(&mut self, at: InsnIdx) {
+        self.insns += 1;
         if let Some(last) = self.steps.last_mut()
             && matches!(last.touch, Touch::None)
             && last.to.next() == at
@@ -94,9 +103,56 @@ impl Trail {
         self.steps.last().map(|step| &step.touch)
     }
 
-    /// Leaves an empty trail.
+    /// Leaves an empty trail. The one that is taken is followed for needs that its end did not have before.
     pub fn take(&mut self) -> Trail {
-        std::mem::take(self)
+        Trail { marks: Vec::new(), ..std::mem::take(self) }
+    }
+
+    /// Follows `need` from here to before the trail, or from before its last instruction; nothing is left of what was
+    /// followed before. `depth` is the current frame's index, before and after.
+    ///
+    /// Each place leads back to places of its own, whatever else is needed: what is new can be followed alone.
+    pub fn follow(&mut self, program: &Program, skip_last: bool, need: &mut Need, depth: &mut u32) {
+        let mut position = self.insns - u32::from(skip_last && self.insns > 0);
+        let mut mark = self.marks.len();
+        // The mark of this place is made when the way back is done.
+        let (begun, asked) = (position, *need);
+        let mut is_new = true;
+        let mut skip = skip_last;
+        'steps: for step in self.steps.iter().rev() {
+            let mut at = step.to;
+            loop {
+                if let Some((marked, known)) = mark.checked_sub(1).and_then(|last| self.marks.get_mut(last))
+                    && *marked == position
+                    && !skip
+                {
+                    is_new &= *marked != begun;
+                    need.remove_all(known);
+                    known.add_all(need);
+                    mark -= 1;
+                }
+                if need.is_empty() || need.all {
+                    break 'steps;
+                }
+                if let Some(insn) = program.get(at)
+                    && !std::mem::take(&mut skip)
+                {
+                    undo(insn, &step.touch, need, depth);
+                    position -= 1;
+                }
+                if at == step.from {
+                    break;
+                }
+                at = InsnIdx(at.0 - 1);
+            }
+        }
+        if is_new {
+            if self.marks.len() == MAX_MARKS {
+                self.marks.drain(..MAX_MARKS / 2);
+            }
+            self.marks.retain(|(marked, _)| *marked < begun);
+            self.marks.push((begun, asked));
+        }
     }
 }
 
@@ -146,6 +202,20 @@ impl Need {
             }
     }
 
+    fn remove_all(&mut self, other: &Need) {
+        if other.all {
+            *self = Need::default();
+        }
+        self.regs.iter_mut().zip(other.regs).for_each(|(set, known)| *set &= !known);
+        self.slots.iter_mut().zip(other.slots).for_each(|(set, known)| *set &= !known);
+    }
+
+    fn add_all(&mut self, other: &Need) {
+        self.all |= other.all;
+        self.regs.iter_mut().zip(other.regs).for_each(|(set, new)| *set |= new);
+        self.slots.iter_mut().zip(other.slots).for_each(|(set, new)| *set |= new);
+    }
+
     fn remove(&mut self, place: Place) {
         match place {
             Place::Reg(frame, reg) => self.regs[frame as usize % FRAMES] &= !(1 << reg),
@@ -192,20 +262,16 @@ pub fn bits(mut set: u64) -> impl Iterator<Item = usize> {
 }
 
 /// Follows `need` from after a trail to before it. `depth` is the current frame's index, before and after.
-pub fn undo_trail(program: &Program, trail: &Trail, skip_last: bool, need: &mut Need, depth: &mut u32) {
-    for (back, step) in trail.steps.iter().rev().enumerate() {
+pub fn undo_trail(program: &Program, trail: &Trail, need: &mut Need, depth: &mut u32) {
+    for step in trail.steps.iter().rev() {
         let mut at = step.to;
-        let mut skip = skip_last && back == 0;
         loop {
             if need.is_empty() || need.all {
                 return;
             }
-            if let Some(insn) = program.get(at)
-                && !skip
-            {
+            if let Some(insn) = program.get(at) {
                 undo(insn, &step.touch, need, depth);
             }
-            skip = false;
             if at == step.from {
                 break;
             }

@@ -7,7 +7,7 @@ use rtbpf_isa::Reg;
 use rtbpf_isa::effects::RegSet;
 
 use crate::needed::Need;
-use crate::state::{Byte, Frame, Slot, Stack, State};
+use crate::state::{Byte, Frame, Slot, State};
 use crate::value::{Kind, Value};
 
 /// How closely states are compared.
@@ -135,31 +135,42 @@ fn frame_covers(index: usize, a: &Frame, b: &Frame, live: RegSet, view: &View, h
             return false;
         }
     }
-    if a.stack.is_same(&b.stack) && ids.keep_own(a.stack.spills()) {
-        return true;
-    }
     // A store tears an object, so having none where the old state had none is needed wherever a path may still write:
     // liveness, which looks at reads, does not tell.
-    let is_object = |stack: &Stack, at: usize| stack.slot(at).is_some_and(Slot::is_object);
-    if (0..b.stack.slots().len()).any(|at| is_object(&b.stack, at) && !is_object(&a.stack, at)) {
-        return false;
-    }
-    for (at, slot) in a.stack.slots().iter().enumerate() {
-        let live = view.slots.is_none_or(|live| live.get(index).is_none_or(|set| set & 1 << at != 0));
-        if !live && how != Match::Same {
+    let tears = |a: &Slot, b: &Slot| b.is_object() && !a.is_object();
+    let live = match view.slots {
+        Some(live) if how != Match::Same => live.get(index).copied().unwrap_or(u64::MAX),
+        Some(_) | None => u64::MAX,
+    };
+    for (first, a, b, same) in a.stack.pairs(&b.stack) {
+        let is_live = |at: usize| live >> at & 1 != 0;
+        let values = || (first..).zip(a).filter(|&(at, _)| is_live(at)).filter_map(|(_, slot)| slot.value.as_deref());
+        if same && ids.keep_own(values()) {
             continue;
         }
-        let needed = view.need.all || view.need.slots[index] & 1 << at != 0;
-        let how = if how == Match::Needed && needed { Match::Within } else { how };
-        let empty = Slot::default();
-        if !slot_covers(slot, b.stack.slot(at).unwrap_or(&empty), view.uninit_stack, how, ids) {
-            return false;
+        for (at, (a, b)) in (first..).zip(a.iter().zip(b)) {
+            if tears(a, b) {
+                return false;
+            }
+            let needed = view.need.all || view.need.slots[index] >> at & 1 != 0;
+            let how = if how == Match::Needed && needed { Match::Within } else { how };
+            if is_live(at) && !slot_covers(a, b, view.uninit_stack, how, ids) {
+                return false;
+            }
         }
     }
-    how != Match::Same || b.stack.slots().len() <= a.stack.slots().len()
+    true
 }
 
 fn slot_covers(a: &Slot, b: &Slot, uninit_stack: bool, how: Match, ids: &mut Ids) -> bool {
+    let is_same = match (&a.value, &b.value) {
+        (Some(x), Some(y)) => std::rc::Rc::ptr_eq(x, y),
+        (None, None) => true,
+        (Some(_), None) | (None, Some(_)) => false,
+    };
+    if is_same && a.bytes == b.bytes && ids.keep_own(a.value.iter().map(|value| &**value)) {
+        return true;
+    }
     if let (Some(x), Some(y)) = (as_scalar(a, uninit_stack), as_scalar(b, uninit_stack)) {
         return value_covers(&x, &y, how, ids);
     }
@@ -178,9 +189,7 @@ fn slot_covers(a: &Slot, b: &Slot, uninit_stack: bool, how: Match, ids: &mut Ids
     }
     let holds_value = a.bytes.iter().any(|b| matches!(b, Byte::Spill | Byte::Dynptr | Byte::Iter));
     match (&a.value, &b.value) {
-        (Some(x), Some(y)) if holds_value => {
-            std::rc::Rc::ptr_eq(x, y) && ids.pairs.is_empty() || value_covers(x, y, how, ids)
-        }
+        (Some(x), Some(y)) if holds_value => value_covers(x, y, how, ids),
         (Some(_), None) if holds_value => false,
         _ => true,
     }

@@ -89,8 +89,7 @@ impl Walk<'_> {
     /// Gives back the reference of a ring buffer's dynptr: it and its slices are gone.
     pub(super) fn release_dynptr(&mut self, ref_id: u32) -> Checked {
         for frame in 0..self.state.depth() as u32 {
-            let count = self.state.frame_at(frame).stack.slots().len();
-            for at in 0..count {
+            for at in 0..crate::state::Stack::SLOTS {
                 let owned = self.state.frame_at(frame).stack.slot(at).and_then(|s| s.value.as_deref());
                 if owned.is_some_and(|v| v.ref_id == ref_id && matches!(v.kind, Kind::Dynptr { .. })) {
                     let slot = self.state.frame_at_mut(frame).stack.slot_mut(at);

@@ -34,6 +34,12 @@ impl State {
         State { frames: vec![Rc::new(frame)], held: Held::default(), may_goto_depth: 0 }
     }
 
+    /// Takes the state away to change it beside the walk; what stays is nowhere, until another one is put there.
+    pub fn take(&mut self) -> State {
+        let nowhere = State { frames: Vec::new(), held: Held::default(), may_goto_depth: 0 };
+        std::mem::replace(self, nowhere)
+    }
+
     /// How many frames.
     pub fn depth(&self) -> usize {
         self.frames.len()

@@ -67,62 +67,78 @@ impl Slot {
     }
 }
 
-/// The slots that were touched so far, shared until written.
+/// Slots of a part.
+const PART: usize = 8;
+
+/// A part of the stack.
+pub type Part = [Slot; PART];
+
+/// All slots, in parts that states share until one of them writes.
 #[derive(Clone, Debug, Default)]
 pub struct Stack {
-    slots: Rc<Vec<Slot>>,
+    parts: [Option<Rc<Part>>; Stack::SLOTS / PART],
 }
 
 impl Stack {
+    /// Slots of a stack.
+    pub const SLOTS: usize = 64;
+
     /// Which slot holds the byte at `off` (negative), and at which index.
     pub fn locate(off: i32) -> (usize, usize) {
         let below = -off - 1;
         ((below / SLOT_BYTES) as usize, (SLOT_BYTES - 1 - below % SLOT_BYTES) as usize)
     }
 
-    /// All touched slots.
-    pub fn slots(&self) -> &[Slot] {
-        &self.slots
+    /// Slots that may have been touched, by index.
+    pub fn slots(&self) -> impl Iterator<Item = (usize, &Slot)> {
+        (0..Stack::SLOTS).filter_map(|at| Some((at, self.slot(at)?)))
     }
 
-    /// Whether the same slots are behind both.
-    pub fn is_same(&self, other: &Stack) -> bool {
-        Rc::ptr_eq(&self.slots, &other.slots)
+    /// Parts that either stack touched: index of the first slot, slots of each, whether the same ones are behind both.
+    pub fn pairs<'a>(&'a self, other: &'a Stack) -> impl Iterator<Item = (usize, &'a Part, &'a Part, bool)> {
+        const UNTOUCHED: &Part = &[const { Slot { bytes: [Byte::Invalid; 8], value: None } }; PART];
+        self.parts.iter().zip(&other.parts).enumerate().filter_map(|(index, pair)| {
+            let first = index * PART;
+            match pair {
+                (None, None) => None,
+                (Some(a), Some(b)) => Some((first, &**a, &**b, Rc::ptr_eq(a, b))),
+                (Some(a), None) => Some((first, &**a, UNTOUCHED, false)),
+                (None, Some(b)) => Some((first, UNTOUCHED, &**b, false)),
+            }
+        })
     }
 
-    /// Slot `at`, if touched.
+    /// Slot `at`, if it may have been touched.
     pub fn slot(&self, at: usize) -> Option<&Slot> {
-        self.slots.get(at)
+        self.parts.get(at / PART)?.as_ref().map(|part| &part[at % PART])
     }
 
-    /// Slot `at`, to change; grows the stack to hold it.
+    /// Slot `at`, to change.
     pub fn slot_mut(&mut self, at: usize) -> &mut Slot {
-        let slots = Rc::make_mut(&mut self.slots);
-        if slots.len() <= at {
-            slots.resize_with(at + 1, Slot::default);
-        }
-        &mut slots[at]
+        &mut Rc::make_mut(self.parts[at / PART].get_or_insert_default())[at % PART]
     }
 
     /// The byte at `off`.
     pub fn byte(&self, off: i32) -> Byte {
         let (slot, index) = Stack::locate(off);
-        self.slots.get(slot).map_or(Byte::Invalid, |slot| slot.bytes[index])
+        self.slot(slot).map_or(Byte::Invalid, |slot| slot.bytes[index])
     }
 
     /// Spilled values.
     pub fn spills(&self) -> impl Iterator<Item = &Value> {
-        self.slots.iter().filter_map(|slot| slot.value.as_deref())
+        self.parts.iter().flatten().flat_map(|part| part.iter()).filter_map(|slot| slot.value.as_deref())
     }
 
     /// Replaces spilled values that `change` has another one for.
     pub fn rewrite(&mut self, change: &impl Fn(&Value) -> Option<Value>) {
-        if self.spills().all(|v| change(v).is_none()) {
-            return;
-        }
-        for slot in Rc::make_mut(&mut self.slots) {
-            if let Some(new) = slot.value.as_deref().and_then(change) {
-                slot.value = Some(Rc::new(new));
+        for part in self.parts.iter_mut().flatten() {
+            if part.iter().filter_map(|slot| slot.value.as_deref()).all(|v| change(v).is_none()) {
+                continue;
+            }
+            for slot in Rc::make_mut(part) {
+                if let Some(new) = slot.value.as_deref().and_then(change) {
+                    slot.value = Some(Rc::new(new));
+                }
             }
         }
     }

@@ -63,7 +63,7 @@ impl Walk<'_> {
                 self.note_branch(if goes { Branch::Taken } else { Branch::Never });
                 let Some(kept) = edges[0].or(edges[1]) else { return Ok(Next::End) };
                 self.touch_links(lhs, rhs, &a, &b);
-                let mut state = self.state.clone();
+                let mut state = self.state.take();
                 self.apply(&mut state, op, width, goes, (lhs, &a), (rhs, &b), kept);
                 self.state = state;
                 return Ok(Next::Go(if goes { to } else { next }));
@@ -74,7 +74,7 @@ impl Walk<'_> {
         let mut other = self.state.clone();
         self.apply(&mut other, op, width, true, (lhs, &a), (rhs, &b), taken);
         self.push(other, to)?;
-        let mut state = std::mem::replace(&mut self.state, State::new(crate::state::Frame::new(0, 0, InsnIdx(0))));
+        let mut state = self.state.take();
         self.apply(&mut state, op, width, false, (lhs, &a), (rhs, &b), not_taken);
         self.state = state;
         Ok(Next::Go(next))
@@ -157,7 +157,7 @@ impl Walk<'_> {
                     linked.push(Place::Reg(frame as u8, reg as u8));
                 }
             }
-            for (at, slot) in content.stack.slots().iter().enumerate() {
+            for (at, slot) in content.stack.slots() {
                 if slot.spilled().is_some_and(is_linked) {
                     linked.push(Place::Slot(frame as u8, at as u8));
                 }
