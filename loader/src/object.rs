@@ -306,14 +306,15 @@ impl Object {
     /// (`bpf_map__set_max_entries`, `bpf_map__set_value_size`). Maps that back global variables keep their size.
     pub fn resize_map(&mut self, name: &str, entries: u32, value_bytes: Option<u32>) -> Result<(), Error> {
         let no = |why: String| Error::NoSuch { what: "map", name: name.to_owned(), why };
-        let known = || self.maps.iter().map(|map| map.name.as_str()).take(20).collect::<Vec<_>>().join(", ");
-        let Some(index) = self.maps.iter().position(|map| map.name == name) else {
-            return Err(no(format!("the object has [{}]", known())));
+        let of_variables = self.map(name).is_some_and(|index| self.data.iter().any(|section| section.map == index));
+        let known = self.maps.iter().map(|map| map.name.as_str()).take(20).collect::<Vec<_>>().join(", ");
+        let Some(map) = self.maps.iter_mut().find(|map| map.name == name) else {
+            return Err(no(format!("the object has [{known}]")));
         };
-        if self.data.iter().any(|section| section.map == index) {
+        if of_variables {
             return Err(no("it backs global variables".into()));
         }
-        let spec = &mut self.maps[index].spec;
+        let spec = &mut map.spec;
         spec.max_entries = entries;
         spec.value_size = value_bytes.unwrap_or(spec.value_size);
         round_ring(spec);
