@@ -36,6 +36,8 @@ pub mod native;
 pub mod packet;
 pub mod region;
 mod run;
+#[cfg(feature = "workers")]
+pub mod workers;
 pub mod world;
 
 pub use ctx::Ctx;
@@ -49,4 +51,6 @@ pub use interp::{Checked, Observer};
 pub use native::{Native, Prepared};
 pub use packet::Packet;
 pub use rtbpf_rt::level::Model;
+#[cfg(feature = "workers")]
+pub use workers::{Workers, WorkersError};
 pub use world::World;
