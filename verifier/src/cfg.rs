@@ -11,6 +11,8 @@ use crate::reject::{Checked, refuse};
 pub struct Flows {
     /// States are compared here: jump targets, branches, returns.
     pub meets: Vec<bool>,
+    /// Jumps lead back here.
+    pub heads: Vec<bool>,
     /// Registers of the current frame that some path from here reads before it writes them.
     pub live: Vec<RegSet>,
 }
@@ -19,6 +21,16 @@ pub struct Flows {
 pub fn flows(program: &Program, back_edges: bool) -> Checked<Flows> {
     let count = program.len();
     let mut meets = vec![false; count];
+    let mut heads = vec![false; count];
+    for (at, insn) in program.iter() {
+        let target = match insn.flow() {
+            Flow::Jump(to) | Flow::Branch(to) => at.target(to),
+            Flow::Next | Flow::Call(_) | Flow::Exit => continue,
+        };
+        if let Some(head) = heads.get_mut(target.index()).filter(|_| target <= at) {
+            *head = true;
+        }
+    }
     let mut mark = |at: InsnIdx| {
         if let Some(meet) = meets.get_mut(at.index()) {
             *meet = true;
@@ -41,7 +53,7 @@ pub fn flows(program: &Program, back_edges: bool) -> Checked<Flows> {
         }
     }
     reach(program, back_edges)?;
-    Ok(Flows { meets, live: live_registers(program) })
+    Ok(Flows { meets, heads, live: live_registers(program) })
 }
 
 /// Calls at which loops converge: those that call back.

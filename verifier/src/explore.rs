@@ -9,6 +9,8 @@
 //! A checkpoint counts the paths that still run below it. Once none does, it covers every state that its needed facts
 //! hold in. One that still has running paths is a loop's head if it is met again: an equal state never ends.
 
+mod needs;
+
 use std::collections::HashMap;
 
 use rtbpf_isa::{Insn, InsnIdx, Program, Reg, effects::RegSet};
@@ -22,6 +24,7 @@ use crate::reject::{Checked, refuse};
 use crate::state::{Frame, State};
 use crate::value::{Kind, Value};
 use crate::verified::{Assumptions, Options, Profile, Stats};
+use crate::widen::{Back, Counter, Plans, same_counters};
 
 /// Index of a checkpoint.
 type Id = usize;
@@ -50,6 +53,8 @@ struct Checkpoint {
     loop_head: Option<Id>,
     /// No longer compared with; freed when complete.
     evicted: bool,
+    /// The counter that its state was widened by.
+    counter: Option<Counter>,
     hits: u32,
     misses: u32,
 }
@@ -144,6 +149,9 @@ pub(crate) struct Walk<'a> {
     loops: HashMap<Id, Loop>,
     /// Checkpoints that are compared with, by instruction.
     met: Vec<Vec<Id>>,
+    /// Links of counters, in ascending order.
+    counters: Vec<u32>,
+    pub plans: Plans,
     next_id: u32,
     jumps: u64,
     jumps_at_checkpoint: u64,
@@ -191,6 +199,8 @@ impl<'a> Walk<'a> {
             free: Vec::new(),
             loops: HashMap::new(),
             met: vec![Vec::new(); program.len()],
+            counters: Vec::new(),
+            plans: Plans::default(),
             next_id: 0,
             jumps: 0,
             jumps_at_checkpoint: 0,
@@ -216,19 +226,43 @@ impl<'a> Walk<'a> {
     pub fn run(&mut self, entry: usize, state: State) -> Checked {
         let Some(start) = self.program.subprogs().get(entry).map(|s| s.start) else { return Ok(()) };
         self.entry = entry;
-        self.state = state;
-        self.at = start;
+        let waiting = (self.async_entries.len(), self.async_frames.len());
+        loop {
+            self.state = state.clone();
+            self.at = start;
+            self.plans.begin();
+            let answer = self.walk_from_start();
+            let Err(mut rejection) = answer else { return Ok(()) };
+            let head = self.innermost_counter().filter(|_| self.stats.processed <= self.opts.budget());
+            if let Some(head) = head.filter(|_| !self.plans.restart) {
+                self.plans.fail(head, None);
+            }
+            if !self.plans.restart {
+                rejection.at.get_or_insert(self.at);
+                return Err(rejection);
+            }
+            self.async_entries.truncate(waiting.0);
+            self.async_frames.truncate(waiting.1);
+        }
+    }
+
+    fn walk_from_start(&mut self) -> Checked {
         self.trail = Trail::default();
         self.written = [0; FRAMES];
         self.parent = None;
+        self.pending.clear();
         self.checkpoints.clear();
         self.free.clear();
         self.loops.clear();
         self.met.iter_mut().for_each(Vec::clear);
-        self.walk().map_err(|mut rejection| {
-            rejection.at.get_or_insert(self.at);
-            rejection
-        })
+        self.walk()
+    }
+
+    /// The head of the innermost loop around the current instruction that was widened.
+    fn innermost_counter(&self) -> Option<InsnIdx> {
+        let above = |id: &Id| self.checkpoints.get(*id).and_then(|checkpoint| checkpoint.parent);
+        let mut chain = std::iter::successors(self.parent, above).filter_map(|id| self.checkpoints.get(id));
+        chain.find(|checkpoint| checkpoint.counter.is_some()).map(|checkpoint| checkpoint.at)
     }
 
     fn walk(&mut self) -> Checked {
@@ -386,8 +420,11 @@ impl<'a> Walk<'a> {
         let mut keep = force || jumps >= 2 && insns >= 8;
 
         let call_site = self.state.frame().call_site;
+        if self.goes_round(at) {
+            return refuse!(TooComplex, E2BIG, "a loop seems to count");
+        }
         let Some(list) = self.met.get_mut(at.index()) else { return Ok(Arrival::Walk) };
-        if list.is_empty() && !keep {
+        if list.is_empty() && !keep && !self.plans.counts(at) {
             return Ok(Arrival::Walk);
         }
         let mut list = std::mem::take(list);
@@ -401,6 +438,21 @@ impl<'a> Walk<'a> {
             let Some(checkpoint) = self.checkpoints.get(id) else { continue };
             if checkpoint.state.frame().call_site != call_site {
                 continue;
+            }
+            if checkpoint.branches > 0
+                && let Some(counter) = checkpoint.counter
+            {
+                match counter.arrival(&self.state) {
+                    Back::Step if self.covered_by(id, Match::Within) => {
+                        hit = Some((index, id));
+                        break;
+                    }
+                    Back::Step | Back::Stuck => {
+                        self.plans.fail(at, Some((&checkpoint.state, &self.state)));
+                        return refuse!(TooComplex, E2BIG, "a loop does not count as it seemed to");
+                    }
+                    Back::Entry => continue,
+                }
             }
             if checkpoint.branches > 0 {
                 let went_round = !matches!(insn, Insn::MayGoto { .. })
@@ -424,7 +476,10 @@ impl<'a> Walk<'a> {
                 }
             } else {
                 let how = if checkpoint.loop_head.is_some() { Match::Within } else { Match::Needed };
-                if self.covered_by(id, how) {
+                let is_counter = |link: u32| self.counters.binary_search(&link).is_ok();
+                if self.covered_by(id, how)
+                    && (how == Match::Needed || same_counters(&checkpoint.state, &self.state, is_counter))
+                {
                     hit = Some((index, id));
                     break;
                 }
@@ -452,9 +507,15 @@ impl<'a> Walk<'a> {
         if keep && self.checkpoints.len() - self.free.len() >= MAX_CHECKPOINTS {
             return refuse!(TooComplex, E2BIG, "BPF program is too large. Processed {} insn", self.stats.processed);
         }
-        if keep {
+        let counter = self.widen_counter(at);
+        if keep || counter.is_some() {
             let id = self.keep(at, fingerprint);
             list.push(id);
+            if let (Some(counter), Some(checkpoint)) = (counter, self.checkpoints.get_mut(id)) {
+                counter.unlink(&mut checkpoint.state);
+                checkpoint.counter = Some(counter);
+                self.counters.push(counter.id);
+            }
         }
         self.met[at.index()] = list;
         Ok(Arrival::Walk)
@@ -559,6 +620,7 @@ impl<'a> Walk<'a> {
             depth: self.parent.and_then(|id| self.checkpoints.get(id)).map_or(0, |parent| parent.depth + 1),
             loop_head: None,
             evicted: false,
+            counter: None,
             hits: 0,
             misses: 0,
         };
@@ -577,120 +639,6 @@ impl<'a> Walk<'a> {
         self.stats.peak_states = self.stats.peak_states.max(kept);
         self.parent = Some(id);
         id
-    }
-
-    /// A check depends on the bounds of `reg`, before the current instruction.
-    pub fn demand(&mut self, reg: Reg) {
-        if self.state.reg(reg).is_scalar() {
-            self.propagate(Need::reg(self.state.current(), reg), true);
-        }
-    }
-
-    /// A check depends on the bounds of a spilled number, before the current instruction.
-    pub fn demand_slot(&mut self, frame: u32, slot: usize) {
-        let mut need = Need::default();
-        need.add(crate::needed::Place::Slot(frame as u8, slot as u8));
-        self.propagate(need, true);
-    }
-
-    /// Forgets bounds that changed since the path was last at `at` and that nothing needed, so that a loop converges.
-    ///
-    /// `at_checkpoint` when the current instruction is `at` itself: the checkpoint made on arrival is no earlier visit.
-    pub fn widen(&mut self, at: InsnIdx, at_checkpoint: bool) {
-        let newest = self.parent.and_then(|id| self.checkpoints.get(id));
-        let mut earlier = if at_checkpoint { newest.and_then(|c| c.parent) } else { self.parent };
-        while let Some(id) = earlier {
-            let Some(checkpoint) = self.checkpoints.get(id) else { return };
-            if checkpoint.at == at && checkpoint.state.depth() == self.state.depth() {
-                break;
-            }
-            earlier = checkpoint.parent;
-        }
-        let Some(checkpoint) = earlier.and_then(|id| self.checkpoints.get(id)) else { return };
-        for frame in 0..self.state.depth() {
-            let old = checkpoint.state.frame_at(frame as u32);
-            for reg in Reg::ALL {
-                let (a, b) = (&old.regs[reg.index()], &self.state.frame_at(frame as u32).regs[reg.index()]);
-                let needed = checkpoint.need.has(crate::needed::Place::Reg(frame as u8, reg as u8));
-                if a.is_scalar() && b.is_scalar() && !needed && a.num != b.num {
-                    self.state.frame_at_mut(frame as u32).regs[reg.index()] = Value::UNKNOWN;
-                }
-            }
-            for slot in old.stack.slots().map(|(at, _)| at) {
-                let spilled = |stack: &crate::state::Stack| stack.slot(slot).and_then(|s| s.spilled()).copied();
-                let needed = checkpoint.need.has(crate::needed::Place::Slot(frame as u8, slot as u8));
-                let (a, b) = (spilled(&old.stack), spilled(&self.state.frame_at(frame as u32).stack));
-                if let (Some(a), Some(b)) = (a, b)
-                    && a.is_scalar()
-                    && b.is_scalar()
-                    && !needed
-                    && a.num != b.num
-                {
-                    let size = self.state.frame_at(frame as u32).stack.slot(slot).map_or(8, |s| s.spill_size());
-                    let wide = Value::scalar(crate::prove::narrow(size));
-                    let slot = self.state.frame_at_mut(frame as u32).stack.slot_mut(slot);
-                    slot.value = Some(std::rc::Rc::new(wide));
-                }
-            }
-        }
-    }
-
-    /// Notes `need` at every checkpoint that it leads back to. `inside` an instruction, which is on the trail already.
-    fn propagate(&mut self, mut need: Need, inside: bool) {
-        if need.is_empty() || self.parent.is_none() {
-            return;
-        }
-        let mut depth = self.state.current();
-        if inside && let Some(Touch::Leave | Touch::LeaveCallback) = self.trail.last_touch() {
-            depth += 1;
-        }
-        self.trail.follow(self.program, inside, &mut need, &mut depth);
-        self.note_need(self.parent, need);
-    }
-
-    /// Notes `need` at `at` and at the checkpoints it leads back to; whether any was new.
-    fn note_need(&mut self, mut at: Option<Id>, mut need: Need) -> bool {
-        let mut changed = false;
-        while let Some(id) = at {
-            let Some(checkpoint) = self.checkpoints.get_mut(id) else { break };
-            need = checkpoint.need.note(&need, &checkpoint.state);
-            if need.is_empty() {
-                break;
-            }
-            changed = true;
-            let mut depth = checkpoint.state.current();
-            undo_trail(self.program, &checkpoint.trail, &mut need, &mut depth);
-            at = checkpoint.parent;
-        }
-        changed
-    }
-
-    /// The path reads `slots` of `frame`: so it does from every checkpoint that did not see them written since.
-    pub fn mark_read(&mut self, frame: u32, slots: u64) {
-        let frame = frame as usize % FRAMES;
-        self.note_read(self.parent, frame, slots & !self.written[frame]);
-    }
-
-    /// Notes `slots` of `frame` as read at `at` and above; whether any was new.
-    fn note_read(&mut self, mut at: Option<Id>, frame: usize, mut slots: u64) -> bool {
-        let mut changed = false;
-        while let Some(id) = at {
-            let Some(checkpoint) = self.checkpoints.get_mut(id) else { break };
-            slots &= !checkpoint.read[frame];
-            if slots == 0 || checkpoint.state.depth() <= frame {
-                break;
-            }
-            changed = true;
-            checkpoint.read[frame] |= slots;
-            slots &= !checkpoint.written[frame];
-            at = checkpoint.parent;
-        }
-        changed
-    }
-
-    /// The path wrote all of `slots` of `frame`.
-    pub fn mark_written(&mut self, frame: u32, slots: u64) {
-        self.written[frame as usize % FRAMES] |= slots;
     }
 
     /// Says what the current instruction did.

@@ -27,6 +27,7 @@ mod subprog;
 mod value;
 pub mod verified;
 mod verify;
+mod widen;
 mod worst;
 
 pub use facts::{Access, Branch, Facts, InsnFacts};

@@ -109,7 +109,7 @@ impl Options {
     pub fn budget(&self) -> u64 {
         self.budget.unwrap_or(match self.profile {
             Profile::Compat => limits::MAX_PROCESSED_INSNS,
-            Profile::Strict => 16 * limits::MAX_PROCESSED_INSNS,
+            Profile::Strict => 8 * limits::MAX_PROCESSED_INSNS,
         })
     }
 }

@@ -463,3 +463,67 @@ fn a_store_over_an_object_is_refused_on_every_path_to_it() {
     assert!(verdict(-24).is_err_and(|why| why.message.contains("dynptr")));
     assert_eq!(verdict(-48), Ok(()));
 }
+
+#[track_caller]
+fn strict(text: &str) -> Result<u64, Reason> {
+    let program = decode(&asm::assemble(text).expect("the case assembles").slots).expect("the case decodes");
+    let opts = Options { profile: Profile::Strict, ..Options::default() };
+    let answer = verify(program, Assumptions::new(ProgType::SchedCls), &opts);
+    answer.map(|verified| verified.stats().processed).map_err(|why| why.reason)
+}
+
+#[test]
+fn loops_that_count_are_walked_a_few_times_in_strict() {
+    let few = |text: &str| match strict(text) {
+        Ok(processed) => assert!(processed < 5_000, "{processed}: {text}"),
+        Err(reason) => panic!("{reason:?}: {text}"),
+    };
+    few("r1 = 0\nagain:\n r1 += 1\n if r1 != 1000000000 goto again\n r0 = 0\n exit");
+    few("w1 = 0\n r0 = 0\nagain:\n w0 += 3\n w1 += 1\n if w1 < 1000000000 goto again\n r0 = 0\n exit");
+    few("r1 = 1000000000\nagain:\n r1 += -1\n if r1 != 0 goto again\n r0 = 0\n exit");
+    few("r1 = 0\nagain:\n if r1 s>= 1000000000 goto out\n r1 += 2\n goto again\nout:\n r0 = 0\n exit");
+    few("r0 = 0\n r1 = 0\n *(u64 *)(r10 - 8) = 1\nagain:\n r2 = *(u64 *)(r10 - 8)\n r0 += r2\n \
+         *(u64 *)(r10 - 8) = r0\n r1 += 1\n if r1 < 1000000000 goto again\n r0 = 0\n exit");
+    few("r1 = 0\na:\n r2 = 0\nb:\n r3 = 0\nc:\n r0 = r3\n r3 += 1\n if r3 != 100000 goto c\n r2 += 1\n \
+         if r2 != 100000 goto b\n r1 += 1\n if r1 != 100000 goto a\n r0 = 0\n exit");
+}
+
+#[test]
+fn what_a_counted_loop_reaches_is_checked_in_strict() {
+    let stores = |rounds: u32| {
+        strict(&format!(
+            "r1 = 0\nagain:\n r2 = r10\n r2 += -256\n r2 += r1\n *(u8 *)(r2 + 0) = 1\n r1 += 1\n \
+             if r1 != {rounds} goto again\n r0 = 0\n exit"
+        ))
+    };
+    assert!(stores(256).is_ok());
+    assert_eq!(stores(257), Err(Reason::StackAccess));
+}
+
+#[test]
+fn loops_that_may_not_end_are_refused_in_strict() {
+    let refused = |text: &str| assert!(strict(text).is_err(), "{text}");
+    // Set back, left alone, or stepped in one arm only.
+    refused(
+        "r6 = r1\n r1 = 0\nagain:\n r2 = *(u32 *)(r6 + 0)\n if r2 == 5 goto back\n r1 += 1\n \
+             if r1 != 1000000000 goto again\n r0 = 0\n exit\nback:\n r1 = 0\n goto again",
+    );
+    refused(
+        "r6 = r1\n r1 = 0\nagain:\n r2 = *(u32 *)(r6 + 0)\n if r2 == 5 goto again\n r1 += 1\n \
+             if r1 != 1000000000 goto again\n r0 = 0\n exit",
+    );
+    refused(
+        "r6 = r1\n r1 = 0\nagain:\n r2 = *(u32 *)(r6 + 0)\n if r2 == 5 goto down\n r1 += 1\n goto test\n\
+             down:\n r1 += -1\ntest:\n if r1 < 1000000000 goto again\n r0 = 0\n exit",
+    );
+    refused(
+        "r6 = r1\n r1 = 0\nagain:\n r1 += 1\n r2 = *(u32 *)(r6 + 0)\n if r2 != 5 goto test\n \
+             r1 = *(u32 *)(r6 + 4)\n r1 &= 255\n r7 = r1\n r1 += 1\ntest:\n if r1 < 1000000000 goto again\n \
+             r0 = 0\n exit",
+    );
+    // Steps over its end.
+    let opts = Options { profile: Profile::Strict, budget: Some(100_000), ..Options::default() };
+    let text = "r1 = 0\nagain:\n r1 += 3\n if r1 != 1000000000 goto again\n r0 = 0\n exit";
+    let answer = judge(ProgType::SchedCls, text, &opts).map_err(|(reason, _)| reason);
+    assert_eq!(answer, Err(Reason::TooComplex));
+}

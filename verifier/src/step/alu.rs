@@ -53,7 +53,16 @@ impl Walk<'_> {
     /// `dst = old op imm` stays linked to what `old` is linked to when it only adds a constant.
     fn set_result(&mut self, op: AluOp, width: Width, dst: Reg, src: Operand, old: &Value, num: Scalar) {
         let mut new = Value::scalar(num);
-        if let (AluOp::Add, Width::W64, Operand::Imm(imm)) = (op, width, src)
+        // A low half that does not overflow gets the same sum; Linux 6.18 does not look.
+        let is_exact = |imm: i32| match width {
+            Width::W64 => true,
+            Width::W32 => {
+                let sum = |x: u64| u32::try_from(x).ok().and_then(|x| x.checked_add_signed(imm));
+                self.opts.profile == Profile::Strict && sum(old.num.umin()).is_some() && sum(old.num.umax()).is_some()
+            }
+        };
+        if let (AluOp::Add, Operand::Imm(imm)) = (op, src)
+            && is_exact(imm)
             && old.id != 0
             && !old.plus
             && self.opts.privilege.bpf
