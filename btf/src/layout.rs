@@ -45,7 +45,8 @@ impl Btf {
         }
     }
 
-    /// Bytes of a value of this type; `None` for void, functions, forward declarations and sizes beyond 2^64.
+    /// Bytes of a value of this type; `None` for void, functions, forward declarations, and sizes that 32 bits do not
+    /// hold, which Linux refuses too.
     pub fn size_of(&self, id: TypeId) -> Option<u64> {
         let mut ty = self.peel(id);
         let mut count = 1u64;
@@ -75,7 +76,7 @@ impl Btf {
                 | Kind::Restrict { .. }
                 | Kind::TypeTag { .. } => return None,
             };
-            return count.checked_mul(u64::from(bytes));
+            return count.checked_mul(u64::from(bytes)).filter(|size| *size <= u64::from(u32::MAX));
         }
     }
 
@@ -174,6 +175,8 @@ mod tests {
         let alias = b.typedef("outer_t", outer);
         let two = b.array(alias, 2);
         let ptr = b.pointer(outer);
+        let row = b.array(int, 0x7fff_fff0);
+        let huge = b.array(row, 0x4000_0001);
         let btf = b.build().unwrap();
         let check = |id, size, align| assert_eq!((btf.size_of(id), btf.align_of(id)), (Some(size), align));
         check(int, 4, 4);
@@ -181,6 +184,7 @@ mod tests {
         check(two, 64, 8);
         check(ptr, 8, 8);
         assert_eq!(btf.size_of(TypeId::VOID), None);
+        assert_eq!(btf.size_of(huge), None);
         let find = |path| btf.member(two, path).map(|p| (p.ty, p.bit_offset, p.bitfield));
         assert_eq!(find("[1].arr[3]"), Some((int, 256 + 64 + 96, 0)));
         assert_eq!(find("[0].flag"), Some((int, 195, 5)));

@@ -64,7 +64,7 @@ pub fn check(data: &[u8]) -> bool {
     for ty in btf.iter().take(400) {
         let size = btf.size_of(ty.id);
         let align = btf.align_of(ty.id);
-        assert!(size.is_none_or(|size| size < 1 << 62) && align <= 64, "{size:?} bytes aligned to {align}");
+        assert!(size.is_none_or(|size| size < 1 << 32) && align <= 64, "{size:?} bytes aligned to {align}");
         let text = btf.define(ty.id).len() + btf.declare(ty.id, "x").len();
         assert!(text < 1 << 20, "type {:?} prints as {text} bytes", ty.id);
         drop(btf.value(ty.id, &memory).to_string());
