@@ -18,7 +18,7 @@ use rtbpf_isa::{Insn, InsnIdx, Program, Reg, effects::RegSet};
 use crate::cfg::Flows;
 use crate::domain::Precision;
 use crate::facts::Facts;
-use crate::needed::{FRAMES, Need, Touch, Trail, undo_trail};
+use crate::needed::{FRAMES, Need, Touch, Trail, numbers, undo_trail};
 use crate::prune::{Match, View, covers};
 use crate::reject::{Checked, refuse};
 use crate::state::{Frame, State};
@@ -53,10 +53,33 @@ struct Checkpoint {
     loop_head: Option<Id>,
     /// No longer compared with; freed when complete.
     evicted: bool,
+    /// What is left of the state when nothing compares with it any more: where it held numbers, how many frames.
+    outline: Option<Box<(Need, usize)>>,
     /// The counter that its state was widened by.
     counter: Option<Counter>,
     hits: u32,
     misses: u32,
+}
+
+impl Checkpoint {
+    /// Frees the state.
+    fn shrink(&mut self) {
+        let state = self.state.take();
+        self.outline = Some(Box::new((numbers(&state), state.depth())));
+    }
+
+    /// Frames of the state.
+    fn frames(&self) -> usize {
+        self.outline.as_ref().map_or(self.state.depth(), |outline| outline.1)
+    }
+
+    /// Notes needed places; returns what was not noted before.
+    fn note(&mut self, need: &Need) -> Need {
+        match &self.outline {
+            Some(outline) => self.need.note(need, &outline.0),
+            None => self.need.note(need, &self.state),
+        }
+    }
 }
 
 /// What waits for a loop's head to be finished.
@@ -490,6 +513,9 @@ impl<'a> Walk<'a> {
                 if checkpoint.misses > checkpoint.hits * patience + patience {
                     list.remove(index);
                     checkpoint.evicted = true;
+                    if !converges {
+                        checkpoint.shrink();
+                    }
                     if checkpoint.branches == 0 && checkpoint.loop_head.is_none() {
                         self.settle(id);
                     }
@@ -620,6 +646,7 @@ impl<'a> Walk<'a> {
             depth: self.parent.and_then(|id| self.checkpoints.get(id)).map_or(0, |parent| parent.depth + 1),
             loop_head: None,
             evicted: false,
+            outline: None,
             counter: None,
             hits: 0,
             misses: 0,

@@ -225,20 +225,20 @@ impl Need {
 
     /// Adds `new` to what a checkpoint with this state notes already; returns what was not noted before, without places
     /// that hold no number.
-    pub fn note(&mut self, new: &Need, state: &State) -> Need {
+    pub fn note(&mut self, new: &Need, numbers: &impl Numbers) -> Need {
         let mut fresh = Need { all: new.all && !self.all, ..Need::default() };
         self.all |= new.all;
         if new.all {
             return fresh;
         }
-        for (frame, content) in state.frames().iter().enumerate().take(FRAMES) {
+        for frame in 0..FRAMES {
             for reg in bits(new.regs[frame] as u64 & !(self.regs[frame] as u64)) {
-                if content.regs.get(reg).is_some_and(|v| v.is_scalar()) {
+                if numbers.has(Place::Reg(frame as u8, reg as u8)) {
                     fresh.regs[frame] |= 1 << reg;
                 }
             }
             for slot in bits(new.slots[frame] & !self.slots[frame]) {
-                if content.stack.slot(slot).is_some_and(|s| s.spilled().is_some_and(|v| v.is_scalar())) {
+                if numbers.has(Place::Slot(frame as u8, slot as u8)) {
                     fresh.slots[frame] |= 1 << slot;
                 }
             }
@@ -250,6 +250,43 @@ impl Need {
         }
         fresh
     }
+}
+
+/// Tells which places hold a number.
+pub trait Numbers {
+    /// Whether this one does.
+    fn has(&self, place: Place) -> bool;
+}
+
+impl Numbers for State {
+    fn has(&self, place: Place) -> bool {
+        let (Place::Reg(frame, at) | Place::Slot(frame, at)) = place;
+        let (Some(frame), at) = (self.frames().get(frame as usize), at as usize) else { return false };
+        match place {
+            Place::Reg(..) => frame.regs.get(at).is_some_and(|value| value.is_scalar()),
+            Place::Slot(..) => frame.stack.slot(at).and_then(|slot| slot.spilled()).is_some_and(|v| v.is_scalar()),
+        }
+    }
+}
+
+impl Numbers for Need {
+    fn has(&self, place: Place) -> bool {
+        Need::has(self, place)
+    }
+}
+
+/// All places of `state` that hold a number.
+pub fn numbers(state: &State) -> Need {
+    let mut found = Need::default();
+    for (frame, content) in state.frames().iter().enumerate().take(FRAMES) {
+        for reg in Reg::ALL.iter().filter(|reg| content.regs[reg.index()].is_scalar()) {
+            found.regs[frame] |= 1 << *reg as u16;
+        }
+        for (at, slot) in content.stack.slots() {
+            found.slots[frame] |= u64::from(slot.spilled().is_some_and(|value| value.is_scalar())) << at;
+        }
+    }
+    found
 }
 
 /// Positions of the ones in `set`.

@@ -81,12 +81,12 @@ impl Walk<'_> {
         let mut changed = false;
         while let Some(id) = at {
             let Some(checkpoint) = self.checkpoints.get_mut(id) else { break };
-            need = checkpoint.need.note(&need, &checkpoint.state);
+            need = checkpoint.note(&need);
             if need.is_empty() {
                 break;
             }
             changed = true;
-            let mut depth = checkpoint.state.current();
+            let mut depth = checkpoint.frames().saturating_sub(1) as u32;
             undo_trail(self.program, &checkpoint.trail, &mut need, &mut depth);
             at = checkpoint.parent;
         }
@@ -105,7 +105,7 @@ impl Walk<'_> {
         while let Some(id) = at {
             let Some(checkpoint) = self.checkpoints.get_mut(id) else { break };
             slots &= !checkpoint.read[frame];
-            if slots == 0 || checkpoint.state.depth() <= frame {
+            if slots == 0 || checkpoint.frames() <= frame {
                 break;
             }
             changed = true;
