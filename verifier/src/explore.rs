@@ -290,13 +290,14 @@ impl<'a> Walk<'a> {
 
     fn walk(&mut self) -> Checked {
         let mut arrived_from: Option<InsnIdx> = None;
+        let budget = self.opts.budget();
         loop {
             let at = self.at;
             let Some(insn) = self.program.get(at).copied() else {
                 return refuse!(Internal, EFAULT, "invalid insn idx {at} insn_cnt {}", self.program.len());
             };
             self.stats.processed += 1;
-            if self.stats.processed > self.opts.budget() {
+            if self.stats.processed > budget {
                 return refuse!(TooComplex, E2BIG, "BPF program is too large. Processed {} insn", self.stats.processed);
             }
             let meets = self.flows.meets.get(at.index()).copied().unwrap_or(true);

@@ -182,7 +182,9 @@ impl Need {
 
     /// Whether nothing is needed.
     pub fn is_empty(&self) -> bool {
-        !self.all && self.regs == [0; FRAMES] && self.slots == [0; FRAMES]
+        !self.all
+            && self.regs.iter().fold(0, |all, set| all | set) == 0
+            && self.slots.iter().fold(0, |all, set| all | set) == 0
     }
 
     /// Adds a place.
@@ -232,6 +234,9 @@ impl Need {
             return fresh;
         }
         for frame in 0..FRAMES {
+            if new.regs[frame] == 0 && new.slots[frame] == 0 {
+                continue;
+            }
             for reg in bits(new.regs[frame] as u64 & !(self.regs[frame] as u64)) {
                 if numbers.has(Place::Reg(frame as u8, reg as u8)) {
                     fresh.regs[frame] |= 1 << reg;

@@ -98,7 +98,7 @@ impl Plans {
 
     /// Whether there is a guess about the loop that begins at `head`.
     pub fn counts(&self, head: InsnIdx) -> bool {
-        self.heads.get(&head).is_some_and(|plan| !plan.guesses.is_empty())
+        !self.heads.is_empty() && self.heads.get(&head).is_some_and(|plan| !plan.guesses.is_empty())
     }
 
     /// The guess about `head` did not hold in `state`, where `wide` was expected.
@@ -167,8 +167,11 @@ fn guesses(program: &Program, head: InsnIdx, live: RegSet, state: &State) -> Vec
 impl Walk<'_> {
     /// One more arrival at what may be a loop's head: whether its counter is guessed now, and the walk begins anew.
     pub(crate) fn goes_round(&mut self, head: InsnIdx) -> bool {
+        if self.opts.profile == Profile::Compat {
+            return false;
+        }
         let is_head = self.flows.heads.get(head.index()).copied().unwrap_or(false);
-        if self.opts.profile == Profile::Compat || !is_head || self.plans.heads.contains_key(&head) {
+        if !is_head || self.plans.heads.contains_key(&head) {
             return false;
         }
         let rounds = self.plans.rounds.entry(head).or_default();
@@ -185,6 +188,9 @@ impl Walk<'_> {
 
     /// Widens the current state, which enters a loop that counts.
     pub(crate) fn widen_counter(&mut self, head: InsnIdx) -> Option<Counter> {
+        if !self.plans.counts(head) {
+            return None;
+        }
         let plan = self.plans.heads.get_mut(&head)?;
         let guess = *plan.guesses.last()?;
         let old = *self.state.reg(guess.reg);

@@ -527,3 +527,28 @@ fn loops_that_may_not_end_are_refused_in_strict() {
     let answer = judge(ProgType::SchedCls, text, &opts).map_err(|(reason, _)| reason);
     assert_eq!(answer, Err(Reason::TooComplex));
 }
+
+#[test]
+fn a_number_compared_with_itself_has_one_outcome_in_strict() {
+    let check = |compare: &str, falls: bool| {
+        let text = |wrong: &str, right: &str| {
+            format!("r6 = *(u32 *)(r1 + 0)\n if {compare} goto taken\n {wrong}\n exit\ntaken:\n {right}\n exit")
+        };
+        let (wrong, right) = ("r0 = r9", "r0 = 0");
+        let dead = if falls { text(right, wrong) } else { text(wrong, right) };
+        let alive = if falls { text(wrong, right) } else { text(right, wrong) };
+        assert!(strict(&dead).is_ok(), "{compare}");
+        assert_eq!(strict(&alive), Err(Reason::UninitRegister), "{compare}");
+        reject(Reason::UninitRegister, &dead);
+    };
+    check("r6 > r6", true);
+    check("w6 > w6", true);
+    check("r6 s< r6", true);
+    check("r6 != r6", true);
+    check("r6 == r6", false);
+    check("w6 s>= w6", false);
+    check("r6 <= r6", false);
+    // Zero has no bit in common with itself.
+    let text = "r6 = *(u32 *)(r1 + 0)\n if r6 & r6 goto set\n r0 = r9\n exit\nset:\n r0 = 0\n exit";
+    assert_eq!(strict(text), Err(Reason::UninitRegister));
+}

@@ -12,6 +12,7 @@ use crate::needed::{Place, Touch};
 use crate::reject::{Checked, refuse};
 use crate::state::State;
 use crate::value::{AT_END, BEYOND_END, Kind, Trust, Value};
+use crate::verified::Profile;
 
 impl Walk<'_> {
     pub(super) fn branch(&mut self, op: CmpOp, width: Width, lhs: Reg, rhs: Operand, to: InsnIdx) -> Checked<Next> {
@@ -28,6 +29,16 @@ impl Walk<'_> {
         {
             return refuse!(PointerComparison, EACCES, "R{} pointer comparison prohibited", rhs as u8);
         }
+        // A comparison of a register with itself: its two sides are one value. Linux 6.18 walks both edges.
+        let itself = matches!(rhs, Operand::Reg(rhs) if rhs == lhs);
+        if itself
+            && a.is_scalar()
+            && self.opts.profile == Profile::Strict
+            && let Some(taken) = of_equals(op)
+        {
+            self.note_branch(if taken { Branch::Taken } else { Branch::Never });
+            return Ok(Next::Go(if taken { to } else { next }));
+        }
         if let Some(taken) = outcome(op, width, &a, &b) {
             self.demand(lhs);
             if let Operand::Reg(rhs) = rhs {
@@ -43,8 +54,6 @@ impl Walk<'_> {
         {
             return refuse!(PointerComparison, EACCES, "R{} pointer comparison prohibited", lhs as u8);
         }
-        // A comparison of a register with itself: its two sides are one value.
-        let itself = matches!(rhs, Operand::Reg(rhs) if rhs == lhs);
         let edges = [true, false].map(|taken| {
             if !a.is_scalar() || !b.is_scalar() || itself {
                 return Some((a.num, b.num));
@@ -184,6 +193,15 @@ impl Walk<'_> {
         let inside = std::mem::replace(&mut self.state, left);
         self.push(inside, self.at.next())?;
         Ok(Next::Go(to))
+    }
+}
+
+/// The outcome of comparing a number with itself, where it is the same for every number.
+fn of_equals(op: CmpOp) -> Option<bool> {
+    match op {
+        CmpOp::Eq | CmpOp::Ge | CmpOp::Le | CmpOp::Sge | CmpOp::Sle => Some(true),
+        CmpOp::Ne | CmpOp::Gt | CmpOp::Lt | CmpOp::Sgt | CmpOp::Slt => Some(false),
+        CmpOp::Set => None,
     }
 }
 
