@@ -456,6 +456,7 @@ impl<'a> Walk<'a> {
         let fingerprint = fingerprint(self.state.frame(), live);
         let mut hit = None;
         let mut index = list.len();
+        let states_here = index as u64;
         while index > 0 {
             index -= 1;
             let id = list[index];
@@ -531,6 +532,7 @@ impl<'a> Walk<'a> {
             self.cover(id);
             return Ok(Arrival::Covered);
         }
+        self.stats.max_states_per_insn = self.stats.max_states_per_insn.max(states_here);
         if keep && self.checkpoints.len() - self.free.len() >= MAX_CHECKPOINTS {
             return refuse!(TooComplex, E2BIG, "BPF program is too large. Processed {} insn", self.stats.processed);
         }

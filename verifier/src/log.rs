@@ -85,8 +85,8 @@ impl Log {
 /// The last line of a log.
 pub(crate) fn summary(stats: &Stats) -> String {
     format!(
-        "processed {} insns (limit 1000000) max_states_per_insn 0 total_states {} peak_states {} mark_read 0\n",
-        stats.processed, stats.states, stats.peak_states
+        "processed {} insns (limit 1000000) max_states_per_insn {} total_states {} peak_states {} mark_read 0\n",
+        stats.processed, stats.max_states_per_insn, stats.states, stats.peak_states
     )
 }
 

@@ -123,6 +123,8 @@ pub struct Stats {
     pub states: u64,
     /// The most of them at one time.
     pub peak_states: u64,
+    /// The most of them that one arrival at an instruction was compared with in vain.
+    pub max_states_per_insn: u64,
     /// The deepest stack of pending branches.
     pub pending: u64,
 }
