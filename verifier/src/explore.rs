@@ -354,7 +354,7 @@ impl<'a> Walk<'a> {
             trail: self.trail.clone(),
             written: self.written,
         });
-        self.stats.pending = self.stats.pending.max(self.pending.len() as u64);
+        self.stats.pending = self.stats.pending.max(self.pending.len() as u32);
         Ok(())
     }
 
@@ -456,7 +456,7 @@ impl<'a> Walk<'a> {
         let fingerprint = fingerprint(self.state.frame(), live);
         let mut hit = None;
         let mut index = list.len();
-        let states_here = index as u64;
+        let states_here = index as u32;
         while index > 0 {
             index -= 1;
             let id = list[index];

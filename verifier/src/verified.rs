@@ -124,9 +124,9 @@ pub struct Stats {
     /// The most of them at one time.
     pub peak_states: u64,
     /// The most of them that one arrival at an instruction was compared with in vain.
-    pub max_states_per_insn: u64,
+    pub max_states_per_insn: u32,
     /// The deepest stack of pending branches.
-    pub pending: u64,
+    pub pending: u32,
 }
 
 /// What a finished walk leaves behind.
