@@ -41,11 +41,13 @@ impl PercpuCells {
         self.slots
     }
 
-    /// Copies a control-plane value, all slots of it, into element `index`.
+    /// Copies a control-plane value, all slots of it, into element `index`; with what pads each to 8 bytes, as on Linux,
+    /// where values hold nothing special.
     pub(crate) fn write_all(&self, shape: &Shape, index: u32, value: ProgBytes<'_>) -> Result<(), MapError> {
         for slot in 0..self.slots {
             let part = value.slice(slot as usize * self.stride, self.stride).ok_or(Errno::EINVAL)?;
-            shape.write(self.cell(index, slot), part);
+            let cell = self.cell(index, slot);
+            if shape.is_plain() { cell.fill(part) } else { shape.write(cell, part) }
         }
         Ok(())
     }
@@ -86,5 +88,25 @@ pub(crate) fn hand_out(value: Option<Cell<'_>>, out: ProgOut<'_>, value_size: u3
     match value {
         Some(value) => out.fill(value.part(0, value_size as usize).bytes()),
         None => out.zero(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rtbpf_abi::{MapKind, MapSpec};
+    use rtbpf_rt::RunCx;
+
+    use crate::{CreateCx, create};
+
+    #[test]
+    fn what_pads_a_value_is_kept_too() {
+        for kind in [MapKind::PercpuArray, MapKind::PercpuHash] {
+            let map = create(&MapSpec::new(kind, 4, 3, 1), &CreateCx::new(2)).expect("a few pages");
+            let value: Vec<u8> = (1..=16).collect();
+            map.update(&RunCx::CONTROL, &[0; 4], value.as_slice().into(), 0).expect("there is room");
+            let mut read = Vec::new();
+            map.read(&RunCx::CONTROL, &[0; 4], 0, &mut read).expect("the key is there");
+            assert_eq!(read, value, "{kind:?}");
+        }
     }
 }
