@@ -4,6 +4,7 @@
 use rtbpf_tests::differ::{Comparison, Difference, compare};
 use rtbpf_tests::generate::Generator;
 use rtbpf_tests::kernel;
+use rtbpf_tests::objects::{Judge, Judged, files};
 
 /// Whether to go on; prints the reason where not.
 fn permitted() -> bool {
@@ -54,4 +55,53 @@ fn verdicts_errnos_and_runs_agree() {
     }
     println!("{agreed} of {judged} programs agree, {runs} runs among them; the rest:\n{}", differing.join("\n"));
     assert!(agreed * 100 >= judged * 97, "{agreed} of {judged} programs agree:\n{}", differing.join("\n"));
+}
+
+/// The folder may hold any public collection; `campaign objects` prints the same with reasons.
+#[test]
+fn programs_of_objects_are_judged_alike() {
+    let Some(folder) = std::env::var_os("RTBPF_OBJECTS") else {
+        println!("skipped: RTBPF_OBJECTS names no folder of objects");
+        return;
+    };
+    if !permitted() {
+        return;
+    }
+    let judge = match Judge::new() {
+        Ok(judge) => judge,
+        Err(reason) => {
+            println!("skipped: {reason}");
+            return;
+        }
+    };
+    let (mut accepted, mut rejected, mut unjudged, mut wrong) = (0, 0, 0, Vec::new());
+    for path in files(folder.as_ref()).expect("RTBPF_OBJECTS is a folder") {
+        for (program, judged) in judge.object(&path) {
+            match judged {
+                Judged::Not(_) => unjudged += 1,
+                Judged::Both { us, linux } if (us.errno == 0) == (linux.errno == 0) => match us.errno {
+                    0 => accepted += 1,
+                    _ => rejected += 1,
+                },
+                Judged::Both { us, linux } => {
+                    wrong.push(format!(
+                        "{} {program}: {} {}, Linux {} {}",
+                        path.display(),
+                        us.errno,
+                        us.words,
+                        linux.errno,
+                        linux.words
+                    ));
+                }
+            }
+        }
+    }
+    println!(
+        "{accepted} programs accepted by both, {rejected} rejected by both, {unjudged} not judged; the rest:\n{}",
+        wrong.join("\n")
+    );
+    // What our verifier and Linux's give up as too complex is not the same to the last program.
+    let too_complex = |line: &&String| line.contains(": 7 ") || line.contains("Linux 7 ");
+    let wrong: Vec<_> = wrong.iter().filter(|line| !too_complex(line)).collect();
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }

@@ -79,8 +79,16 @@ impl Row {
 pub fn main(args: &Args) -> Result<(), Error> {
     let policy = crate::policy::named(&args.policy)?;
     let mut rows = Vec::new();
+    let mut all_read = true;
     for path in &args.objects {
-        verify_object(args, policy, path, &mut rows)?;
+        // One that cannot be read says so; the others are verified all the same.
+        if let Err(error) = verify_object(args, policy, path, &mut rows) {
+            error.report();
+            all_read = false;
+        }
+    }
+    if rows.is_empty() && !all_read {
+        return Err(Error::Refused);
     }
     let mut out = io::stdout().lock();
     match (&args.compare, args.format) {
@@ -90,7 +98,8 @@ pub fn main(args: &Args) -> Result<(), Error> {
         (None, Format::Json) => json_rows(&rows, &mut out)?,
     }
     out.flush()?;
-    if rows.iter().any(|row| row.refusal.is_some()) { Err(Error::Refused) } else { Ok(()) }
+    let passed = all_read && rows.iter().all(|row| row.refusal.is_none());
+    if passed { Ok(()) } else { Err(Error::Refused) }
 }
 
 fn verify_object(args: &Args, policy: Policy, path: &Path, rows: &mut Vec<Row>) -> Result<(), Error> {

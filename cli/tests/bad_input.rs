@@ -51,6 +51,13 @@ fn files_that_are_no_objects() {
 }
 
 #[test]
+fn an_object_that_cannot_be_read_hides_no_other() {
+    let args = ["verify", "--format", "csv", "/no/such/object.o", &example("xdp_echo.bpf.o")];
+    refuses(&args, &["no such file"]);
+    assert!(String::from_utf8_lossy(&rtbpf(&args).stdout).contains("xdp_echo.bpf.o,"));
+}
+
+#[test]
 fn wrong_names_and_values_say_what_there_is() {
     refuses(&["run", &example("tail_call.bpf.o")], &["--prog", "dispatch"]);
     refuses(&["run", &example("xdp_echo.bpf.o"), "--prog", "nope"], &["nope", "echo"]);

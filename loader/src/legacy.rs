@@ -12,7 +12,7 @@ use rtbpf_abi::{MapKind, MapSpec};
 
 use crate::elf::{Holds, Unit};
 use crate::error::Error;
-use crate::maps::{Sites, linux_name, round_ring, symbols_in};
+use crate::maps::{Sites, fit, linux_name, symbols_in};
 use crate::object::{Initial, InitialTarget, MapDef, Object, Pinning};
 
 /// A section of records: `maps`, and per-program ones such as `lirc_mode2/maps`.
@@ -58,7 +58,7 @@ impl Object {
             spec.name = linux_name(&symbol.name);
             spec.flags = record.flags;
             spec.numa_node = record.numa_node;
-            round_ring(&mut spec);
+            fit(&mut spec);
             sites.maps.insert((index, symbol.value), first + at);
             if let Some(id) = record.id {
                 sites.ids.entry(id).or_insert(first + at);

@@ -235,12 +235,23 @@ fn define(btf: &Btf, ty: TypeId, name: &str, outer: bool) -> Result<Definition, 
     if spec.btf_value != 0 {
         spec.fields = special_fields(btf, TypeId(spec.btf_value)).map_err(|error| refuse(error.to_string()))?;
     }
-    if spec.kind.is_map_in_map() || spec.kind == MapKind::ProgArray {
-        spec.key_size = if spec.key_size == 0 { 4 } else { spec.key_size };
-        spec.value_size = 4;
+    fit(spec);
+    Ok(definition)
+}
+
+/// Gives a map the sizes that its kind alone decides.
+pub(crate) fn fit(spec: &mut MapSpec) {
+    match spec.kind {
+        MapKind::ArrayOfMaps | MapKind::HashOfMaps | MapKind::ProgArray => {
+            spec.key_size = if spec.key_size == 0 { 4 } else { spec.key_size };
+            spec.value_size = 4;
+        }
+        // Their value may name the type of the messages, for whoever reads them; no element has it.
+        MapKind::Ringbuf | MapKind::UserRingbuf if spec.btf_value != 0 => (spec.key_size, spec.value_size) = (0, 0),
+        MapKind::PerfEventArray if spec.btf_value != 0 => (spec.key_size, spec.value_size) = (4, 4),
+        _ => {}
     }
     round_ring(spec);
-    Ok(definition)
 }
 
 /// Ring buffers take a power of two of whole pages.
@@ -307,6 +318,15 @@ mod tests {
             let int = b.int("x", bytes, true);
             b.pointer(int)
         }
+    }
+
+    #[test]
+    fn messages_have_a_type_and_elements_have_none() {
+        let ring = map_of(&[("type", &uint(27)), ("max_entries", &uint(4096)), ("value", &ty(16))]).unwrap();
+        assert_eq!((ring.key_size, ring.value_size), (0, 0));
+        assert_ne!(ring.btf_value, 0);
+        let events = map_of(&[("type", &uint(4)), ("value", &ty(16))]).unwrap();
+        assert_eq!((events.key_size, events.value_size), (4, 4));
     }
 
     #[test]

@@ -11,6 +11,7 @@ pub mod generate;
 pub mod inputs;
 pub mod kernel;
 pub mod machine;
+pub mod objects;
 pub mod oracle;
 pub mod rng;
 pub mod shrink;

@@ -6,14 +6,17 @@
 //! campaign differ  [--generator near] [--count 10000] [--seed 0]   where Linux and rtbpf disagree, with shrunk cases
 //! campaign sound   [--generator near] [--count 10000] [--seed 0]   accepted programs that fault
 //! campaign engines [--generator shaped] [--count 10000] [--seed 0] programs on which two engines differ
+//! campaign objects [--folder DIR]                                  verdicts on the programs of object files beside Linux's
 //! campaign show    --generator shaped --seed 7                     one case, as text and as a line of the batch format
 //! ```
 #![forbid(unsafe_code)]
 
 mod differ;
 mod engines;
+mod objects;
 mod of_kernel;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -33,6 +36,8 @@ struct Request {
     limit: Duration,
     /// How many kinds of disagreement to shrink and print.
     show: usize,
+    /// Where object files are.
+    folder: PathBuf,
 }
 
 fn main() -> ExitCode {
@@ -48,9 +53,10 @@ fn main() -> ExitCode {
         "differ" => differ::run(&request),
         "sound" => engines::sound(&request),
         "engines" => engines::agree_all(&request),
+        "objects" => objects::run(&request),
         "show" => show(&request),
         other => {
-            eprintln!("campaign: no command `{other}` (kernel, differ, sound, engines, show)");
+            eprintln!("campaign: no command `{other}` (kernel, differ, sound, engines, objects, show)");
             return ExitCode::from(2);
         }
     }
@@ -58,9 +64,17 @@ fn main() -> ExitCode {
 }
 
 fn parse(mut args: impl Iterator<Item = String>) -> Result<Request, String> {
-    let command = args.next().ok_or("no command (kernel, differ, sound, engines, show)")?;
+    let command = args.next().ok_or("no command (kernel, differ, sound, engines, objects, show)")?;
     let limit = Duration::from_secs(180);
-    let mut request = Request { command, generator: Generator::NearMiss, count: 10_000, seed: 0, limit, show: 30 };
+    let mut request = Request {
+        command,
+        generator: Generator::NearMiss,
+        count: 10_000,
+        seed: 0,
+        limit,
+        show: 30,
+        folder: ".".into(),
+    };
     while let Some(option) = args.next() {
         let value = args.next().ok_or_else(|| format!("{option} needs a value"))?;
         let number = || value.parse::<u64>().map_err(|_| format!("{option}: `{value}` is no number"));
@@ -73,7 +87,12 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Request, String> {
             "--seed" => request.seed = number()?,
             "--show" => request.show = number()? as usize,
             "--seconds" => request.limit = Duration::from_secs(number()?),
-            _ => return Err(format!("no option `{option}` (--generator, --count, --seed, --seconds, --show)")),
+            "--folder" => request.folder = value.into(),
+            _ => {
+                return Err(format!(
+                    "no option `{option}` (--generator, --count, --seed, --seconds, --show, --folder)"
+                ));
+            }
         }
     }
     Ok(request)

@@ -1,5 +1,6 @@
 //! The running Linux kernel as an oracle: loads and test-runs cases. Nothing is ever attached.
 
+mod object;
 mod sys;
 
 use std::io;
@@ -10,6 +11,8 @@ use rtbpf_abi::AttachType;
 use rtbpf_abi::map_kind::MapKind;
 use rtbpf_isa::decode;
 use sys::FuncInfo;
+
+pub use object::KernelObject;
 
 use crate::generate::{Case, CaseMap};
 
@@ -43,8 +46,16 @@ pub struct Loaded {
 /// Whether this process may load programs; the reason where it may not.
 pub fn permitted() -> Result<(), String> {
     let exit = [0xb7, 0, 0, 0, 0, 0, 0, 0, 0x95, 0, 0, 0, 0, 0, 0, 0];
-    let load =
-        sys::Load { prog_type: 1, attach_type: 0, flags: 0, insns: &exit, functions: None, maps: &[], log_level: 1 };
+    let load = sys::Load {
+        prog_type: 1,
+        attach_type: 0,
+        flags: 0,
+        insns: &exit,
+        functions: None,
+        maps: &[],
+        log_level: 1,
+        license: c"GPL",
+    };
     sys::prog_load(&load, &mut []).map(|_| ()).map_err(|error| format!("bpf(2) is not permitted here: {error}"))
 }
 
@@ -88,13 +99,18 @@ pub struct Effort {
 pub fn effort(case: &Case) -> Result<Option<Effort>, String> {
     let mut buffer = vec![0; 1 << 16];
     let _loaded = load_into(case, 4, &mut buffer)?;
-    let text = String::from_utf8_lossy(&buffer);
+    Ok(effort_in(&buffer))
+}
+
+/// The statistics at the end of a log.
+fn effort_in(log: &[u8]) -> Option<Effort> {
+    let text = String::from_utf8_lossy(log);
     let number = |before: &str| {
         let rest = text.lines().find_map(|line| line.strip_prefix(before))?;
         rest.split(' ').next()?.parse().ok()
     };
     let (usec, processed) = (number("verification time "), number("processed "));
-    Ok(usec.zip(processed).map(|(usec, processed)| Effort { usec, processed }))
+    usec.zip(processed).map(|(usec, processed)| Effort { usec, processed })
 }
 
 type MapsAndProg = (Vec<OwnedFd>, Result<OwnedFd, i32>);
@@ -115,6 +131,7 @@ fn load_into(case: &Case, log_level: u32, log: &mut [u8]) -> Result<MapsAndProg,
         functions: types.map(|types| (types, functions.as_slice())),
         maps: &maps,
         log_level,
+        license: c"GPL",
     };
     let prog = sys::prog_load(&load, log).map_err(|error| errno(&error));
     Ok((maps, prog))
@@ -160,6 +177,7 @@ fn create(map: &CaseMap) -> Result<OwnedFd, String> {
         value_size: spec.value_size,
         max_entries: spec.max_entries,
         flags: spec.flags,
+        ..sys::MapAttr::default()
     };
     let fd = sys::map_create(attr).map_err(|error| format!("{} map: {error}", spec.kind.name()))?;
     for (key, value) in &map.init {

@@ -3,6 +3,7 @@
 //! The one file of the suites that holds `unsafe`.
 #![allow(unsafe_code)]
 
+use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
@@ -12,8 +13,9 @@ const MAP_UPDATE: i64 = 2;
 const PROG_LOAD: i64 = 5;
 const PROG_TEST_RUN: i64 = 10;
 const BTF_LOAD: i64 = 18;
+const MAP_FREEZE: i64 = 22;
 
-/// What `BPF_MAP_CREATE` takes, up to the flags.
+/// What `BPF_MAP_CREATE` takes, up to `map_extra`.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 pub struct MapAttr {
@@ -27,6 +29,24 @@ pub struct MapAttr {
     pub max_entries: u32,
     /// Creation flags.
     pub flags: u32,
+    /// The template of the inner maps.
+    pub inner: u32,
+    /// NUMA node.
+    pub numa_node: u32,
+    /// Name.
+    pub name: [u8; 16],
+    /// Network device.
+    pub ifindex: u32,
+    /// Type information, and the types of key and value in it.
+    pub btf: u32,
+    /// See `btf`.
+    pub btf_key: u32,
+    /// See `btf`.
+    pub btf_value: u32,
+    /// Type of the value in the kernel's BTF.
+    pub btf_kernel_value: u32,
+    /// What some kinds take besides.
+    pub extra: u64,
 }
 
 #[repr(C)]
@@ -117,6 +137,11 @@ pub fn map_lookup(map: &OwnedFd, key: &[u8], value: &mut [u8]) -> io::Result<()>
     bpf(MAP_LOOKUP, &mut attr).map(|_| ())
 }
 
+/// Makes a map read-only for everything but programs.
+pub fn map_freeze(map: &OwnedFd) -> io::Result<()> {
+    bpf(MAP_FREEZE, &mut (map.as_raw_fd() as u32)).map(|_| ())
+}
+
 #[repr(C)]
 #[derive(Default)]
 struct BtfAttr {
@@ -159,9 +184,11 @@ pub struct Load<'a> {
     pub maps: &'a [OwnedFd],
     /// What the log holds: bit 0 paths, bit 1 every state, bit 2 statistics.
     pub log_level: u32,
+    /// Licence.
+    pub license: &'a CStr,
 }
 
-/// Loads a program under the licence "GPL". `log` takes the verifier's words and may be empty.
+/// Loads a program. `log` takes the verifier's words and may be empty.
 pub fn prog_load(load: &Load<'_>, log: &mut [u8]) -> io::Result<OwnedFd> {
     let fds: Vec<RawFd> = load.maps.iter().map(AsRawFd::as_raw_fd).collect();
     let mut attr = LoadAttr {
@@ -170,7 +197,7 @@ pub fn prog_load(load: &Load<'_>, log: &mut [u8]) -> io::Result<OwnedFd> {
         prog_flags: load.flags,
         insn_count: (load.insns.len() / 8) as u32,
         insns: load.insns.as_ptr() as u64,
-        license: c"GPL".as_ptr() as u64,
+        license: load.license.as_ptr() as u64,
         log_level: if log.is_empty() { 0 } else { load.log_level },
         log_size: log.len() as u32,
         log_buf: if log.is_empty() { 0 } else { log.as_mut_ptr() as u64 },
