@@ -145,6 +145,7 @@ pub(crate) struct Walk<'a> {
     pub at: InsnIdx,
     pub facts: Facts,
     pub lowering: crate::lower::Lowering,
+    pub ctx_bytes_used: u32,
     pub stats: Stats,
     pub log: crate::log::Log,
     /// Bytes of stack each subprogram touched.
@@ -204,6 +205,7 @@ impl<'a> Walk<'a> {
             at: InsnIdx(0),
             facts,
             lowering: crate::lower::Lowering::identity(),
+            ctx_bytes_used: 0,
             stats: Stats::default(),
             log: crate::log::Log::new(opts.log_level),
             stack_bytes: vec![0; program.subprogs().len()],

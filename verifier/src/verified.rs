@@ -135,6 +135,7 @@ pub(crate) struct Proof {
     pub lowering: Lowering,
     pub stats: Stats,
     pub log: String,
+    pub ctx_bytes_used: u32,
 }
 
 /// A program the verifier accepted: what it ran under and what it found out. The only thing that engines without
@@ -147,6 +148,7 @@ pub struct VerifiedProgram {
     lowering: Lowering,
     stats: Stats,
     log: String,
+    ctx_bytes_used: u32,
 }
 
 impl VerifiedProgram {
@@ -166,13 +168,14 @@ impl VerifiedProgram {
             lowering: Lowering::identity(),
             stats: Stats::default(),
             log: String::new(),
+            ctx_bytes_used: 0,
         }
     }
 
     /// The only other way to make one: a finished proof.
     pub(crate) fn proven(code: Program, given: Assumptions, proof: Proof) -> VerifiedProgram {
-        let Proof { facts, lowering, stats, log } = proof;
-        VerifiedProgram { code, given, proved: facts, lowering, stats, log }
+        let Proof { facts, lowering, stats, log, ctx_bytes_used } = proof;
+        VerifiedProgram { code, given, proved: facts, lowering, stats, log, ctx_bytes_used }
     }
 
     /// How much was walked.
@@ -183,6 +186,11 @@ impl VerifiedProgram {
     /// The log, in the kernel's format; empty at level 0.
     pub fn log(&self) -> &str {
         &self.log
+    }
+
+    /// One past the highest byte of the context that some path touches.
+    pub fn ctx_bytes_used(&self) -> u32 {
+        self.ctx_bytes_used
     }
 
     /// The program.

@@ -7,6 +7,7 @@ mod stage;
 
 use std::ops::Range;
 
+pub use stage::protocol;
 use stage::{CB, GSO_SEGS, GSO_SIZE, HWTSTAMP, MARK, PRIORITY_AND_DEVICES, TSTAMP, WIRE_LEN};
 
 use crate::ctx;

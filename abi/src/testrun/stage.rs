@@ -99,8 +99,9 @@ fn packet_type(data: &[u8]) -> u32 {
     }
 }
 
-/// What stands in `skb->protocol`: an ethertype, or the mark of an IEEE 802.3 length field.
-fn protocol(ethertype: u16, network: &[u8]) -> u16 {
+/// What stands in `skb->protocol`, in host order: an ethertype, or the mark of an IEEE 802.3 length field (`ETH_P_802_3`,
+/// `ETH_P_802_2`). `network` is what follows the Ethernet header.
+pub fn protocol(ethertype: u16, network: &[u8]) -> u16 {
     match network {
         _ if ethertype >= 0x0600 => ethertype,
         [0xff, 0xff, ..] => 0x0001,

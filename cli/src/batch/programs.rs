@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use rtbpf::abi::license::is_gpl_compatible;
+use rtbpf::abi::testrun::Input;
 use rtbpf::abi::{AttachType, MapKind, MapSpec, ProgType};
-use rtbpf::ctx::CtxError;
+use rtbpf::ctx::{CtxError, DEVICES};
 use rtbpf::isa::{Program, RawInsn, decode};
 use rtbpf::maps::{CreateCx, MapRef, Object, control, create};
 use rtbpf::rt::RunCx;
@@ -59,12 +60,13 @@ fn judge(case: &Value, options: &Options) -> Result<Value, Failure> {
     let verified = judge.verify(case)?;
     let verify_ns = begun.elapsed().as_nanos() as u64;
     let (processed, log) = (verified.stats().processed, verified.log().to_owned());
+    let ctx_bytes_used = verified.ctx_bytes_used();
     let begun = Instant::now();
     let loaded = judge.bind(verified)?;
     let compile_ns = begun.elapsed().as_nanos() as u64;
     let mut runs = Vec::new();
     for run in list(case, "runs") {
-        runs.push(one_run(&engine, &loaded, run)?);
+        runs.push(one_run(&engine, &loaded, ctx_bytes_used, run)?);
     }
     Ok(json!({
         "verdict": "accept",
@@ -269,15 +271,16 @@ fn decoded(case: &Value) -> Result<Program, Failure> {
 }
 
 /// One run: return value, packet, context, errno.
-fn one_run(engine: &Engine, loaded: &Loaded, run: &Value) -> Result<Value, Failure> {
+fn one_run(engine: &Engine, loaded: &Loaded, ctx_bytes_used: u32, run: &Value) -> Result<Value, Failure> {
     let data_in = bytes(run, "data_in")?;
     let ctx_in = bytes(run, "ctx_in")?;
     let repeat = run.get("repeat").and_then(Value::as_u64).unwrap_or(1).max(1);
-    let mut ctx =
-        match Ctx::test_run(loaded.executable().prog_type(), loaded.executable().attach_type(), &data_in, &ctx_in) {
-            Ok(ctx) => ctx,
-            Err(CtxError { what, errno }) => return Ok(json!({ "errno": errno.number(), "error": what })),
-        };
+    let input = Input { ctx_bytes_used, devices: DEVICES, ..Input::new(&data_in, &ctx_in) };
+    let program = loaded.executable();
+    let mut ctx = match Ctx::test_run_with(program.prog_type(), program.attach_type(), &input) {
+        Ok(ctx) => ctx,
+        Err(CtxError { what, errno }) => return Ok(json!({ "errno": errno.number(), "error": what })),
+    };
     let mut session = engine.session(0);
     let mut retval = 0;
     for _ in 0..repeat {

@@ -30,6 +30,7 @@ impl Walk<'_> {
             return refuse!(ContextAccess, EACCES, "invalid bpf_context access off={off} size={size}");
         };
         self.note_access(Access::Ctx(off as u16));
+        self.ctx_bytes_used = self.ctx_bytes_used.max(off as u32 + size);
         let native = Size::from_bytes(access.native_size as u32).expect("native accesses have 1, 2, 4 or 8 bytes");
         if access.native_offset as i32 != off || native.bytes() != size {
             let entry = NativeAccess { at: self.at, off: access.native_offset as i16, size: native };

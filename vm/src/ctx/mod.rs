@@ -4,7 +4,7 @@
 //! Programs that are checked read it field by field; programs that are proved read the same bytes directly.
 
 mod outcome;
-pub(crate) mod test_run;
+mod test_run;
 
 use std::sync::Arc;
 
@@ -19,6 +19,7 @@ use crate::region::{Region, RegionKind};
 
 use outcome::Outcome;
 pub use outcome::{Key, Redirect};
+pub use test_run::DEVICES;
 
 /// Why a context could not be built. The words are for people; `errno` is what Linux answers a test run with.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -162,24 +163,6 @@ impl Ctx {
             && let Some(size) = Size::from_bytes(field.size as u32)
         {
             self.set(field.offset as usize, size, value);
-        }
-    }
-
-    /// Copies a field's bytes from a structure of the same layout; what lies beyond its end stays.
-    pub(crate) fn copy_field(&mut self, name: &str, from: &[u8]) {
-        if let Some(field) = self.field(name)
-            && let Some(bytes) = from.get(field.offset as usize..(field.offset + field.size) as usize)
-        {
-            self.memory.write(field.offset as usize, bytes);
-        }
-    }
-
-    /// Sets a field's bytes from those at `at` of other bytes.
-    fn copy_bytes(&mut self, name: &str, from: &[u8], at: usize) {
-        if let Some(field) = self.field(name)
-            && let Some(bytes) = from.get(at..at + field.size as usize)
-        {
-            self.memory.write(field.offset as usize, bytes);
         }
     }
 

@@ -4,7 +4,7 @@ use rtbpf_abi::Errno;
 
 use super::native::Cx;
 use super::status;
-use crate::ctx::{Ctx, test_run};
+use crate::ctx::Ctx;
 use crate::packet::Packet;
 
 /// The longest packet that the helpers make: four pages, less the bookkeeping behind the bytes.
@@ -318,7 +318,7 @@ fn pop_tag(ctx: &mut Ctx) -> Result<u16, Errno> {
     }
     let [tci, inner] = [[tag[0], tag[1]], [tag[2], tag[3]]].map(u16::from_be_bytes);
     let behind = ctx.packet().map_or(Vec::new(), Packet::to_vec);
-    let protocol = test_run::protocol(inner, behind.get(ETHERNET..).unwrap_or_default());
+    let protocol = rtbpf_abi::testrun::protocol(inner, behind.get(ETHERNET..).unwrap_or_default());
     ctx.set_field("protocol", protocol.swap_bytes() as u64);
     ctx.skb_changed();
     Ok(tci)

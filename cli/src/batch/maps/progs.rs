@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
+use rtbpf::abi::testrun::{self, Input, Runner};
 use rtbpf::abi::{AttachType, Errno, Policy, ProgType};
+use rtbpf::ctx::DEVICES;
 use rtbpf::isa::{RawInsn, decode};
 use rtbpf::maps::{MapRef, Object, control};
 use rtbpf::verifier::{Assumptions, Options as Verify, Profile, verify};
@@ -22,13 +24,12 @@ type Step = Fields<String, Value>;
 const MAX_INSNS: u64 = 1 << 30;
 /// The packet of a test run that names none.
 const PACKET: [u8; 64] = [0; 64];
-/// `BPF_F_TEST_RUN_ON_CPU`.
-const ON_CPU: u64 = 1;
 /// Names of kernel functions by their numbers on the recorded kernel.
 const KFUNCS: &[(i32, &str)] = &[(65271, "bpf_preempt_disable"), (65273, "bpf_preempt_enable")];
 
 struct Loaded {
     program: Executable,
+    ctx_bytes_used: u32,
     runs: u64,
     took_time: bool,
 }
@@ -113,10 +114,11 @@ pub(super) fn load(step: &Step, world: &mut World) -> Result<Done, Errno> {
     if !maps.iter().all(|map| map.head().bind(prog_type, owner)) {
         return Ok(refused(Errno::EINVAL, ""));
     }
+    let ctx_bytes_used = verified.ctx_bytes_used();
     let Ok(program) = world.programs.engine.bind(verified, maps) else { return Ok(Done::Unsupported) };
     let name = text(step, "as");
     world.insert(name, Named::Object(Object::Prog(program.as_prog())));
-    world.programs.loaded.insert(name.to_string(), Loaded { program, runs: 0, took_time: false });
+    world.programs.loaded.insert(name.to_string(), Loaded { program, ctx_bytes_used, runs: 0, took_time: false });
     Ok(Done::nothing())
 }
 
@@ -124,57 +126,30 @@ fn last_line(log: &str) -> &str {
     log.lines().rev().find(|line| !line.is_empty()).unwrap_or_default()
 }
 
-/// What a test run takes, by family of types.
-fn admit(step: &Step, prog_type: ProgType) -> Result<(), Errno> {
-    let flags = number(step, "flags");
-    let on_cpu = step.get("cpu").is_some_and(|cpu| !cpu.is_null() && cpu.as_u64() != Some(0));
-    match prog_type {
-        ProgType::RawTracepoint | ProgType::RawTracepointWritable => {
-            if flags & !ON_CPU != 0 || number(step, "repeat") != 0 {
-                return Err(Errno::EINVAL);
-            }
-        }
-        ProgType::Syscall => {
-            if flags != 0 || on_cpu || number(step, "repeat") != 0 {
-                return Err(Errno::EINVAL);
-            }
-        }
-        ProgType::SocketFilter
-        | ProgType::SchedCls
-        | ProgType::SchedAct
-        | ProgType::Xdp
-        | ProgType::CgroupSkb
-        | ProgType::LwtIn
-        | ProgType::LwtOut
-        | ProgType::LwtXmit
-        | ProgType::LwtSeg6local
-        | ProgType::FlowDissector
-        | ProgType::SkLookup => {
-            if flags != 0 || on_cpu {
-                return Err(Errno::EINVAL);
-            }
-        }
-        _ => return Err(Errno::ENOTSUPP),
-    }
-    Ok(())
-}
-
 /// `BPF_PROG_TEST_RUN`.
 pub(super) fn test_run(step: &Step, world: &mut World) -> Result<Done, Errno> {
     let programs = &mut world.programs;
     let loaded = programs.loaded.get_mut(text(step, "prog")).ok_or(Errno::EBADF)?;
-    let prog_type = loaded.program.prog_type();
-    admit(step, prog_type)?;
-    let cpu = step.get("cpu").and_then(Value::as_u64).unwrap_or(0);
-    if cpu >= u64::from(world.cpus) {
-        return Err(Errno::ENXIO);
-    }
+    let (prog_type, attach_type) = (loaded.program.prog_type(), loaded.program.attach_type());
     let data = ["data_in", "data"].iter().find_map(|name| bytes(step, name).transpose()).transpose()?;
-    let data = data.unwrap_or(PACKET.to_vec());
+    let takes_data =
+        !matches!(testrun::runner(prog_type, attach_type), Runner::RawTracepoint | Runner::Syscall | Runner::SkLookup);
+    let data = data.unwrap_or(if takes_data { PACKET.to_vec() } else { Vec::new() });
     let ctx_in = bytes(step, "ctx_in")?.unwrap_or_default();
-    let mut ctx =
-        Ctx::test_run(prog_type, loaded.program.attach_type(), &data, &ctx_in).map_err(|error| error.errno)?;
-    let mut session = programs.engine.session(cpu as u32);
+    let cpu = number(step, "cpu") as u32;
+    let input = Input {
+        repeat: number(step, "repeat") as u32,
+        flags: number(step, "flags") as u32,
+        cpu,
+        batch_size: number(step, "batch_size") as u32,
+        cpus: world.cpus,
+        devices: DEVICES,
+        ctx_bytes_used: loaded.ctx_bytes_used,
+        ..Input::new(&data, &ctx_in)
+    };
+    testrun::begin(prog_type, attach_type, &input).map_err(|(errno, _)| errno)?;
+    let mut ctx = Ctx::test_run_with(prog_type, attach_type, &input).map_err(|error| error.errno)?;
+    let mut session = programs.engine.session(cpu % world.cpus);
     let mut retval = 0;
     let begun = Instant::now();
     let repeat = number(step, "repeat").max(1);
