@@ -98,9 +98,11 @@ fn work(
         for line in input {
             if let Some(answer) = answer_line(&line?, options) {
                 writeln!(output, "{answer}")?;
+                // Whoever asks one case at a time waits for it.
+                output.flush()?;
             }
         }
-        return output.flush();
+        return Ok(());
     }
     let input = Mutex::new(input.enumerate());
     std::thread::scope(|scope| {
