@@ -99,6 +99,12 @@ pub fn rows_of(id: HelperId) -> &'static [HelperProto] {
 
 /// The prototype of helper `id` for a program of this type, expected attach type (`None` is 0) and sleepable flag.
 pub fn proto(id: HelperId, prog: ProgType, attach: Option<AttachType>, sleepable: bool) -> Lookup {
+    if matches!(prog, ProgType::SockOps | ProgType::CgroupDevice | ProgType::CgroupSysctl) && RETVAL.contains(&id.0) {
+        return match rows_of(id).first() {
+            Some(proto) if answers_errno(attach) => Lookup::Found(proto),
+            _ => Lookup::NotForKind,
+        };
+    }
     match ProgKind::of(prog, attach, sleepable) {
         Some(kind) => proto_for(id, kind),
         None if rows_of(id).is_empty() => Lookup::Unknown,
@@ -106,7 +112,31 @@ pub fn proto(id: HelperId, prog: ProgType, attach: Option<AttachType>, sleepable
     }
 }
 
-/// The prototype of helper `id` for a program of this kind.
+/// `get_retval` and `set_retval`.
+const RETVAL: [u32; 2] = [186, 187];
+
+/// Whether the hook answers a system call with an errno. Linux asks this of the expected attach type even where the
+/// program type does not look at it, and then takes 0 for `cgroup_inet_ingress`.
+fn answers_errno(attach: Option<AttachType>) -> bool {
+    use AttachType as A;
+    !matches!(
+        attach.unwrap_or(A::CgroupInetIngress),
+        A::CgroupInetIngress
+            | A::CgroupInetEgress
+            | A::CgroupSockOps
+            | A::CgroupUdp4Recvmsg
+            | A::CgroupUdp6Recvmsg
+            | A::CgroupUnixRecvmsg
+            | A::CgroupInet4Getpeername
+            | A::CgroupInet6Getpeername
+            | A::CgroupUnixGetpeername
+            | A::CgroupInet4Getsockname
+            | A::CgroupInet6Getsockname
+            | A::CgroupUnixGetsockname
+    )
+}
+
+/// The prototype of helper `id` for a program of this kind, at an attach type of the kind.
 pub fn proto_for(id: HelperId, kind: ProgKind) -> Lookup {
     let rows = rows_of(id);
     if rows.is_empty() {
@@ -186,6 +216,12 @@ mod tests {
         check(5, ProgType::LircMode2, None, "ktime_get_ns");
         check(14, ProgType::LircMode2, None, "not for kind");
         check(173, ProgType::Tracepoint, None, "not supported for this program type");
+        check(186, ProgType::CgroupDevice, None, "not for kind");
+        check(186, ProgType::CgroupDevice, Some(AttachType::CgroupDevice), "get_retval");
+        check(187, ProgType::CgroupSysctl, Some(AttachType::CgroupUdp4Recvmsg), "not for kind");
+        check(187, ProgType::SockOps, Some(AttachType::CgroupSockOps), "not for kind");
+        check(187, ProgType::SockOps, Some(AttachType::Xdp), "set_retval");
+        check(187, ProgType::CgroupSock, None, "set_retval");
         check(0, ProgType::Xdp, None, "not for kind");
         check(LAST + 1, ProgType::Xdp, None, "unknown");
         check(u32::MAX, ProgType::Xdp, None, "unknown");
