@@ -68,9 +68,7 @@ pub fn decode(raw: &[RawInsn]) -> Result<Program, DecodeError> {
     for (at, &slot) in map.first.iter().enumerate() {
         let insn = Decoder { raw, map: &map, slot }.insn()?;
         let at = InsnIdx(at as u32);
-        if let Insn::Call(Callee::Local { to }) | Insn::Imm { value: Imm64::Func { to }, .. } = insn {
-            starts.push(at.target(to));
-        }
+        starts.extend(insn.function_target().map(|to| at.target(to)));
         insns.push(insn);
     }
     starts.sort_unstable();
@@ -155,6 +153,7 @@ impl Decoder<'_> {
             Form::JumpLong => BadFlow::Jump(self.jump(raw.imm as i64)?),
             Form::Branch(_) | Form::MayGoto => BadFlow::Branch(self.jump(raw.off as i64)?),
             Form::Exit => BadFlow::Exit,
+            Form::Call(Target::Local) | Form::Imm(Wide::Func) => BadFlow::Call(self.function(raw.imm as i64)?),
             _ => BadFlow::Next,
         };
         Ok(Insn::Bad { why, flow })
@@ -316,6 +315,15 @@ mod tests {
         check([0xd3, 0x3a, 0xf8, 0xff, 1, 0, 0, 0], BadField::AtomicSize);
         check([0xdb, 0x3a, 0xf8, 0xff, 2, 0, 0, 0], BadField::AtomicOp);
         check([0xbf, 0x43, 1, 0, 2, 0, 0, 0], BadField::Cast);
+    }
+
+    #[test]
+    fn a_bad_call_begins_a_function_all_the_same() {
+        // call +1 with an offset; exit; exit
+        let bytes = [[0x85, 0x10, 1, 0, 1, 0, 0, 0], [0x95, 0, 0, 0, 0, 0, 0, 0], [0x95, 0, 0, 0, 0, 0, 0, 0]];
+        let program = decode(&bytes.map(RawInsn::from_le_bytes)).unwrap();
+        assert_eq!(program.insns()[0], Insn::Bad { why: BadField::Reserved, flow: BadFlow::Call(1) });
+        assert_eq!(program.subprogs().len(), 2);
     }
 
     #[test]

@@ -92,12 +92,24 @@ impl Insn {
                 BadFlow::Exit => Flow::Exit,
                 BadFlow::Jump(to) => Flow::Jump(to),
                 BadFlow::Branch(to) => Flow::Branch(to),
+                BadFlow::Call(to) => Flow::Call(to),
             },
             Insn::Alu { .. } | Insn::MovSx { .. } | Insn::Neg { .. } | Insn::Swap { .. } => Flow::Next,
             Insn::AddrCast { .. } | Insn::Imm { .. } | Insn::Load { .. } | Insn::Store { .. } => Flow::Next,
             Insn::Atomic { .. } | Insn::LoadAcquire { .. } | Insn::StoreRelease { .. } => Flow::Next,
             Insn::Packet { .. } => Flow::Next,
             Insn::Call(Callee::Helper(_) | Callee::Kfunc { .. } | Callee::Reg(_)) => Flow::Next,
+        }
+    }
+
+    /// The relative target of a local call or callback reference.
+    pub const fn function_target(&self) -> Option<i32> {
+        match *self {
+            Insn::Imm { value: Imm64::Func { to }, .. } => Some(to),
+            _ => match self.flow() {
+                Flow::Call(to) => Some(to),
+                Flow::Next | Flow::Exit | Flow::Jump(_) | Flow::Branch(_) => None,
+            },
         }
     }
 

@@ -351,6 +351,8 @@ pub enum BadFlow {
     Jump(i32),
     /// To the next or to the target.
     Branch(i32),
+    /// To the next, and it names the function at the target.
+    Call(i32),
 }
 
 /// One instruction. 16 bytes; targets count instructions, from the next one.

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use crate::insn::{Callee, Imm64, Insn, InsnIdx};
+use crate::insn::{Insn, InsnIdx};
 use crate::raw::RawInsn;
 
 /// Who may call a subprogram, and how the verifier treats it.
@@ -185,9 +185,6 @@ impl Program {
 
     /// Targets of local calls and callback references, with the instruction that names them.
     pub fn function_refs(&self) -> impl Iterator<Item = (InsnIdx, InsnIdx)> {
-        self.iter().filter_map(|(at, insn)| match *insn {
-            Insn::Call(Callee::Local { to }) | Insn::Imm { value: Imm64::Func { to }, .. } => Some((at, at.target(to))),
-            _ => None,
-        })
+        self.iter().filter_map(|(at, insn)| insn.function_target().map(|to| (at, at.target(to))))
     }
 }

@@ -104,10 +104,9 @@ fn calls_of(program: &Program, subprog: usize) -> Vec<usize> {
     let Some(range) = program.subprogs().get(subprog) else { return Vec::new() };
     let mut calls: Vec<usize> = (range.start.0..range.end.0)
         .rev()
-        .filter_map(|at| match program.get(InsnIdx(at))? {
-            Insn::Call(Callee::Local { to }) => Some(program.subprog_at(InsnIdx(at).target(*to))),
-            Insn::Imm { value: rtbpf_isa::Imm64::Func { to }, .. } => Some(program.subprog_at(InsnIdx(at).target(*to))),
-            _ => None,
+        .filter_map(|at| {
+            let to = program.get(InsnIdx(at))?.function_target()?;
+            Some(program.subprog_at(InsnIdx(at).target(to)))
         })
         .collect();
     calls.dedup();
