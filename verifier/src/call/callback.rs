@@ -105,7 +105,7 @@ impl Walk<'_> {
         if self.state.held.refs.iter().any(|reference| reference.callback == current) {
             return refuse!(ReferenceLeak, EINVAL, "BPF_EXIT instruction in main prog would lead to reference leak");
         }
-        self.check_range("At callback return", callback.returns, false)?;
+        self.check_range("At callback return", callback.returns)?;
         let frame = self.state.pop();
         self.touch(Touch::LeaveCallback);
         self.widen(frame.call_site, false);

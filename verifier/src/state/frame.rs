@@ -11,7 +11,7 @@ pub struct Callback {
     /// Number of the helper that calls.
     pub helper: u32,
     /// Values that the callback may return.
-    pub returns: (i32, i32),
+    pub returns: (i64, i64),
     /// Runs later, outside of the caller.
     pub is_async: bool,
 }

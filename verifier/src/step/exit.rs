@@ -1,6 +1,6 @@
 //! Leaving a frame.
 
-use rtbpf_abi::{AttachType, ProgType};
+use rtbpf_abi::prog_rules::exit_range;
 use rtbpf_isa::Reg;
 
 use crate::domain::Scalar;
@@ -82,7 +82,7 @@ impl Walk<'_> {
     fn check_result(&mut self) -> Checked {
         let frame = self.state.frame();
         if let Some(callback) = frame.callback {
-            return self.check_range("At async callback return", callback.returns, false);
+            return self.check_range("At async callback return", callback.returns);
         }
         let result = self.read(Reg::R0)?;
         if result.is_pointer() && !self.opts.privilege.perfmon {
@@ -109,25 +109,20 @@ impl Walk<'_> {
                         "At program exit the register R0 is not a known value ({name})"
                     );
                 }
-                self.check_range("At program exit", range, false)
+                self.check_range("At program exit", range)
             }
             None => Ok(()),
         }
     }
 
     /// R0 must be a number in `low..=high`.
-    pub(crate) fn check_range(&mut self, place: &str, (low, high): (i32, i32), low_half: bool) -> Checked {
+    pub(crate) fn check_range(&mut self, place: &str, (low, high): (i64, i64)) -> Checked {
         let result = self.read(Reg::R0)?;
         if !result.is_scalar() {
             return refuse!(ReturnValue, EACCES, "R0 not a scalar value");
         }
         self.demand(Reg::R0);
-        let (smin, smax) = if low_half {
-            (result.num.low().smin(), result.num.low().smax())
-        } else {
-            (result.num.smin(), result.num.smax())
-        };
-        if smin >= low as i64 && smax <= high as i64 {
+        if result.num.smin() >= low && result.num.smax() <= high {
             return Ok(());
         }
         let known = describe(&result.num);
@@ -152,52 +147,4 @@ fn describe(num: &Scalar) -> String {
         text += &format!(" smax={}", num.smax());
     }
     if text.is_empty() { " unknown scalar value".into() } else { text }
-}
-
-/// Values that a program may return; `None`: any. Measured on Linux 6.18.
-pub(crate) fn exit_range(prog: ProgType, attach: Option<AttachType>) -> Option<(i32, i32)> {
-    use AttachType as A;
-    match prog {
-        ProgType::CgroupSkb if attach == Some(A::CgroupInetEgress) => Some((0, 3)),
-        ProgType::CgroupSkb | ProgType::CgroupSock | ProgType::CgroupDevice => Some((0, 1)),
-        ProgType::SockOps | ProgType::CgroupSysctl | ProgType::CgroupSockopt => Some((0, 1)),
-        ProgType::SkLookup | ProgType::Netfilter => Some((0, 1)),
-        ProgType::CgroupSockAddr => match attach {
-            Some(A::CgroupInet4Bind | A::CgroupInet6Bind) => Some((0, 3)),
-            Some(A::CgroupUdp4Recvmsg | A::CgroupUdp6Recvmsg | A::CgroupUnixRecvmsg) => Some((1, 1)),
-            Some(A::CgroupInet4Getpeername | A::CgroupInet6Getpeername | A::CgroupUnixGetpeername) => Some((1, 1)),
-            Some(A::CgroupInet4Getsockname | A::CgroupInet6Getsockname | A::CgroupUnixGetsockname) => Some((1, 1)),
-            _ => Some((0, 1)),
-        },
-        ProgType::Kprobe if matches!(attach, Some(A::TraceKprobeSession | A::TraceUprobeSession)) => Some((0, 1)),
-        ProgType::Tracing => match attach {
-            Some(A::TraceFentry | A::TraceFexit) => Some((0, 0)),
-            Some(A::TraceIter) => Some((0, 1)),
-            _ => None,
-        },
-        ProgType::Kprobe
-        | ProgType::Unspec
-        | ProgType::SocketFilter
-        | ProgType::SchedCls
-        | ProgType::SchedAct
-        | ProgType::Tracepoint
-        | ProgType::Xdp
-        | ProgType::PerfEvent
-        | ProgType::LwtIn
-        | ProgType::LwtOut
-        | ProgType::LwtXmit
-        | ProgType::SkSkb
-        | ProgType::SkMsg
-        | ProgType::RawTracepoint
-        | ProgType::LwtSeg6local
-        | ProgType::LircMode2
-        | ProgType::SkReuseport
-        | ProgType::FlowDissector
-        | ProgType::RawTracepointWritable
-        | ProgType::StructOps
-        | ProgType::Ext
-        | ProgType::Lsm
-        | ProgType::Syscall
-        | ProgType::Plain => None,
-    }
 }
