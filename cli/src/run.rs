@@ -170,11 +170,23 @@ fn load(args: &Args, trace: &Arc<Mutex<Vec<String>>>) -> Result<Instance, Error>
         }
     };
     let world = World { trace: Arc::new(sink), ..World::default() };
-    let engine = Engine::new(Config { slots: args.cpus.max(1), world, ..Config::linux() });
-    let proof = if args.no_verify { Proof::Waived } else { Proof::Required };
     let object = args.object.open()?;
+    let plain_ctx_bytes =
+        if object.programs.iter().any(|spec| spec.prog_type == ProgType::Plain) { shortest_input(args)? } else { 0 };
+    let engine = Engine::new(Config { slots: args.cpus.max(1), plain_ctx_bytes, world, ..Config::linux() });
+    let proof = if args.no_verify { Proof::Waived } else { Proof::Required };
     Instance::new(&engine, object, proof)
         .map_err(|source| Error::Load { path: args.object.object.clone(), source: Box::new(source) })
+}
+
+/// Bytes that every input has: what a plain program may take for granted.
+fn shortest_input(args: &Args) -> Result<u32, Error> {
+    let bytes = match (&args.pcap, &args.data) {
+        (Some(path), _) => Capture::open(path)?.map_while(Result::ok).map(|packet| packet.bytes.len()).min(),
+        (None, Some(data)) => Some(input::bytes(data)?.len()),
+        (None, None) => Some(default_input(ProgType::Plain).len()),
+    };
+    Ok(u32::try_from(bytes.unwrap_or(0)).unwrap_or(u32::MAX))
 }
 
 fn preset_maps(args: &Args, instance: &Instance) -> Result<(), Error> {

@@ -136,6 +136,7 @@ pub(crate) struct Proof {
     pub stats: Stats,
     pub log: String,
     pub ctx_bytes_used: u32,
+    pub tp_bytes_used: u32,
 }
 
 /// A program the verifier accepted: what it ran under and what it found out. The only thing that engines without
@@ -149,6 +150,7 @@ pub struct VerifiedProgram {
     stats: Stats,
     log: String,
     ctx_bytes_used: u32,
+    tp_bytes_used: u32,
 }
 
 impl VerifiedProgram {
@@ -169,13 +171,14 @@ impl VerifiedProgram {
             stats: Stats::default(),
             log: String::new(),
             ctx_bytes_used: 0,
+            tp_bytes_used: 0,
         }
     }
 
     /// The only other way to make one: a finished proof.
     pub(crate) fn proven(code: Program, given: Assumptions, proof: Proof) -> VerifiedProgram {
-        let Proof { facts, lowering, stats, log, ctx_bytes_used } = proof;
-        VerifiedProgram { code, given, proved: facts, lowering, stats, log, ctx_bytes_used }
+        let Proof { facts, lowering, stats, log, ctx_bytes_used, tp_bytes_used } = proof;
+        VerifiedProgram { code, given, proved: facts, lowering, stats, log, ctx_bytes_used, tp_bytes_used }
     }
 
     /// How much was walked.
@@ -191,6 +194,12 @@ impl VerifiedProgram {
     /// One past the highest byte of the context that some path touches.
     pub fn ctx_bytes_used(&self) -> u32 {
         self.ctx_bytes_used
+    }
+
+    /// One past the highest byte that some path touches of a writable tracepoint's buffer, whose size Linux compares
+    /// when it attaches the program.
+    pub fn tp_bytes_used(&self) -> u32 {
+        self.tp_bytes_used
     }
 
     /// The program.

@@ -24,13 +24,13 @@ pub fn verify(program: Program, given: Assumptions, opts: &Options) -> Result<Ve
         let log = std::mem::take(&mut walk.log);
         return Err(finished(*rejection, log.into_text(), walk.stats));
     }
-    let ctx_bytes_used = walk.ctx_bytes_used;
+    let (ctx_bytes_used, tp_bytes_used) = (walk.ctx_bytes_used, walk.tp_bytes_used);
     let (facts, stats, lowering) = (walk.take_facts(), walk.stats, std::mem::take(&mut walk.lowering));
     let mut log = std::mem::take(&mut walk.log).into_text();
     if opts.log_level != 0 {
         log += &crate::log::summary(&stats);
     }
-    Ok(VerifiedProgram::proven(program, given, Proof { facts, lowering, stats, log, ctx_bytes_used }))
+    Ok(VerifiedProgram::proven(program, given, Proof { facts, lowering, stats, log, ctx_bytes_used, tp_bytes_used }))
 }
 
 fn before_the_walk(program: &Program, given: &Assumptions, opts: &Options) -> Checked<cfg::Flows> {

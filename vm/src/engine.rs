@@ -29,6 +29,9 @@ pub struct Config {
     pub max_insns: Option<u64>,
     /// Wall-clock time one run may take; `None` for no limit.
     pub timeout: Option<std::time::Duration>,
+    /// Bytes of memory behind R1 that every run of a plain program brings: what it may touch. A run that brings fewer is
+    /// refused.
+    pub plain_ctx_bytes: u32,
     /// What comes from outside.
     pub world: World,
 }
@@ -42,6 +45,7 @@ impl Default for Config {
             slots: 1,
             max_insns: Some(1 << 32),
             timeout: None,
+            plain_ctx_bytes: 0,
             world: World::default(),
         }
     }
@@ -57,6 +61,7 @@ impl Config {
             slots: 2,
             max_insns: Some(1 << 32),
             timeout: None,
+            plain_ctx_bytes: 0,
             world: World::default(),
         }
     }

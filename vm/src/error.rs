@@ -76,6 +76,14 @@ pub enum Error {
     /// The context's bytes have the wrong size or contents.
     #[error("{0}")]
     Context(#[from] crate::ctx::CtxError),
+    /// The context is shorter than what the program was verified with.
+    #[error("the context has {given} bytes, the program was verified with {needed}")]
+    ShortContext {
+        /// Bytes.
+        needed: usize,
+        /// Bytes.
+        given: usize,
+    },
     /// There is no native code for it; the interpreter runs it.
     #[error("no native code: {0}")]
     NoNativeCode(String),

@@ -30,6 +30,10 @@ pub(crate) struct Bound {
     pub program: Program,
     pub prog_type: ProgType,
     pub attach_type: Option<AttachType>,
+    /// What programs that tail-call each other agree on besides their type.
+    compatibility: u64,
+    /// Bytes of context that every run must bring: those that the proof took for granted.
+    ctx_bytes: usize,
     /// The verifier's claims; `None` for a program that nobody verified.
     pub facts: Option<Facts>,
     pub maps: Box<[MapRef]>,
@@ -76,6 +80,8 @@ impl Bound {
             #[cfg(feature = "jit")]
             native: std::sync::OnceLock::new(),
             program,
+            compatibility: compatibility(&given),
+            ctx_bytes: if facts.is_some() { given.plain_ctx_bytes as usize } else { 0 },
             prog_type: given.prog_type,
             attach_type: given.attach_type,
             facts,
@@ -83,6 +89,23 @@ impl Bound {
             kfuncs: given.kfuncs,
             helpers,
         }))
+    }
+
+    /// Whether the program may run on `ctx`.
+    pub fn admits(&self, ctx: &Ctx) -> Result<(), Error> {
+        if ctx.prog_type() != self.prog_type {
+            let (program, context) = (self.prog_type.name(), ctx.prog_type().name());
+            return Err(Error::WrongContext { program, context });
+        }
+        if ctx.len() < self.ctx_bytes {
+            return Err(Error::ShortContext { needed: self.ctx_bytes, given: ctx.len() });
+        }
+        Ok(())
+    }
+
+    /// Whether a tail call may lead from it to `other`.
+    pub fn may_become(&self, other: &Bound) -> bool {
+        (self.prog_type, self.compatibility) == (other.prog_type, other.compatibility)
     }
 
     /// The map with this index.
@@ -99,6 +122,14 @@ impl Bound {
     }
 }
 
+/// What programs that tail-call each other must agree on besides their type: all that says what their context is.
+pub(crate) fn compatibility(given: &Assumptions) -> u64 {
+    match given.prog_type {
+        ProgType::Plain => u64::from(given.plain_ctx_bytes),
+        _ => given.attach_type.map_or(0, |attach| u64::from(attach.number())),
+    }
+}
+
 impl Prog for Bound {
     fn id(&self) -> u32 {
         self.id
@@ -109,7 +140,7 @@ impl Prog for Bound {
     }
 
     fn compatibility(&self) -> u64 {
-        self.attach_type.map_or(0, |attach| attach.number() as u64)
+        self.compatibility
     }
 
     fn as_any(&self) -> &dyn Any {
@@ -190,10 +221,7 @@ impl Executable {
 
     /// A run that has not begun, for stepping. [`Executable::run`] is this, run to its end.
     pub fn start(&self, session: &mut Session, ctx: Ctx) -> Result<Checked, Error> {
-        if ctx.prog_type() != self.0.prog_type {
-            let (program, context) = (self.0.prog_type.name(), ctx.prog_type().name());
-            return Err(Error::WrongContext { program, context });
-        }
+        self.0.admits(&ctx)?;
         Ok(Checked::start(&self.0, session, ctx)?)
     }
 

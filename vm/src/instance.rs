@@ -125,6 +125,7 @@ impl Instance {
             cpus: config.slots,
             policy: config.policy,
             btf: self.object.btf.clone(),
+            plain_ctx_bytes: config.plain_ctx_bytes,
             ..Assumptions::new(spec.prog_type)
         }
     }

@@ -45,6 +45,9 @@ impl Engine {
         let bounded = |max| verified.proved().worst_case_insns.is_some_and(|worst| worst <= max);
         let metered = !config.max_insns.is_none_or(bounded);
         (options.fuel, options.cancel) = (metered, metered);
+        if verified.tp_bytes_used() > crate::ctx::OBJECT_BYTES as u32 {
+            return Err(none(&"it reaches further into the tracepoint's buffer than there is one"));
+        }
         let exe = self.bind(verified.clone(), maps)?;
         let linker = BoundLinker(exe.bound());
         let code = rtbpf_jit::compile(&verified, &linker, &options).map_err(|error| none(&error))?;
@@ -74,9 +77,8 @@ impl Native {
     /// A run that is ready to begin, to be repeated on the same context without setting up again.
     #[allow(clippy::result_large_err)] // The context must come back.
     pub fn prepare(&self, session: &mut Session, ctx: Ctx) -> Result<Prepared, (Error, Ctx)> {
-        if ctx.prog_type() != self.exe.prog_type() {
-            let (program, context) = (self.exe.prog_type().name(), ctx.prog_type().name());
-            return Err((Error::WrongContext { program, context }, ctx));
+        if let Err(error) = self.exe.bound().admits(&ctx) {
+            return Err((error, ctx));
         }
         let host = Box::new(session.host(self.exe.bound(), ctx));
         let mut frame = host.frame();

@@ -136,7 +136,9 @@ impl Host {
     /// The program at `index` of a program array.
     pub fn program_at(&self, map: &MapRef, index: u32) -> Option<Arc<Bound>> {
         let program = map.as_any().downcast_ref::<ProgArray>()?.get(index)?;
-        program.as_any().downcast_ref::<Bound>()?.me.upgrade()
+        let target = program.as_any().downcast_ref::<Bound>()?.me.upgrade()?;
+        // Arrays hold programs of one kind; which kind, the first to come decided, and that may not have been ours.
+        self.programs.first()?.may_become(&target).then_some(target)
     }
 
     /// What keeps the object at this address alive.

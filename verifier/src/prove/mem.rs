@@ -42,7 +42,7 @@ impl Walk<'_> {
     }
 
     /// The buffer of a writable raw tracepoint: its size is known when the program is attached.
-    pub(super) fn check_buffer(&self, target: &Target) -> Checked {
+    pub(super) fn check_buffer(&mut self, target: &Target) -> Checked {
         let (r, off) = (target.r(), target.fixed());
         if off < 0 {
             let size = target.size;
@@ -52,6 +52,7 @@ impl Walk<'_> {
             let tnum = target.pointer.num.tnum();
             return refuse!(OutOfBounds, EACCES, "R{r} invalid variable buffer offset: off={off}, var_off={tnum}");
         }
+        self.tp_bytes_used = self.tp_bytes_used.max((off as u32).saturating_add(target.size));
         Ok(())
     }
 

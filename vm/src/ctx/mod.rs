@@ -21,6 +21,10 @@ use outcome::Outcome;
 pub use outcome::{Key, Redirect};
 pub use test_run::DEVICES;
 
+/// Bytes of zeroes behind a field that always points to something, where nobody put anything else; no structure that
+/// contexts point to is larger.
+pub(crate) const OBJECT_BYTES: usize = 4096;
+
 /// Why a context could not be built. The words are for people; `errno` is what Linux answers a test run with.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{what}")]
@@ -78,7 +82,7 @@ impl Ctx {
     }
 
     /// A context whose first bytes are `bytes` and whose other bytes are 0 (tracepoint, kprobe, raw_tracepoint,
-    /// perf_event, syscall …); no field points anywhere.
+    /// perf_event, syscall …). Fields that are never null point to zeroes, the others nowhere.
     pub fn bytes(prog_type: ProgType, attach_type: Option<AttachType>, bytes: &[u8]) -> Ctx {
         let layout = layout(prog_type, attach_type);
         // Linux knows at attach how much of an open context exists; here all that a program may touch does.
@@ -87,7 +91,7 @@ impl Ctx {
         let memory = Buffer::zeroed(bytes.len().max(least));
         memory.write(0, bytes);
         let len = layout.map_or(bytes.len(), |layout| bytes.len().max(layout.size.max(open) as usize));
-        Ctx {
+        let mut ctx = Ctx {
             prog_type,
             attach_type,
             layout,
@@ -97,7 +101,37 @@ impl Ctx {
             objects: Vec::new(),
             writable: true,
             outcome: Outcome::default(),
+        };
+        ctx.add_objects();
+        ctx
+    }
+
+    /// Puts zeroes behind each field that is never null: the machine has no sockets and no kernel structures of its own.
+    fn add_objects(&mut self) {
+        let Some(layout) = self.layout else { return };
+        for field in layout.fields {
+            let (kind, writable) = match field.kind {
+                FieldKind::Sock => (RegionKind::Socket, false),
+                FieldKind::Btf(_) => (RegionKind::Object, false),
+                FieldKind::TracepointBuffer => (RegionKind::Object, true),
+                FieldKind::FlowKeys => (RegionKind::FlowKeys, true),
+                FieldKind::Scalar
+                | FieldKind::PacketData
+                | FieldKind::PacketMeta
+                | FieldKind::PacketEnd
+                | FieldKind::SockOrNull
+                | FieldKind::SockCommonOrNull => continue,
+            };
+            // Types that share a layout do not all see all of it.
+            if layout.access(i32::from(field.offset), u32::from(field.size), CtxOp::Load).is_ok() {
+                self.set_object(field.name, kind, Buffer::zeroed(OBJECT_BYTES), writable);
+            }
         }
+    }
+
+    /// Bytes that programs see.
+    pub(crate) fn len(&self) -> usize {
+        self.len
     }
 
     /// A context with fields, all zero, and a packet behind it.

@@ -19,11 +19,6 @@ const SKB_HEADROOM: usize = 64;
 pub const DEVICES: &[u32] = &[1, 2, 3];
 /// Bytes of `struct bpf_flow_keys`.
 const FLOW_KEYS: usize = 56;
-/// Bytes of `struct bpf_sock`.
-const SOCK: usize = 80;
-
-/// Bytes that stand for a kernel structure; none that contexts point to is larger.
-const KERNEL_STRUCT: usize = 4096;
 
 impl Ctx {
     /// The context that a test run of this type gives a program, or Linux's refusal.
@@ -102,19 +97,6 @@ impl Ctx {
     pub(crate) fn hides_ethernet(&self) -> bool {
         testrun::runner(self.prog_type, self.attach_type) == Runner::Skb { ethernet: false }
     }
-
-    /// Puts all-zero memory behind each field that always points somewhere: the machine has no sockets and no kernel
-    /// structures of its own.
-    fn add_objects(&mut self) {
-        for field in self.layout.map_or(&[][..], |layout| layout.fields) {
-            if field.kind == FieldKind::Sock {
-                self.set_object(field.name, RegionKind::Socket, Buffer::zeroed(SOCK), false);
-            }
-            if matches!(field.kind, FieldKind::Btf(_)) {
-                self.set_object(field.name, RegionKind::Object, Buffer::zeroed(KERNEL_STRUCT), false);
-            }
-        }
-    }
 }
 
 fn xdp(prog_type: ProgType, attach_type: Option<AttachType>, data_in: &[u8], start: &Start) -> Ctx {
@@ -158,7 +140,6 @@ fn with_parts(prog_type: ProgType, attach_type: Option<AttachType>, data_in: &[u
         }
         ctx.refresh();
     }
-    ctx.add_objects();
     ctx
 }
 
