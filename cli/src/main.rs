@@ -12,6 +12,7 @@ mod inspect;
 mod object;
 mod policy;
 mod run;
+mod system;
 mod verify;
 
 use std::process::ExitCode;

@@ -2,12 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
+use rtbpf::Config;
 use rtbpf::abi::ProgType;
 use rtbpf::btf::Btf;
 use rtbpf::loader::{self, Object, ParseOptions, TypeOverride};
 
 use crate::error::Error;
-use crate::input;
+use crate::{input, system};
 
 /// The running system's types.
 const SYSTEM_BTF: &str = "/sys/kernel/btf/vmlinux";
@@ -37,6 +38,13 @@ pub struct LoadArgs {
     /// Types of the system that CO-RE programs shall see; `none` leaves instructions as compiled.
     #[arg(long, value_name = "FILE", default_value = SYSTEM_BTF)]
     btf: PathBuf,
+    /// Configuration of the kernel that `CONFIG_…` externs shall see, plain or gzipped; `none` has nothing set [default:
+    /// the running kernel's].
+    #[arg(long, value_name = "FILE")]
+    kconfig: Option<PathBuf>,
+    /// Link the object with this one first, which defines what it only declares.
+    #[arg(long, value_name = "FILE")]
+    link: Vec<PathBuf>,
     /// Set a global variable before loading: a number, "text", hex:DIGITS or @FILE.
     #[arg(long, value_name = "VAR=VALUE")]
     set: Vec<String>,
@@ -48,13 +56,27 @@ pub struct LoadArgs {
 impl LoadArgs {
     /// Reads and parses an object, and sets its variables.
     pub fn open(&self, path: &Path) -> Result<Object, Error> {
-        let bytes = input::read(path)?;
+        let mut files = vec![input::read(path)?];
+        for path in &self.link {
+            files.push(input::read(path)?);
+        }
+        let files: Vec<&[u8]> = files.iter().map(Vec::as_slice).collect();
         let btf = self.target_btf()?;
+        let kconfig = system::kconfig(self.kconfig.as_deref())?;
+        let symbols = system::Symbols::default();
         let types = self.types.iter().map(|text| type_override(text)).collect::<Result<Vec<_>, _>>()?;
-        let name = path.file_stem().unwrap_or_default().to_string_lossy();
-        let options = ParseOptions { name: &name, target_btf: btf.as_ref(), types: &types, ..ParseOptions::default() };
+        let file_name = path.file_name().unwrap_or_default().to_string_lossy();
+        let options = ParseOptions {
+            name: file_name.split('.').next().unwrap_or_default(),
+            target_btf: btf.as_ref(),
+            kconfig: kconfig.as_deref(),
+            cpus: Config::linux().slots,
+            types: &types,
+            ksym: Some(&|name| symbols.address(name)),
+            ..ParseOptions::default()
+        };
         let refused = |source: loader::Error| Error::Object { path: path.to_path_buf(), source: Box::new(source) };
-        let mut object = Object::parse(&bytes, &options).map_err(refused)?;
+        let mut object = Object::join(&files, &options).map_err(refused)?;
         for setting in &self.set {
             let bad = |what: String| Error::Option { option: format!("--set {setting}"), what };
             let (name, value) = setting.split_once('=').ok_or_else(|| bad("write VAR=VALUE".into()))?;
