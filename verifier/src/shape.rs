@@ -148,7 +148,9 @@ fn maps(program: &Program, given: &Assumptions) -> Checked {
         }
         if spec.max_entries != 1 || off >= spec.value_size {
             let size = spec.value_size;
-            return refuse!(Map, EINVAL, "invalid access to map value pointer, value_size={size} off={off}");
+            let errno = if spec.max_entries != 1 { Errno::ENOTSUPP } else { Errno::EINVAL };
+            let message = format!("invalid access to map value pointer, value_size={size} off={off}");
+            return Err(Rejection::new(Reason::Map, errno, message));
         }
     }
     let count = used.iter().filter(|&&u| u).count();

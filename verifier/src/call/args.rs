@@ -62,10 +62,7 @@ impl Walk<'_> {
             Arg::MapKey => self.key_argument(reg, &value, call),
             Arg::MapValue(access) => self.value_argument(reg, &value, access, call),
             Arg::MapValueOrNull => self.value_argument(reg, &value, MemUse::Read, call),
-            Arg::Mem { access, size: MemSize::Fixed(size), aligned, map_value_only, .. } => {
-                if map_value_only && !matches!(value.kind, Kind::MapValue(_)) {
-                    return self.unexpected(reg, &value, "map_value");
-                }
+            Arg::Mem { access, size: MemSize::Fixed(size), aligned, .. } => {
                 self.memory_argument(reg, &value, size, access, false, call)?;
                 if aligned { self.check_out_alignment(&value, size) } else { Ok(()) }
             }
@@ -239,7 +236,7 @@ impl Walk<'_> {
         let r = reg as u8;
         let num = value.num;
         let memory = Reg::ARGS[(of as usize).saturating_sub(1).min(4)];
-        let Some(Arg::Mem { access, map_value_only, null, .. }) = proto.args.get(of as usize - 1).copied() else {
+        let Some(Arg::Mem { access, null, .. }) = proto.args.get(of as usize - 1).copied() else {
             return refuse!(Internal, EFAULT, "size argument without memory");
         };
         if num.smin() < 0 {
@@ -257,14 +254,6 @@ impl Walk<'_> {
             );
         }
         let pointer = *self.state.reg(memory);
-        if map_value_only && !matches!(pointer.kind, Kind::MapValue(_)) {
-            return refuse!(
-                Argument,
-                EACCES,
-                "Unsupported reg type {} for bpf_dynptr_from_mem data",
-                pointer.type_name()
-            );
-        }
         // A size that varies may leave bytes as they were.
         let access = match (access, num.as_constant()) {
             (MemUse::Write, None) => MemUse::ReadWrite,

@@ -100,6 +100,7 @@ impl Walk<'_> {
             self.check_argument(proto, i, *arg, &mut call)?;
         }
         self.check_map_kind(proto, &call)?;
+        self.check_map_values(proto)?;
         if let Some(spec) = call.map.and_then(|map| (!map.inner).then_some(map.map)) {
             self.note_call(spec, &call);
         }
@@ -124,7 +125,15 @@ impl Walk<'_> {
             Lookup::NotForKind => {
                 return refuse!(Helper, EINVAL, "program of this type cannot use helper bpf_{}#{number}", name());
             }
-            Lookup::Refused(errno, why) => return Err(Rejection::new(crate::Reason::Helper, errno, why.to_owned())),
+            Lookup::Refused(errno, why) => {
+                // What Linux lacks for the kind of program it notices behind the arguments.
+                if let (Errno::ENOTSUPP, Some(proto)) = (errno, helper::rows_of(id).first()) {
+                    for (i, arg) in proto.args.iter().enumerate() {
+                        self.check_argument(proto, i, *arg, &mut Call::default())?;
+                    }
+                }
+                return Err(Rejection::new(crate::Reason::Helper, errno, why.to_owned()));
+            }
         };
         if proto.needs_perfmon && !self.opts.privilege.perfmon {
             return refuse!(Helper, EINVAL, "program of this type cannot use helper bpf_{}#{number}", name());
@@ -155,6 +164,20 @@ impl Walk<'_> {
         }
         let (kind, name, id) = (spec.kind.number(), proto.name, proto.id.0);
         refuse!(Map, EINVAL, "cannot pass map_type {kind} into func bpf_{name}#{id}")
+    }
+
+    /// Memory that a helper keeps a pointer to must outlive the call: a map's value does.
+    fn check_map_values(&self, proto: &HelperProto) -> Checked {
+        for (arg, reg) in proto.args.iter().zip(Reg::ARGS) {
+            let pointer = self.state.reg(reg);
+            if let Arg::Mem { map_value_only: true, .. } = arg
+                && !matches!(pointer.kind, Kind::MapValue(_))
+            {
+                let (kind, name) = (pointer.type_name(), proto.name);
+                return refuse!(Argument, EACCES, "Unsupported reg type {kind} for bpf_{name} data");
+            }
+        }
+        Ok(())
     }
 
     /// Whether a helper may be used on a map of sockets: changing one takes locks that some programs run under.

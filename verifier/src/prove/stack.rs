@@ -43,7 +43,12 @@ impl Walk<'_> {
         match mode {
             Mode::Load | Mode::LoadSigned if low == high => self.load_slot(target, frame, low, true).map(Some),
             Mode::AtomicLoad { kept } if low == high => self.load_slot(target, frame, low, kept).map(Some),
-            Mode::Load | Mode::LoadSigned | Mode::AtomicLoad { .. } => {
+            Mode::AtomicLoad { .. } => {
+                let (tnum, off, size) = (target.pointer.num.tnum(), target.fixed(), target.size);
+                let what = "variable offset stack pointer cannot be passed into helper function";
+                refuse!(StackAccess, EACCES, "{what}; var_off={tnum} off={off} size={size}")
+            }
+            Mode::Load | Mode::LoadSigned => {
                 self.check_initialised(target, frame, low, high, Use::Load)?;
                 let end = high + target.size as i32;
                 let zero = (low..end).all(|off| self.state.frame_at(frame).stack.byte(off) == Byte::Zero);
@@ -175,6 +180,12 @@ impl Walk<'_> {
         let (at, index) = Stack::locate(off);
         let aligned = index == 0;
         let current = self.state.current();
+        let spilled_pointer =
+            self.state.frame_at(frame).stack.slot(at).and_then(|s| s.spilled()).is_some_and(|v| v.is_pointer());
+        if !self.opts.privilege.perfmon && spilled_pointer && size != 8 {
+            return refuse!(StackAccess, EACCES, "attempt to corrupt spilled pointer on stack");
+        }
+        self.destroy_objects(frame, off, size as i32)?;
         if value.is_pointer() {
             if size != 8 || !aligned {
                 return refuse!(StackAccess, EACCES, "invalid size of register spill");
@@ -183,13 +194,6 @@ impl Walk<'_> {
                 return refuse!(StackAccess, EINVAL, "cannot spill pointers to stack into stack frame of the caller");
             }
         }
-        let spilled_pointer =
-            self.state.frame_at(frame).stack.slot(at).and_then(|s| s.spilled()).is_some_and(|v| v.is_pointer());
-        if !self.opts.privilege.perfmon && spilled_pointer && size != 8 {
-            return refuse!(StackAccess, EACCES, "attempt to corrupt spilled pointer on stack");
-        }
-        self.destroy_objects(frame, off, size as i32)?;
-
         let keeps = aligned && (value.is_pointer() || self.opts.privilege.bpf && size <= 8);
         let spill = match from {
             Operand::Reg(reg) if keeps => {

@@ -26,7 +26,16 @@ impl Walk<'_> {
         match (old.is_pointer(), source.is_pointer()) {
             (false, false) => {
                 let num = old.num.alu(op, width, &source.num, self.precision());
-                self.set_result(op, width, dst, src, &old, num);
+                let delta = self.delta(op, width, src, &old, &source.num);
+                if let (Some(_), Operand::Reg(src)) = (delta, src) {
+                    // What the sum is linked by is the constant.
+                    self.demand(src);
+                }
+                let new = match delta {
+                    Some(off) => Value { id: old.id, plus: true, off, ..Value::scalar(num) },
+                    None => Value::scalar(num),
+                };
+                self.set(dst, new);
                 Ok(())
             }
             (true, true) => {
@@ -50,26 +59,34 @@ impl Walk<'_> {
         }
     }
 
-    /// `dst = old op imm` stays linked to what `old` is linked to when it only adds a constant.
-    fn set_result(&mut self, op: AluOp, width: Width, dst: Reg, src: Operand, old: &Value, num: Scalar) {
-        let mut new = Value::scalar(num);
+    /// What `old op src` adds to the number that `old` is linked to, where that is a constant: the sum stays linked.
+    fn delta(&self, op: AluOp, width: Width, src: Operand, old: &Value, by: &Scalar) -> Option<i32> {
+        if old.id == 0 || old.plus || !self.opts.privilege.bpf {
+            return None;
+        }
+        let by = by.as_constant()? as i64;
+        let delta = match op {
+            AluOp::Add => by,
+            AluOp::Sub => by.checked_neg()?,
+            AluOp::Mul | AluOp::Div | AluOp::Mod | AluOp::Sdiv | AluOp::Smod | AluOp::Or | AluOp::And => return None,
+            AluOp::Xor | AluOp::Lsh | AluOp::Rsh | AluOp::Arsh | AluOp::Mov => return None,
+        };
+        let delta = i32::try_from(delta).ok()?;
+        if delta == i32::MIN && matches!(src, Operand::Reg(_)) {
+            return None;
+        }
         // A low half that does not overflow gets the same sum; Linux 6.18 does not look.
-        let is_exact = |imm: i32| match width {
+        let sum = |x: u64| u32::try_from(x).ok()?.checked_add_signed(delta);
+        let exact = match width {
             Width::W64 => true,
             Width::W32 => {
-                let sum = |x: u64| u32::try_from(x).ok().and_then(|x| x.checked_add_signed(imm));
-                self.opts.profile == Profile::Strict && sum(old.num.umin()).is_some() && sum(old.num.umax()).is_some()
+                self.opts.profile == Profile::Strict
+                    && matches!(src, Operand::Imm(_))
+                    && sum(old.num.umin()).is_some()
+                    && sum(old.num.umax()).is_some()
             }
         };
-        if let (AluOp::Add, Operand::Imm(imm)) = (op, src)
-            && is_exact(imm)
-            && old.id != 0
-            && !old.plus
-            && self.opts.privilege.bpf
-        {
-            new = Value { id: old.id, plus: true, off: imm, ..new };
-        }
-        self.set(dst, new);
+        exact.then_some(delta)
     }
 
     fn check_operand(&self, op: AluOp, width: Width, src: Operand) -> Checked {

@@ -86,12 +86,13 @@ impl Walk<'_> {
         // Linux looks at some operands before it looks at the fields.
         let (dst, src) = (Reg::new(raw.dst), Reg::new(raw.src));
         let is_branch = matches!(flow, BadFlow::Branch(_)) && why == BadField::Reserved;
-        let reads_src = raw.code & 0x07 == 0x01 || raw.code & 0x07 >= 0x04 && raw.code & 0x08 != 0;
+        let class = raw.code & 0x07;
+        let reads_src = matches!(class, 0x01 | 0x03) || class >= 0x04 && raw.code & 0x08 != 0;
         match (dst, src) {
             (Some(dst), _) if is_branch => {
                 self.read(dst)?;
             }
-            (None, Some(src)) if reads_src => {
+            (None, Some(src)) if reads_src && matches!(why, BadField::Register(_)) => {
                 self.read(src)?;
             }
             _ => {}

@@ -1,0 +1,136 @@
+//! What Linux 6.18 answers to small programs: verdict and errno, each found by loading the program.
+
+use std::sync::Arc;
+
+use rtbpf_abi::{AttachType, Errno, MapKind, MapSpec, ProgType};
+use rtbpf_isa::{RawInsn, asm, decode};
+use rtbpf_verifier::{Assumptions, Options, Rejection, verify};
+
+fn map(name: &str) -> Arc<MapSpec> {
+    Arc::new(match name {
+        "hash" => MapSpec::new(MapKind::Hash, 4, 16, 8),
+        "array" => MapSpec::new(MapKind::Array, 4, 16, 8),
+        "one" => MapSpec::new(MapKind::Array, 4, 64, 1),
+        "ring" => MapSpec::new(MapKind::Ringbuf, 0, 0, 4096),
+        name => panic!("no map called {name}"),
+    })
+}
+
+fn judge(slots: &[RawInsn], maps: &[String], given: Assumptions) -> Result<(), Errno> {
+    let maps = maps.iter().map(|name| map(name)).collect();
+    let program = decode(slots).map_err(|error| Rejection::from_decode(&error).errno)?;
+    verify(program, Assumptions { maps, ..given }, &Options::default()).map(|_| ()).map_err(|why| why.errno)
+}
+
+/// Loads `text` as `prog` at `attach`.
+#[track_caller]
+fn check_at(prog: ProgType, attach: Option<AttachType>, text: &str, expected: Result<(), Errno>) {
+    let assembly = asm::assemble(text).expect("the case assembles");
+    let given = Assumptions { attach_type: attach, ..Assumptions::new(prog) };
+    assert_eq!(judge(&assembly.slots, &assembly.maps, given), expected, "{text}");
+}
+
+#[track_caller]
+fn check(text: &str, expected: Result<(), Errno>) {
+    check_at(ProgType::SchedCls, None, text, expected);
+}
+
+const EACCES: Result<(), Errno> = Err(Errno::EACCES);
+const EINVAL: Result<(), Errno> = Err(Errno::EINVAL);
+
+#[test]
+fn sums_with_constants_stay_linked() {
+    let program = |sum: &str, back: &str| {
+        format!(
+            "r6 = map[one][0]+0 ll\n call 7\n r1 = r0\n {sum}\n if r0 > 8 goto out\n {back}\n r6 += r1\n
+             *(u8 *)(r6 + 0) = 1\nout:\n r0 = 0\n exit"
+        )
+    };
+    check(&program("r1 += 5", ""), Ok(()));
+    check(&program("r1 -= -5", ""), Ok(()));
+    check(&program("r1 -= 5", "r1 += 5"), Ok(()));
+    check(&program("r4 = 5\n r1 += r4", ""), Ok(()));
+    check(&program("r4 = -5\n r1 -= r4", ""), Ok(()));
+    check(&program("r1 -= 5", ""), EACCES);
+    check(&program("r4 = 0x100000005 ll\n r1 += r4", "r1 -= r4"), EINVAL);
+    check(&program("r4 = 0xffffffff80000000 ll\n r1 += r4", "r1 -= r4"), EINVAL);
+    check(&program("r1 -= -2147483648", ""), EINVAL);
+    check(&program("r1 += 1\n r1 -= 1", ""), EINVAL);
+    check(&program("r1 *= 1", ""), EINVAL);
+}
+
+#[test]
+fn atomics_on_the_stack_need_a_known_place() {
+    let program = |access: &str| {
+        format!(
+            "*(u64 *)(r10 - 8) = 0\n *(u64 *)(r10 - 16) = 0\n r2 = *(u32 *)(r1 + 0)\n r2 &= 8\n r2 -= 16\n
+             r2 += r10\n r0 = 0\n r3 = 1\n {access}\n r0 = 0\n exit"
+        )
+    };
+    check(&program("lock *(u64 *)(r2 + 0) += r3"), EACCES);
+    check(&program("r3 = atomic_fetch_or((u64 *)(r2 + 0), r3)"), EACCES);
+    check(&program("r3 = xchg_64(r2 + 0, r3)"), EACCES);
+    check(&program("r0 = cmpxchg_64(r2 + 0, r0, r3)"), EACCES);
+    check(&program("lock *(u64 *)(r10 - 8) += r3"), Ok(()));
+    check(&program("r3 = load_acquire((u64 *)(r2 + 0))"), Ok(()));
+    check(&program("store_release((u64 *)(r2 + 0), r3)"), Ok(()));
+}
+
+#[test]
+fn only_arrays_of_one_value_have_addresses() {
+    let program = |map: &str| format!("r1 = map[{map}][0]+0 ll\n r0 = 0\n exit");
+    check(&program("one"), Ok(()));
+    check(&program("array"), Err(Errno::ENOTSUPP));
+    check(&program("hash"), EINVAL);
+}
+
+#[test]
+fn arguments_come_before_what_a_helper_asks_of_them() {
+    // dynptr_from_mem: the memory's size, then its kind.
+    let program =
+        |size| format!("r1 = r10\n r1 += -64\n r2 = {size}\n r3 = 0\n r4 = r10\n r4 += -16\n call 197\n r0 = 0\n exit");
+    check(&program(65), EINVAL);
+    check(&program(8), EACCES);
+    // get_func_ip, which a tracepoint does not have.
+    let at = |text| {
+        check_at(ProgType::Tracepoint, None, text, if text.starts_with("r1") { EACCES } else { Err(Errno::ENOTSUPP) })
+    };
+    at("r1 = r10\n call 173\n r0 = 0\n exit");
+    at("call 173\n r0 = 0\n exit");
+}
+
+#[test]
+fn a_store_over_an_acquired_dynptr_is_refused_before_its_size_is_looked_at() {
+    let program = |size: &str| {
+        format!(
+            "r1 = map[ring] ll\n r2 = 8\n r3 = 0\n r4 = r10\n r4 += -16\n call 198\n r1 = r10\n
+             *({size} *)(r10 - 8) = r1\n r0 = 0\n exit"
+        )
+    };
+    check(&program("u64"), EINVAL);
+    check(&program("u8"), EINVAL);
+}
+
+#[test]
+fn errno_helpers_need_a_hook_with_an_errno() {
+    let check = |attach, expected| check_at(ProgType::CgroupDevice, attach, "call 186\n r0 = 0\n exit", expected);
+    check(None, EINVAL);
+    check(Some(AttachType::CgroupDevice), Ok(()));
+}
+
+/// Loads these slots.
+#[track_caller]
+fn check_slots(slots: &[[u8; 8]], expected: Result<(), Errno>) {
+    let slots: Vec<RawInsn> = slots.iter().map(|slot| RawInsn::from_le_bytes(*slot)).collect();
+    assert_eq!(judge(&slots, &[], Assumptions::new(ProgType::SchedCls)), expected);
+}
+
+#[test]
+fn reserved_fields_come_before_operands_and_sources_before_destinations() {
+    let exit = [0x95, 0, 0, 0, 0, 0, 0, 0];
+    // r15 ^= r8 with an offset and an immediate; with a valid shape.
+    check_slots(&[[0xaf, 0x8f, 1, 0, 1, 0, 0, 0], exit], EINVAL);
+    check_slots(&[[0xaf, 0x8f, 0, 0, 0, 0, 0, 0], exit], EACCES);
+    // *(u32 *)(r12 + 0) += r0, where r0 holds nothing.
+    check_slots(&[[0xc3, 0x0c, 0, 0, 0, 0, 0, 0], exit], EACCES);
+}
