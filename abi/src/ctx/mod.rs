@@ -101,6 +101,9 @@ pub struct CtxField {
     pub writes: Sizes,
     /// Where smaller loads may begin.
     pub narrow: Narrow,
+    /// Bytes that Linux keeps of a number. A load that is smaller than the field and not smaller than this gives the
+    /// whole number, wherever in the field it begins.
+    pub kept: u16,
     /// Byte offset in the native context.
     pub native_offset: u16,
 }
@@ -230,7 +233,9 @@ impl CtxField {
         if whole_pointer {
             return Ok(CtxAccess { kind: self.kind, native_offset: self.native_offset, native_size: 8 });
         }
-        Ok(CtxAccess { kind: FieldKind::Scalar, native_offset: off, native_size: size as u8 })
+        let whole = size < u32::from(self.size) && size >= u32::from(self.kept);
+        let native_offset = if whole { self.offset } else { off };
+        Ok(CtxAccess { kind: FieldKind::Scalar, native_offset, native_size: size as u8 })
     }
 }
 
@@ -344,6 +349,17 @@ mod tests {
         check(ProgKind::XdpDevmap, 20, 4, CtxOp::Load, Ok((FieldKind::Scalar, 20, 4)));
         check(ProgKind::SchedCls, 8, 4, CtxOp::Store, Ok((FieldKind::Scalar, 8, 4)));
         check(ProgKind::SocketFilter, 8, 4, CtxOp::Store, Err(CtxRefusal::NotWritable("mark")));
+    }
+
+    #[test]
+    fn narrow_loads_give_all_that_linux_keeps_of_a_number() {
+        // pkt_type: 1 byte; protocol: 2 bytes; mark: 4 bytes.
+        check(ProgKind::SchedCls, 7, 1, CtxOp::Load, Ok((FieldKind::Scalar, 4, 1)));
+        check(ProgKind::SchedCls, 6, 2, CtxOp::Load, Ok((FieldKind::Scalar, 4, 2)));
+        check(ProgKind::SchedCls, 17, 1, CtxOp::Load, Ok((FieldKind::Scalar, 17, 1)));
+        check(ProgKind::SchedCls, 18, 2, CtxOp::Load, Ok((FieldKind::Scalar, 16, 2)));
+        check(ProgKind::SchedCls, 16, 4, CtxOp::Load, Ok((FieldKind::Scalar, 16, 4)));
+        check(ProgKind::SchedCls, 10, 2, CtxOp::Load, Ok((FieldKind::Scalar, 10, 2)));
     }
 
     #[test]

@@ -37,6 +37,7 @@ pub(super) const fn num(name: &'static str, offset: u16, size: u16, reads: Sizes
         reads,
         writes: Sizes::NONE,
         narrow: Narrow::Anywhere,
+        kept: size,
         native_offset: offset,
     };
     Row { field, readers: ALL, writers: ProgKinds::NONE }
@@ -62,6 +63,11 @@ impl Row {
     /// Loads have these sizes.
     pub(super) const fn reads(self, reads: Sizes) -> Row {
         Row { field: CtxField { reads, ..self.field }, ..self }
+    }
+
+    /// Linux keeps this many bytes of the number.
+    pub(super) const fn kept(self, bytes: u16) -> Row {
+        Row { field: CtxField { kept: bytes, ..self.field }, ..self }
     }
 
     /// Where smaller loads begin.

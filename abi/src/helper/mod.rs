@@ -179,6 +179,11 @@ pub fn takes_map(proto: &HelperProto, map: MapKind, kind: ProgKind) -> bool {
     writer && proto.map_kinds().is_some_and(|kinds| kinds.contains(&map))
 }
 
+/// Whether helper `id` changes the map it is given: map_update_elem, map_delete_elem, map_push_elem, map_pop_elem.
+pub fn changes_map(id: HelperId) -> bool {
+    matches!(id.0, 2 | 3 | 87 | 88)
+}
+
 /// The name of helper `id`, without `bpf_`.
 pub fn name(id: HelperId) -> Option<&'static str> {
     if id.0 == 0 { Some("unspec") } else { rows_of(id).first().map(|row| row.name) }
