@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use rtbpf_abi::map_spec::flags;
 use rtbpf_abi::{AttachType, Errno, MapKind, MapSpec, ProgType};
 use rtbpf_isa::{RawInsn, asm, decode};
 use rtbpf_verifier::{Assumptions, Options, Rejection, verify};
@@ -11,6 +12,8 @@ fn map(name: &str) -> Arc<MapSpec> {
         "hash" => MapSpec::new(MapKind::Hash, 4, 16, 8),
         "array" => MapSpec::new(MapKind::Array, 4, 16, 8),
         "one" => MapSpec::new(MapKind::Array, 4, 64, 1),
+        "fixed" => MapSpec { flags: flags::RDONLY_PROG, ..MapSpec::new(MapKind::Hash, 4, 16, 8) },
+        "fixed_queue" => MapSpec { flags: flags::RDONLY_PROG, ..MapSpec::new(MapKind::Queue, 0, 16, 8) },
         "ring" => MapSpec::new(MapKind::Ringbuf, 0, 0, 4096),
         name => panic!("no map called {name}"),
     })
@@ -74,6 +77,43 @@ fn atomics_on_the_stack_need_a_known_place() {
     check(&program("lock *(u64 *)(r10 - 8) += r3"), Ok(()));
     check(&program("r3 = load_acquire((u64 *)(r2 + 0))"), Ok(()));
     check(&program("store_release((u64 *)(r2 + 0), r3)"), Ok(()));
+}
+
+#[test]
+fn an_atomic_that_loads_its_own_address_is_refused() {
+    let program = |access: &str| format!("r0 = r10\n *(u64 *)(r10 - 8) = r0\n r1 = 1\n {access}\n r0 = 0\n exit");
+    check(&program("r0 = cmpxchg_64(r0 - 8, r0, r1)"), EACCES);
+    check(&program("r0 = xchg_64(r0 - 8, r0)"), EACCES);
+    check(&program("r1 = xchg_64(r0 - 8, r1)\n *(u8 *)(r1 - 1) = 0"), Ok(()));
+    check(&program("r0 = load_acquire((u64 *)(r0 - 8))"), Ok(()));
+}
+
+#[test]
+fn maps_that_programs_may_only_read_take_no_changes() {
+    let program = |map: &str, helper: u32| {
+        format!(
+            "*(u64 *)(r10 - 8) = 0\n *(u64 *)(r10 - 16) = 0\n r2 = r10\n r2 += -16\n r3 = r2\n r4 = 0\n
+             r1 = map[{map}] ll\n call {helper}\n r0 = 0\n exit"
+        )
+    };
+    check(&program("fixed", 1), Ok(()));
+    check(&program("fixed", 2), EACCES);
+    check(&program("fixed", 3), EACCES);
+    check(&program("hash", 2), Ok(()));
+    check(&program("fixed_queue", 87), EACCES);
+    check(&program("fixed_queue", 88), EACCES);
+    check(&program("fixed_queue", 89), Ok(()));
+}
+
+#[test]
+fn a_tracepoints_buffer_is_a_number_once_it_was_stored() {
+    let check = |text: &str, expected| check_at(ProgType::RawTracepointWritable, None, text, expected);
+    check("r1 = *(u64 *)(r1 + 0)\n *(u32 *)(r10 - 8) = r1\n r0 = 0\n exit", Ok(()));
+    check(
+        "r1 = *(u64 *)(r1 + 0)\n *(u64 *)(r10 - 8) = r1\n r1 = *(u64 *)(r10 - 8)\n r0 = *(u8 *)(r1 + 0)\n exit",
+        EACCES,
+    );
+    check("r1 = *(u64 *)(r1 + 0)\n r0 = *(u8 *)(r1 + 0)\n exit", Ok(()));
 }
 
 #[test]

@@ -9,7 +9,7 @@ mod locks;
 mod ret;
 
 use rtbpf_abi::helper::{self, Arg, HelperId, HelperProto, Lookup, SockKind};
-use rtbpf_abi::{Errno, MapKind};
+use rtbpf_abi::{Errno, MapKind, ProgKind};
 use rtbpf_isa::{Callee, Reg};
 
 use crate::explore::{Next, Walk};
@@ -19,8 +19,6 @@ use crate::value::{Kind, MapRef, Value};
 /// Helpers with rules of their own, by number.
 pub(crate) mod id {
     pub const MAP_LOOKUP: u32 = 1;
-    pub const MAP_UPDATE: u32 = 2;
-    pub const MAP_DELETE: u32 = 3;
     pub const TAIL_CALL: u32 = 12;
     pub const SPIN_LOCK: u32 = 93;
     pub const SPIN_UNLOCK: u32 = 94;
@@ -157,9 +155,12 @@ impl Walk<'_> {
     }
 
     fn check_map_kind(&self, proto: &HelperProto, call: &Call) -> Checked {
-        let (Some(kinds), Some(map)) = (proto.map_kinds(), call.map) else { return Ok(()) };
-        let Some(spec) = self.map(map) else { return Ok(()) };
-        if kinds.contains(&spec.kind) && (!args::is_socket_map(spec.kind) || self.may_change_sockets(proto.id.0)) {
+        let Some(spec) = call.map.and_then(|map| self.map(map)) else { return Ok(()) };
+        if helper::changes_map(proto.id) && !spec.prog_writes() {
+            return refuse!(ReadOnly, EACCES, "write into map forbidden");
+        }
+        let kind = ProgKind::of(self.given.prog_type, self.given.attach_type, self.given.sleepable);
+        if proto.map_kinds().is_none() || kind.is_some_and(|kind| helper::takes_map(proto, spec.kind, kind)) {
             return Ok(());
         }
         let (kind, name, id) = (spec.kind.number(), proto.name, proto.id.0);
@@ -178,23 +179,6 @@ impl Walk<'_> {
             }
         }
         Ok(())
-    }
-
-    /// Whether a helper may be used on a map of sockets: changing one takes locks that some programs run under.
-    fn may_change_sockets(&self, helper: u32) -> bool {
-        use rtbpf_abi::ProgType as P;
-        let deletes = helper == id::MAP_DELETE;
-        if !deletes && helper != id::MAP_UPDATE {
-            return true;
-        }
-        match self.given.prog_type {
-            P::SocketFilter | P::SchedCls | P::SchedAct | P::Xdp | P::SkReuseport | P::FlowDissector | P::SkLookup => {
-                true
-            }
-            P::SockOps => deletes,
-            P::Tracing => self.given.attach_type == Some(rtbpf_abi::AttachType::TraceIter),
-            _ => false,
-        }
     }
 
     fn note_call(&mut self, map: rtbpf_isa::MapIdx, call: &Call) {

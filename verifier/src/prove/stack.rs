@@ -54,7 +54,7 @@ impl Walk<'_> {
                 let zero = (low..end).all(|off| self.state.frame_at(frame).stack.byte(off) == Byte::Zero);
                 Ok(Some(Value::scalar(if zero { Scalar::ZERO } else { super::narrow(target.size) })))
             }
-            Mode::AtomicStore => self.overwrite_any(target, frame, low, high).map(|()| None),
+            Mode::AtomicStore => self.overwrite_place(target, frame, low).map(|()| None),
             Mode::Store { value, from } if low == high => {
                 self.store_slot(target, frame, low, value, from).map(|()| None)
             }
@@ -180,6 +180,8 @@ impl Walk<'_> {
         let (at, index) = Stack::locate(off);
         let aligned = index == 0;
         let current = self.state.current();
+        // What a writable tracepoint gives is no pointer any more once it was stored.
+        let value = if value.kind == Kind::TpBuffer { Value::UNKNOWN } else { value };
         let spilled_pointer =
             self.state.frame_at(frame).stack.slot(at).and_then(|s| s.spilled()).is_some_and(|v| v.is_pointer());
         if !self.opts.privilege.perfmon && spilled_pointer && size != 8 {
@@ -369,16 +371,12 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// A read-modify-write leaves some number at one of several places.
-    fn overwrite_any(&mut self, target: &Target, frame: u32, low: i32, high: i32) -> Checked {
-        let size = target.size as i32;
-        if low == high {
-            let (at, _) = Stack::locate(low);
-            self.overwrite(frame, low, size)?;
-            self.touch(Touch::Slot { frame: frame as u8, slot: at as u8, whole: size == 8 });
-            return Ok(());
-        }
-        self.store_anywhere(target, frame, low, high, Value::UNKNOWN, Operand::Imm(0))
+    /// A read-modify-write leaves some number.
+    fn overwrite_place(&mut self, target: &Target, frame: u32, off: i32) -> Checked {
+        let (at, _) = Stack::locate(off);
+        self.overwrite(frame, off, target.size as i32)?;
+        self.touch(Touch::Slot { frame: frame as u8, slot: at as u8, whole: target.size == 8 });
+        Ok(())
     }
 
     /// A helper overwrites bytes `off..off + size`.

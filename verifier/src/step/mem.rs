@@ -86,15 +86,15 @@ impl Walk<'_> {
         if let Some(result) = result {
             self.check_writable(result)?;
         }
+        // The register that gets the old value is unknown from here on, also where it is the address.
+        let pointer = if result == Some(base) { Value::UNKNOWN } else { pointer };
         let target = Target { reg: base, pointer, off: off as i32, size: width.size().bytes() };
         let loaded = self.access(target, Mode::AtomicLoad { kept: result.is_some() }, true)?;
         if let Some(result) = result {
             let unknown = Value::scalar(Scalar::unsigned(width.size()));
             self.set(result, loaded.map_or(unknown, Value::unlinked));
         }
-        // Where the old value lands in the base register, Linux judges the store by it.
-        let pointer = *self.state.reg(base);
-        self.access(Target { pointer, ..target }, Mode::AtomicStore, true)?;
+        self.access(target, Mode::AtomicStore, true)?;
         Ok(())
     }
 
