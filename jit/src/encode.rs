@@ -154,6 +154,9 @@ pub trait Encode: Sized {
     /// Where the fast tier keeps R0 to R10; the private convention of calls in both tiers.
     const MAP: [Self::Reg; Reg::COUNT];
 
+    /// A temporary that [`Encode::bin`], [`Encode::mov_imm`] and [`Encode::branch`] leave alone.
+    const SPARE: Self::Reg;
+
     /// Machine registers that a callee keeps, as bits by number.
     const CALLEE_SAVED: u32;
 

@@ -1,5 +1,7 @@
 //! The fast tier: one pass, each instruction to its machine operations, registers at fixed places.
 
+use std::borrow::Cow;
+
 use rtbpf_abi::frame::FaultCode;
 use rtbpf_isa::{Callee, Imm64, Insn, InsnIdx, Operand, Reg, Size, Swap, Width};
 use rtbpf_verifier::{Access, Branch, InsnFacts, NativeAccess, VerifiedProgram};
@@ -48,6 +50,8 @@ pub(crate) struct ColdFault {
 pub(crate) struct Fast<'a, E: Encode> {
     pub(crate) e: &'a mut E,
     pub(crate) program: &'a VerifiedProgram,
+    /// What to emit for each instruction of the program.
+    pub(crate) insns: Cow<'a, [Insn]>,
     linker: &'a dyn Linker,
     options: &'a Options,
     pub(crate) plan: Plan,
@@ -75,10 +79,12 @@ pub(crate) fn emit<E: Encode>(
     let Some(&shape) = plan.shapes.first() else { return Err(CompileError::TooLarge) };
     let lowering = program.lowering().ctx();
     let facts = program.proved().insns.as_slice();
-    let opt = options.optimise.map_or_else(Opt::off, |on| Opt::new(program.code(), on));
+    let mut opt = options.optimise.map_or_else(Opt::off, |on| Opt::new(program.code(), on));
+    let insns = opt.rewritten(program).map_or(Cow::Borrowed(program.code().insns()), Cow::Owned);
     let mut fast = Fast {
         e,
         program,
+        insns,
         linker,
         options,
         plan,
@@ -136,7 +142,7 @@ impl<E: Encode> Fast<'_, E> {
     }
 
     fn insn(&mut self, at: InsnIdx, starts: &[Label]) -> Result<(), CompileError> {
-        let Some(insn) = self.program.code().get(at) else { return Ok(()) };
+        let Some(&insn) = self.insns.get(at.index()) else { return Ok(()) };
         // Most programs under test have no facts, and a record is larger than an instruction.
         let facts = self.facts.get(at.index()).unwrap_or(&NO_FACTS);
         if facts.unreached {
@@ -151,10 +157,10 @@ impl<E: Encode> Fast<'_, E> {
             return Ok(());
         }
         self.charge(at);
-        if optimises && self.optimised(at, insn) {
+        if optimises && self.optimised(at, &insn) {
             return Ok(());
         }
-        self.plain(at, insn, starts)
+        self.plain(at, &insn, starts)
     }
 
     /// The fast tier's code of one instruction.
@@ -378,7 +384,7 @@ impl<E: Encode> Fast<'_, E> {
             return Reach::Near;
         }
         let mut bytes = 0;
-        for insn in self.program.code().insns().iter().skip(at.index() + 1).take(to as usize) {
+        for insn in self.insns.iter().skip(at.index() + 1).take(to as usize) {
             match E::most_bytes(insn) {
                 Some(most) if bytes + most + later <= 100 => bytes += most + later,
                 Some(_) | None => return Reach::Near,

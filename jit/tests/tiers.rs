@@ -218,6 +218,7 @@ fn programs_agree_with_each_technique_off() {
     let all = Techniques::ALL;
     let settings = [
         Techniques { values: false, ..all },
+        Techniques { combine: false, ..all },
         Techniques { magic: false, ..all },
         Techniques { align: false, ..all },
         Techniques { invert: false, ..all },
@@ -233,5 +234,151 @@ fn programs_agree_with_each_technique_off() {
             let options = Options { optimise: Some(on), ..host };
             assert_eq!(run(&native(&insns, &options), ctx, i64::MAX, &[]), want, "round {round}, {on:?}: {insns:#?}");
         }
+    }
+}
+
+/// Stores every register but R1, which keeps the context, and returns one of them.
+fn finish(insns: &mut Vec<Insn>) {
+    for (at, reg) in [R0, R2, R3, R4, R5, R6, R7, R8, R9].into_iter().enumerate() {
+        insns.push(Insn::Store { size: Size::D, base: R10, off: -8 * (at as i16 + 1), src: R(reg) });
+    }
+    insns.push(mov(R0, I(0)));
+    for at in 0..9 {
+        insns.push(Insn::Load { size: Size::D, signed: false, dst: R2, base: R10, off: -8 * (at + 1) });
+        insns.push(Insn::Alu { op: AluOp::Mul, width: W64, dst: R0, src: I(31) });
+        insns.push(Insn::Alu { op: AluOp::Add, width: W64, dst: R0, src: R(R2) });
+    }
+    insns.push(Insn::Exit);
+}
+
+/// A program must have the same result in both tiers and with each technique off.
+#[track_caller]
+fn agrees(insns: &[Insn], what: &str) {
+    let ctx = std::array::from_fn(|i| (i as u64 + 1).wrapping_mul(0x8182_8384_8586_8789));
+    let want = reference::reference(&program(insns), ctx, None);
+    for options in options() {
+        for on in [options.optimise, options.optimise.map(|on| Techniques { combine: false, unroll: false, ..on })] {
+            let options = Options { optimise: on, ..options };
+            let got = run(&native(insns, &options), ctx, i64::MAX, &[]);
+            assert_eq!(got, want, "{what}, {options:?}: {insns:#?}");
+        }
+    }
+}
+
+#[test]
+fn bytes_put_together_agree() {
+    let mut wide = 0;
+    for round in 0..3_000u64 {
+        let mut rng = generate::Rng::new(0xb17e ^ round << 8);
+        let rng = &mut rng;
+        let bytes = rng.one_of(&[2, 2, 4, 4, 8, 3]);
+        let width = if bytes == 8 { W64 } else { rng.one_of(&[W32, W64]) };
+        let (network, off) = (rng.chance(2), rng.below(16) as i16);
+        let base = rng.one_of(&[R1, R6]);
+        let mut insns = vec![mov(R6, R(R1))];
+        insns.extend([R0, R2, R3, R4, R5, R7, R8, R9].map(|reg| imm64(reg, rng.word())));
+        let mut open = Vec::new();
+        for lane in 0..bytes {
+            let at = off + if network { bytes - 1 - lane } else { lane };
+            // Now and then another byte than the one that belongs there.
+            let at = if rng.chance(20) { rng.below(32) as i16 } else { at };
+            let mut dst = [R0, R2, R3, R4, R5, R7, R8, R9][lane as usize];
+            // The last load may take the base's place.
+            if lane == bytes - 1 && base == R6 && rng.chance(2) {
+                dst = R6;
+            }
+            open.push(dst);
+            insns.push(Insn::Load { size: Size::B, signed: rng.chance(40), dst, base, off: at });
+            if lane != 0 {
+                let by = if rng.chance(30) { 12 } else { 8 * i32::from(lane) };
+                insns.push(Insn::Alu { op: AluOp::Lsh, width, dst, src: I(by) });
+            }
+            disturb(rng, &mut insns, off);
+        }
+        while open.len() > 1 {
+            let a = open.remove(rng.below(open.len() as u64) as usize);
+            let b = open[0];
+            let op = rng.one_of(&[AluOp::Or, AluOp::Or, AluOp::Add, AluOp::Xor]);
+            insns.push(Insn::Alu { op, width, dst: b, src: R(a) });
+            disturb(rng, &mut insns, off);
+        }
+        let result = open[0];
+        insns.push(Insn::Store { size: Size::D, base: R10, off: -128, src: R(result) });
+        // Whether the parts are read again.
+        if rng.chance(3) {
+            insns.push(mov(R6, I(0)));
+            finish(&mut insns);
+        } else {
+            insns.push(Insn::Load { size: Size::D, signed: false, dst: R0, base: R10, off: -128 });
+            insns.push(Insn::Exit);
+        }
+        agrees(&insns, &format!("round {round}"));
+        let Some(host) = Options::host() else { return };
+        let apart = Options { optimise: Some(Techniques { combine: false, ..Techniques::ALL }), ..host };
+        wide += u32::from(code(&insns, &host).bytes.len() < code(&insns, &apart).bytes.len());
+    }
+    println!("{wide} of 3000 sequences became one load");
+    assert!(wide > 500, "{wide} of 3000 sequences became one load");
+}
+
+/// Something in between that may or may not be in the way.
+fn disturb(rng: &mut generate::Rng, insns: &mut Vec<Insn>, off: i16) {
+    if rng.chance(12) {
+        insns.push(Insn::Store { size: Size::B, base: R1, off, src: I(0x5a) });
+    }
+    if rng.chance(12) {
+        insns.push(Insn::Alu { op: AluOp::Add, width: W64, dst: R9, src: R(R3) });
+    }
+}
+
+#[test]
+fn loops_that_count_agree() {
+    use CmpOp::*;
+    for round in 0..600u64 {
+        let mut rng = generate::Rng::new(0x100b ^ round << 8);
+        let rng = &mut rng;
+        let op = rng.one_of(&[Ne, Lt, Le, Slt, Sle, Gt, Ge, Sgt, Sge]);
+        let width = rng.one_of(&[W32, W64]);
+        let step: i32 = rng.one_of(&[1, 1, 2, 4, 7, -1, -1, -3, -8]);
+        let start = rng.one_of(&[0, 1, 5, 100, 1000, -1, -50, i32::MAX - 20, i32::MIN + 9]);
+        let rounds = rng.below(80) as i32;
+        let limit = start.wrapping_add(step.wrapping_mul(rounds)).wrapping_add(rng.below(3) as i32 - 1);
+        let in_register = rng.chance(2);
+        // R7 bounds what does not end by itself.
+        let mut insns = vec![mov(R7, I(0)), mov(R2, I(start)), mov(R0, I(0)), mov(R8, I(limit)), mov(R3, I(0))];
+        insns.extend([imm64(R4, rng.word()), imm64(R5, rng.word()), mov(R6, I(0)), mov(R9, I(0))]);
+        let head = insns.len();
+        let before = rng.chance(2);
+        let counter = if before { R3 } else { R2 };
+        if before {
+            insns.push(Insn::Alu { op: AluOp::Mov, width: rng.one_of(&[W32, W64]), dst: R3, src: R(R2) });
+        }
+        let work = [
+            Insn::Alu { op: AluOp::Add, width: W64, dst: R0, src: R(R2) },
+            Insn::Alu { op: AluOp::Xor, width: W64, dst: R6, src: R(R0) },
+            Insn::Alu { op: AluOp::Mov, width: W64, dst: R9, src: R(R4) },
+            Insn::Alu { op: AluOp::Mov, width: W32, dst: R4, src: R(R5) },
+            Insn::Alu { op: AluOp::Lsh, width: W64, dst: R6, src: I(3) },
+        ];
+        let len = rng.below(5);
+        insns.extend((0..len).map(|_| rng.one_of(&work)));
+        let changed = rng.chance(10);
+        if changed {
+            insns.push(Insn::Alu { op: AluOp::Add, width, dst: R8, src: I(1) });
+        }
+        insns.push(Insn::Alu { op: AluOp::Add, width: rng.one_of(&[W32, W64]), dst: R2, src: I(step) });
+        let rhs = if in_register { R(R8) } else { I(limit) };
+        let back = -(insns.len() as i32 - head as i32) - 1;
+        insns.push(Insn::Branch { op, width, lhs: counter, rhs, to: back });
+        // What a round left narrow, another may have left wide.
+        insns.push(Insn::Alu { op: AluOp::Mov, width: W32, dst: R9, src: R(R9) });
+        finish(&mut insns);
+        let ctx = [0; CTX / 8];
+        let fuel = Some(1 << 12);
+        let want = reference::reference(&program(&insns), ctx, fuel);
+        if want.fault != FaultCode::None {
+            continue; // It would run for ever without a meter.
+        }
+        agrees(&insns, &format!("round {round}"));
     }
 }

@@ -176,7 +176,10 @@ pub(super) fn quotient(e: &mut A64, w: Width, a: Gpr, magic: Magic) -> Option<Gp
         mov(e, w, T1, a);
         n = T1;
     }
-    asm!(e.asm ; umulh X(T2), X(n), X(T0));
+    match magic.low {
+        true => asm!(e.asm ; mul X(T2), X(n), X(T0)),
+        false => asm!(e.asm ; umulh X(T2), X(n), X(T0)),
+    }
     let shift = magic.shift as u32 & 63;
     if magic.adds {
         asm!(e.asm ; sub X(T0), X(n), X(T2) ; add X(T2), X(T2), X(T0), lsr 1);

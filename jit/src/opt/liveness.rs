@@ -1,7 +1,7 @@
 //! Which registers are read later, after each instruction.
 
 use rtbpf_isa::effects::{Flow, RegSet};
-use rtbpf_isa::{Insn, InsnIdx, Program, Subprog};
+use rtbpf_isa::{Insn, InsnIdx, Subprog};
 
 /// Live registers behind each instruction of a program.
 #[derive(Default)]
@@ -10,20 +10,20 @@ pub(crate) struct Liveness {
 }
 
 impl Liveness {
-    pub fn new(program: &Program) -> Liveness {
-        let mut liveness = Liveness { after: vec![RegSet::EMPTY; program.len()] };
-        let mut before = vec![RegSet::EMPTY; program.len() + 1];
-        for subprog in program.subprogs() {
+    pub fn new(insns: &[Insn], subprogs: &[Subprog]) -> Liveness {
+        let mut liveness = Liveness { after: vec![RegSet::EMPTY; insns.len()] };
+        let mut before = vec![RegSet::EMPTY; insns.len() + 1];
+        for subprog in subprogs {
             // Sets only grow, so this ends; a pass more than the depth of loops.
-            while liveness.pass(program, subprog, &mut before) {}
+            while liveness.pass(insns, subprog, &mut before) {}
         }
         liveness
     }
 
-    fn pass(&mut self, program: &Program, subprog: &Subprog, before: &mut [RegSet]) -> bool {
+    fn pass(&mut self, insns: &[Insn], subprog: &Subprog, before: &mut [RegSet]) -> bool {
         let mut changed = false;
         for at in (subprog.start.0..subprog.end.0).rev().map(InsnIdx) {
-            let Some(insn) = program.get(at) else { continue };
+            let Some(insn) = insns.get(at.index()) else { continue };
             let live = |at: InsnIdx| before.get(at.index()).copied().unwrap_or_default();
             let after = match insn.flow() {
                 Flow::Next | Flow::Call(_) => live(at.next()),

@@ -3,7 +3,8 @@
 use rtbpf_isa::Width;
 
 /// `n / divisor = mul_high(n, multiplier) >> shift`, with one more step when `adds`:
-/// `t = mul_high(n, multiplier); (t + ((n - t) >> 1)) >> shift`.
+/// `t = mul_high(n, multiplier); (t + ((n - t) >> 1)) >> shift`. Where the product fits 64 bits (`low`), it is
+/// `n * multiplier >> shift`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Magic {
     /// The multiplier.
@@ -12,6 +13,8 @@ pub struct Magic {
     pub shift: u8,
     /// The multiplier has a 65th bit.
     pub adds: bool,
+    /// The product has no high half: a 32-bit dividend and a 32-bit multiplier.
+    pub low: bool,
 }
 
 impl Magic {
@@ -21,10 +24,19 @@ impl Magic {
             return None;
         }
         let d = divisor as u128;
+        let exact_at_32 = |shift: &u8| {
+            let power = 1u128 << shift;
+            let multiplier = power.div_ceil(d);
+            multiplier <= u32::MAX as u128 && multiplier * d - power <= power >> 32
+        };
         if width == Width::W32 {
+            if let Some(shift) = (32..64).find(exact_at_32) {
+                let multiplier = u64::try_from((1u128 << shift).div_ceil(d)).ok()?;
+                return Some(Magic { multiplier, shift, adds: false, low: true });
+            }
             // The error of a 64-bit multiplier is below the divisor, and times a 32-bit dividend below 2^64.
             let multiplier = u64::try_from((1u128 << 64).div_ceil(d)).ok()?;
-            return Some(Magic { multiplier, shift: 0, adds: false });
+            return Some(Magic { multiplier, shift: 0, adds: false, low: false });
         }
         let log = 64 - (divisor - 1).leading_zeros();
         for shift in 0..log {
@@ -36,16 +48,19 @@ impl Magic {
             if let Ok(multiplier) = u64::try_from(multiplier)
                 && error <= 1 << shift
             {
-                return Some(Magic { multiplier, shift: shift as u8, adds: false });
+                return Some(Magic { multiplier, shift: shift as u8, adds: false, low: false });
             }
         }
         let multiplier = (((1u128 << log) - d) << 64) / d + 1;
-        Some(Magic { multiplier: u64::try_from(multiplier).ok()?, shift: log as u8 - 1, adds: true })
+        Some(Magic { multiplier: u64::try_from(multiplier).ok()?, shift: log as u8 - 1, adds: true, low: false })
     }
 
     /// What the emitted code computes.
     #[cfg(test)]
     fn apply(self, n: u64) -> u64 {
+        if self.low {
+            return n.checked_mul(self.multiplier).expect("the product fits") >> self.shift;
+        }
         let t = ((n as u128 * self.multiplier as u128) >> 64) as u64;
         if self.adds { (t + ((n - t) >> 1)) >> self.shift } else { t >> self.shift }
     }

@@ -4,14 +4,17 @@
 //! |---|---|---|
 //! | copy propagation, dead code, constants | `value.rs` | `values` |
 //! | base + index * scale + displacement in loads and stores; `lea` | `value.rs` | `values` |
-//! | shift, shift, or → rotate; shift pairs → extension | `bin` | `values` |
+//! | shift, shift, or → rotate; shift pairs → extension; times 3, 5, 9 → `lea` | `bin` | `values` |
+//! | bytes put together → one wide load | [`combine`] | `combine` |
 //! | division and remainder by constants | [`magic`] | `magic` |
 //! | loop heads on 32-byte boundaries | `begin` | `align` |
 //! | a branch over a jump: its inverse, to where the jump goes | `unroll.rs` | `invert` |
-//! | one-block loops four times, tests kept | `unroll.rs` | `unroll` |
+//! | one-block loops several times; those that count, with one test | `unroll.rs` | `unroll` |
 //!
 //! Each only removes work: without facts the result is the same, and every switch is off in the fast tier.
 
+pub(crate) mod combine;
+mod count;
 pub(crate) mod liveness;
 pub mod magic;
 mod unroll;
@@ -19,6 +22,7 @@ pub(crate) mod value;
 
 use rtbpf_isa::effects::{Flow, RegSet};
 use rtbpf_isa::{AluOp, Imm64, Insn, InsnIdx, Operand, Program, Reg, Size, Width};
+use rtbpf_verifier::VerifiedProgram;
 
 use crate::encode::{Addr, Alu, Bin, Div, Encode, Rhs};
 use crate::fast::{Fast, constant, reg};
@@ -31,6 +35,8 @@ use value::Value;
 pub struct Techniques {
     /// Values instead of registers: copies, constants, addresses, rotates, extensions.
     pub values: bool,
+    /// Wide loads instead of bytes put together.
+    pub combine: bool,
     /// Multiplication instead of division by constants.
     pub magic: bool,
     /// Alignment of loop heads.
@@ -43,7 +49,8 @@ pub struct Techniques {
 
 impl Techniques {
     /// All of them.
-    pub const ALL: Techniques = Techniques { values: true, magic: true, align: true, invert: true, unroll: true };
+    pub const ALL: Techniques =
+        Techniques { values: true, combine: true, magic: true, align: true, invert: true, unroll: true };
 }
 
 /// What the tier knows while it walks a program.
@@ -93,14 +100,25 @@ impl Opt {
                 *place = Lead::Block;
             }
         }
-        let liveness = Liveness::new(program);
+        let liveness = Liveness::new(program.insns(), program.subprogs());
         let (narrow, live) = (RegSet::EMPTY, RegSet::EMPTY);
         Opt { on, liveness, leads, values: Reg::ALL.map(Value::of), narrow, live, after: live, folded: None }
     }
 
+    /// The instructions to emit in place of the program's; `None` for the program's own.
+    pub fn rewritten(&mut self, program: &VerifiedProgram) -> Option<Vec<Insn>> {
+        if !self.on.combine || !self.on.values {
+            return None;
+        }
+        let begins = |at: usize| self.leads.get(at).is_some_and(|lead| *lead != Lead::No);
+        let insns = combine::combined(program, begins, &self.liveness)?;
+        self.liveness = Liveness::new(&insns, program.code().subprogs());
+        Some(insns)
+    }
+
     /// For the fast tier: nothing is known and nothing on.
     pub fn off() -> Opt {
-        let on = Techniques { values: false, magic: false, align: false, invert: false, unroll: false };
+        let on = Techniques { values: false, combine: false, magic: false, align: false, invert: false, unroll: false };
         let liveness = Liveness::default();
         let (narrow, live) = (RegSet::EMPTY, RegSet::EMPTY);
         Opt {
@@ -113,6 +131,12 @@ impl Opt {
             after: live,
             folded: None,
         }
+    }
+
+    /// Forgets what is known of the contents of registers; all that is read later stands in its own.
+    fn forget(&mut self) {
+        self.values = Reg::ALL.map(Value::of);
+        self.narrow = RegSet::EMPTY;
     }
 
     fn value(&self, reg: Reg) -> Value {
@@ -134,9 +158,10 @@ impl Opt {
         }
     }
 
-    /// Whether jumps land between `at` and `at + len`, on something that is aligned.
+    /// Whether there is a loop between `at` and `at + len`, which may be padded or repeated.
     pub fn pads(&self, at: InsnIdx, len: usize) -> bool {
-        self.on.align && self.leads.iter().skip(at.index() + 1).take(len).any(|lead| *lead == Lead::Loop)
+        (self.on.align || self.on.unroll)
+            && self.leads.iter().skip(at.index() + 1).take(len).any(|lead| *lead == Lead::Loop)
     }
 }
 
@@ -150,8 +175,7 @@ impl<E: Encode> Fast<'_, E> {
         // What falls into a block leaves nothing pending; what jumps into it settled at the jump.
         let live = self.opt.live;
         self.settle_all(live);
-        self.opt.values = Reg::ALL.map(Value::of);
-        self.opt.narrow = RegSet::EMPTY;
+        self.opt.forget();
         if lead == Lead::Loop && self.opt.on.align {
             self.e.align(32);
         }
@@ -414,7 +438,7 @@ impl<E: Encode> Fast<'_, E> {
     }
 
     fn bin(&mut self, op: Bin, width: Width, dst: Reg, src: Operand) {
-        if self.postpone(op, width, dst, src) || self.rotate(op, width, dst, src) {
+        if self.postpone(op, width, dst, src) || self.rotate(op, width, dst, src) || self.times(op, width, dst, src) {
             return;
         }
         let b = self.right_side(width, src);
@@ -546,8 +570,28 @@ impl<E: Encode> Fast<'_, E> {
         if !matches || (left.3 + right.3) as u32 != width.bits() {
             return false;
         }
+        // Its shift is part of the rotation now.
+        if src != left.2 && !self.opt.after.contains(src) {
+            self.opt.set(src, Value::of(src));
+        }
         self.release(dst);
         self.e.rotate_left(width, reg::<E>(dst), reg::<E>(left.2), left.3);
+        self.defined(dst, width == Width::W32);
+        true
+    }
+
+    /// `x * 3`, `x * 5` and `x * 9` as sums.
+    fn times(&mut self, op: Bin, width: Width, dst: Reg, src: Operand) -> bool {
+        let shift = match (op, src) {
+            (Bin::Mul, Operand::Imm(3)) => 1,
+            (Bin::Mul, Operand::Imm(5)) => 2,
+            (Bin::Mul, Operand::Imm(9)) => 3,
+            _ => return false,
+        };
+        let a = self.source_at(width, dst);
+        self.release(dst);
+        let x = reg::<E>(a);
+        self.e.lea(width, reg::<E>(dst), Addr { base: x, index: Some((x, shift)), disp: 0 });
         self.defined(dst, width == Width::W32);
         true
     }

@@ -1,37 +1,39 @@
 //! Jumps that cost less: branches over jumps, and unrolling of loops of one block.
 //!
 //! ```text
-//! head: body; if c goto head      becomes      head: body; if !c goto out
-//!                                                    body; if !c goto out
-//!                                                    body; if !c goto out
-//!                                                    body; if  c goto head
+//! head: body; if c goto head      becomes      head:   body; if !c goto out
+//!                                              rounds: if too few rounds are left goto head
+//!                                                      body; body; body; body; if c goto rounds
 //!                                              out:
 //! ```
 //!
-//! A processor takes one branch a cycle, and predicts one that is not taken for nothing. Every test stays, so nothing
-//! need be known of the number of rounds.
+//! How many rounds are left is known where the loop counts: one side of the test grows by the same step each round, the
+//! other stands still (`count.rs`). Everywhere else, and under a meter, which charges each round, the tests stay between
+//! the bodies: a processor takes one branch a cycle, and predicts one that is not taken for nothing.
 
 use rtbpf_isa::effects::Flow;
-use rtbpf_isa::{Insn, InsnIdx};
+use rtbpf_isa::{CmpOp, Insn, InsnIdx, Operand};
 
 use super::Lead;
+use super::count::{Count, Spare, Test};
 use crate::asm::Label;
 use crate::code::CompileError;
-use crate::encode::{Encode, Reach};
-use crate::fast::{Fast, reg, rhs};
+use crate::encode::{Bin, Encode, Reach, Rhs};
+use crate::fast::{Fast, constant, reg, rhs};
 
-/// Copies of the body behind the first.
-const MORE: usize = 3;
+/// Bodies in a row.
+const ROUNDS: usize = 4;
+/// Of so few instructions there are twice as many.
+const SHORT_BODY: usize = 8;
 /// Longer bodies are not bound by the branch.
-const MOST_INSNS: usize = 16;
+const MOST_INSNS: usize = 20;
 
 impl<E: Encode> Fast<'_, E> {
     /// `if c goto +1; goto x` as `if !c goto x`. Under a meter the jump is a block of its own and stays.
     pub(crate) fn over_jump(&mut self, at: InsnIdx) -> bool {
-        let program = self.program.code();
-        let (here, next) = (program.get(at), at.next());
+        let next = at.next();
         let (Some(&Insn::Branch { op, width, lhs, rhs: right, to: 1 }), Some(&Insn::Jump { to, .. })) =
-            (here, program.get(next))
+            (self.insns.get(at.index()), self.insns.get(next.index()))
         else {
             return false;
         };
@@ -49,11 +51,12 @@ impl<E: Encode> Fast<'_, E> {
 
     /// Emits the branch at `at` and more rounds of the loop that it ends; `false` when it ends none that is unrolled.
     pub(crate) fn unroll(&mut self, at: InsnIdx, starts: &[Label]) -> Result<bool, CompileError> {
-        let program = self.program.code();
-        let Some(&Insn::Branch { op, width, lhs, rhs: right, to }) = program.get(at) else { return Ok(false) };
+        let Some(&Insn::Branch { op, width, lhs, rhs: right, to }) = self.insns.get(at.index()) else {
+            return Ok(false);
+        };
         let (head, out) = (at.target(to), Label(at.next().0));
         let (true, Some(not)) = (self.opt.on.unroll && to < 0, op.inverse()) else { return Ok(false) };
-        let Some(body) = program.insns().get(head.index()..at.index()) else { return Ok(false) };
+        let body: Vec<Insn> = self.insns.get(head.index()..at.index()).unwrap_or_default().to_vec();
         let simple = |insn: &Insn| insn.flow() == Flow::Next && !leaves(insn);
         let inside = self.opt.leads.get(head.index() + 1..=at.index()).unwrap_or_default();
         let unreached = (head.index()..=at.index()).any(|at| self.program.proved().at(InsnIdx(at as u32)).unreached);
@@ -61,21 +64,101 @@ impl<E: Encode> Fast<'_, E> {
         if body.len() > MOST_INSNS || !one_block || unreached {
             return Ok(false);
         }
-        for _ in 0..MORE {
-            self.e.branch(not, width, reg::<E>(lhs), rhs::<E>(right), out, Reach::Near);
-            self.charge(head);
-            for (offset, insn) in body.iter().enumerate() {
-                let at = InsnIdx(head.0 + offset as u32);
-                if !self.optimised(at, insn) {
-                    self.plain(at, insn, starts)?;
+        let branch = |e: &mut E, op, to, reach| e.branch(op, width, reg::<E>(lhs), rhs::<E>(right), to, reach);
+        branch(self.e, not, out, Reach::Near);
+        let rounds = if body.len() <= SHORT_BODY { 2 * ROUNDS } else { ROUNDS };
+        let count = Count::of(&body, op, width, lhs, right).and_then(|count| count.spare(rounds - 1));
+        let again = match count.filter(|_| self.plan.blocks.is_empty()) {
+            Some(spare) => {
+                let again = self.e.asm().label();
+                if self.opt.on.align {
+                    self.e.align(32);
                 }
+                self.e.asm().bind(again);
+                self.opt.forget();
+                self.unless(&spare, Label(head.0));
+                for _ in 0..rounds {
+                    self.round(head, &body, starts)?;
+                }
+                again
             }
-            if let Some(insn) = program.get(at) {
-                self.optimised(at, insn);
+            None => {
+                for round in 1..ROUNDS {
+                    self.charge(head);
+                    self.round(head, &body, starts)?;
+                    self.optimised(at, &Insn::Branch { op, width, lhs, rhs: right, to });
+                    if round + 1 < ROUNDS {
+                        branch(self.e, not, out, Reach::Near);
+                    }
+                }
+                Label(head.0)
+            }
+        };
+        self.optimised(at, &Insn::Branch { op, width, lhs, rhs: right, to });
+        branch(self.e, op, again, Reach::Far);
+        // Some ways out know more of the registers than others.
+        self.opt.forget();
+        Ok(true)
+    }
+
+    fn round(&mut self, head: InsnIdx, body: &[Insn], starts: &[Label]) -> Result<(), CompileError> {
+        for (offset, insn) in body.iter().enumerate() {
+            let at = InsnIdx(head.0 + offset as u32);
+            if !self.optimised(at, insn) {
+                self.plain(at, insn, starts)?;
             }
         }
-        self.e.branch(op, width, reg::<E>(lhs), rhs::<E>(right), Label(head.0), Reach::Far);
-        Ok(true)
+        Ok(())
+    }
+
+    /// Jumps to `slow` unless the tests of the coming rounds all pass.
+    fn unless(&mut self, spare: &Spare, slow: Label) {
+        let Spare { width, counter, add, .. } = *spare;
+        let (t, x) = (E::SPARE, reg::<E>(counter));
+        match spare.test {
+            Test::Compare { op, bound } => {
+                let mut a = x;
+                if add != 0 {
+                    self.e.bin(Bin::Add, width, t, x, Rhs::Imm(add));
+                    a = t;
+                }
+                self.e.branch(op, width, a, Rhs::Imm(bound), slow, Reach::Far);
+            }
+            Test::Distance { not, limit, up, most } => {
+                if let Some((op, limit)) = not.zip(match limit {
+                    Operand::Reg(limit) => Some(limit),
+                    Operand::Imm(_) => None,
+                }) {
+                    let mut a = x;
+                    if add != 0 {
+                        self.e.bin(Bin::Add, width, t, x, Rhs::Imm(add));
+                        a = t;
+                    }
+                    self.e.branch(op, width, a, Rhs::Reg(reg::<E>(limit)), slow, Reach::Far);
+                }
+                // `limit - (x + add)`, or the other way round.
+                match (limit, up) {
+                    (Operand::Reg(limit), true) => {
+                        self.e.bin(Bin::Sub, width, t, reg::<E>(limit), Rhs::Reg(x));
+                        self.e.bin(Bin::Sub, width, t, t, Rhs::Imm(add));
+                    }
+                    (Operand::Reg(limit), false) => {
+                        self.e.bin(Bin::Sub, width, t, x, Rhs::Reg(reg::<E>(limit)));
+                        self.e.bin(Bin::Add, width, t, t, Rhs::Imm(add));
+                    }
+                    (Operand::Imm(limit), true) => {
+                        self.e.mov_imm(t, constant(width, limit));
+                        self.e.bin(Bin::Sub, width, t, t, Rhs::Reg(x));
+                        self.e.bin(Bin::Sub, width, t, t, Rhs::Imm(add));
+                    }
+                    (Operand::Imm(limit), false) => {
+                        self.e.bin(Bin::Sub, width, t, x, Rhs::Imm(limit));
+                        self.e.bin(Bin::Add, width, t, t, Rhs::Imm(add));
+                    }
+                }
+                self.e.branch(CmpOp::Le, width, t, Rhs::Imm(most), slow, Reach::Far);
+            }
+        }
     }
 }
 

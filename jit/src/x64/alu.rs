@@ -256,8 +256,15 @@ pub(super) fn rotate_left(e: &mut X64, w: Width, d: Gpr, a: Gpr, count: u8) {
     e.imm8(count);
 }
 
-/// Needs `mulx`, whose first factor stands in rdx, which is R3.
+/// A high half needs `mulx`, whose first factor stands in rdx, which is R3.
 pub(super) fn quotient(e: &mut X64, w: Width, a: Gpr, magic: Magic) -> Option<Gpr> {
+    if magic.low {
+        mov_imm(e, T0, magic.multiplier);
+        mov(e, Width::W32, T2, a);
+        multiply(e, Width::W64, T2, T2, Rhs::Reg(T0));
+        shift_imm(e, T2, magic.shift as i8);
+        return Some(T2);
+    }
     if !e.features.bmi2 {
         return None;
     }

@@ -173,6 +173,7 @@ fn as_i8(value: i32) -> Option<i8> {
 impl Encode for X64 {
     type Reg = Gpr;
     const MAP: [Gpr; 11] = regs::MAP;
+    const SPARE: Gpr = regs::T2;
     const CALLEE_SAVED: u32 = regs::CALLEE_SAVED;
 
     fn asm(&mut self) -> &mut Asm {

@@ -137,9 +137,11 @@ pub(super) fn test_run(step: &Step, world: &mut World) -> Result<Done, Errno> {
     let data = data.unwrap_or(if takes_data { PACKET.to_vec() } else { Vec::new() });
     let ctx_in = bytes(step, "ctx_in")?.unwrap_or_default();
     let cpu = number(step, "cpu") as u32;
+    // A step that names a CPU asks for it.
+    let on_cpu = if step.get("cpu").is_some_and(|cpu| !cpu.is_null()) { testrun::ON_CPU } else { 0 };
     let input = Input {
         repeat: number(step, "repeat") as u32,
-        flags: number(step, "flags") as u32,
+        flags: number(step, "flags") as u32 | on_cpu,
         cpu,
         batch_size: number(step, "batch_size") as u32,
         cpus: world.cpus,
