@@ -37,7 +37,7 @@ fn verdicts_errnos_and_runs_agree() {
         return;
     }
     let (mut judged, mut agreed, mut runs, mut differing) = (0, 0, 0, Vec::new());
-    for generator in [Generator::Raw, Generator::Grammar, Generator::NearMiss] {
+    for generator in [Generator::Raw, Generator::Grammar, Generator::Siblings, Generator::NearMiss] {
         for seed in 0..200 {
             let case = generator.case(seed);
             match compare(&case) {

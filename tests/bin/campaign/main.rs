@@ -81,7 +81,7 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Request, String> {
         match option.as_str() {
             "--generator" => {
                 request.generator = Generator::from_name(&value)
-                    .ok_or(format!("no generator `{value}` (raw, grammar, shaped, near)"))?;
+                    .ok_or(format!("no generator `{value}` (raw, grammar, helpers, shaped, siblings, near)"))?;
             }
             "--count" => request.count = number()?,
             "--seed" => request.seed = number()?,

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
-use rtbpf_abi::{AttachType, MapKind, MapSpec, ProgKind, ProgType};
+use rtbpf_abi::{AttachType, MapKind, MapSpec, ProgKind, ProgRules, ProgType};
 use rtbpf_isa::{Callee, Imm64, Insn, Program, RawInsn, decode};
 
 /// A map of a case, with what it holds before each run.
@@ -68,7 +68,8 @@ impl Case {
 
     /// Expected attach type.
     pub fn attach_type(&self) -> Option<AttachType> {
-        self.kind.attach_types().first().copied()
+        let of_type = || ProgRules::of(self.prog_type()).and_then(|rules| rules.attach.first());
+        self.kind.attach_types().first().or_else(of_type).copied()
     }
 
     /// Slots whose immediate names a map by index, with that index.

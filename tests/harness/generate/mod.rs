@@ -6,6 +6,7 @@
 //! | [`grammar`] | structurally valid: jumps in range, terminated, registers mostly initialised | control flow, arithmetic |
 //! | [`helpers`] | calls of helpers with arguments at their edges, results kept | helper functions |
 //! | [`shaped`] | built under a light abstract state, so that most are accepted and reach the deep checks | proofs, engines |
+//! | [`siblings`] | small, around one rule each: values of every kind where a rule wants one kind | agreement with Linux |
 //!
 //! [`mutate`] turns any of them into a near miss. The folder is named `generate` because `gen` is a keyword.
 
@@ -16,6 +17,7 @@ pub mod helpers;
 pub mod mutate;
 pub mod raw;
 pub mod shaped;
+pub mod siblings;
 
 use crate::rng::Rng;
 pub use case::{Case, CaseMap, Features};
@@ -31,11 +33,23 @@ pub enum Generator {
     Helpers,
     /// [`shaped`].
     Shaped,
+    /// [`siblings`].
+    Siblings,
     /// [`shaped`], with one field of one instruction a little off in half of the programs.
     NearMiss,
 }
 
 impl Generator {
+    /// Every generator.
+    pub const ALL: [Generator; 6] = [
+        Generator::Raw,
+        Generator::Grammar,
+        Generator::Helpers,
+        Generator::Shaped,
+        Generator::Siblings,
+        Generator::NearMiss,
+    ];
+
     /// Its name on the command line and in case names.
     pub fn name(self) -> &'static str {
         match self {
@@ -43,15 +57,14 @@ impl Generator {
             Generator::Grammar => "grammar",
             Generator::Helpers => "helpers",
             Generator::Shaped => "shaped",
+            Generator::Siblings => "siblings",
             Generator::NearMiss => "near",
         }
     }
 
     /// The generator with this name.
     pub fn from_name(name: &str) -> Option<Generator> {
-        [Generator::Raw, Generator::Grammar, Generator::Helpers, Generator::Shaped, Generator::NearMiss]
-            .into_iter()
-            .find(|generator| generator.name() == name)
+        Generator::ALL.into_iter().find(|generator| generator.name() == name)
     }
 
     /// The case with this seed: always the same one.
@@ -63,6 +76,7 @@ impl Generator {
             Generator::Grammar => grammar::case(&mut rng, name),
             Generator::Helpers => helpers::case(&mut rng, name),
             Generator::Shaped => shaped(&mut rng, &name),
+            Generator::Siblings => siblings::case(&mut rng, name),
             Generator::NearMiss => {
                 let mut case = shaped(&mut rng, &name);
                 if rng.chance(1, 2) {
@@ -95,9 +109,7 @@ mod tests {
 
     #[test]
     fn a_seed_names_one_case() {
-        for generator in
-            [Generator::Raw, Generator::Grammar, Generator::Helpers, Generator::Shaped, Generator::NearMiss]
-        {
+        for generator in Generator::ALL {
             assert_eq!(Generator::from_name(generator.name()), Some(generator));
             assert_eq!(generator.case(7), generator.case(7));
             assert_ne!(generator.case(7).insns, generator.case(8).insns);
@@ -117,7 +129,7 @@ mod tests {
     #[test]
     fn structured_programs_decode_and_name_their_maps() {
         for seed in 0..500 {
-            for generator in [Generator::Grammar, Generator::Helpers, Generator::Shaped] {
+            for generator in [Generator::Grammar, Generator::Helpers, Generator::Shaped, Generator::Siblings] {
                 let case = generator.case(seed);
                 assert!(decode(&case.insns).is_ok(), "{}\n{}", case.name, case.listing());
                 assert!(case.fixups().iter().all(|&(_, map)| map < case.maps.len()));
