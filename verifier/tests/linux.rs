@@ -14,6 +14,10 @@ fn map(name: &str) -> Arc<MapSpec> {
         "one" => MapSpec::new(MapKind::Array, 4, 64, 1),
         "fixed" => MapSpec { flags: flags::RDONLY_PROG, ..MapSpec::new(MapKind::Hash, 4, 16, 8) },
         "fixed_queue" => MapSpec { flags: flags::RDONLY_PROG, ..MapSpec::new(MapKind::Queue, 0, 16, 8) },
+        "socks" => MapSpec::new(MapKind::Sockmap, 4, 4, 8),
+        "bloom" => MapSpec::new(MapKind::BloomFilter, 0, 16, 8),
+        "readonly" => MapSpec { flags: flags::RDONLY_PROG, ..MapSpec::new(MapKind::Array, 4, 64, 1) },
+        "queue" => MapSpec::new(MapKind::Queue, 0, 16, 8),
         "ring" => MapSpec::new(MapKind::Ringbuf, 0, 0, 4096),
         name => panic!("no map called {name}"),
     })
@@ -86,6 +90,48 @@ fn an_atomic_that_loads_its_own_address_is_refused() {
     check(&program("r0 = xchg_64(r0 - 8, r0)"), EACCES);
     check(&program("r1 = xchg_64(r0 - 8, r1)\n *(u8 *)(r1 - 1) = 0"), Ok(()));
     check(&program("r0 = load_acquire((u64 *)(r0 - 8))"), Ok(()));
+}
+
+#[test]
+fn what_may_be_null_needs_no_test_where_there_are_no_bytes() {
+    let program = |call: &str| {
+        format!(
+            "*(u64 *)(r10 - 8) = 0\n r2 = r10\n r2 += -8\n r1 = map[hash] ll\n call 1\n r1 = r0\n r2 = 0\n r3 = 0\n
+             r4 = 0\n r5 = 0\n {call}\n r0 = 0\n exit"
+        )
+    };
+    check(&program("call 28"), Ok(()));
+    // Linux accepts this one, and its helper reads at 0.
+    check(&program("r2 = 4\n call 28"), EACCES);
+}
+
+#[test]
+fn what_is_computed_from_an_address_is_unknown() {
+    let program = |compute: &str| {
+        format!("r7 = r10\n {compute}\n r0 = map[one][0]+0 ll\n r0 += r7\n r0 = *(u8 *)(r0 + 0)\n exit")
+    };
+    check(&program("r7 = be16 r7"), EINVAL);
+    check(&program("r7 = le32 r7"), EINVAL);
+    check(&program("r7 = -r7"), EINVAL);
+    check(&program("w7 = -w7"), EINVAL);
+    check(&program("w7 = w7"), EACCES);
+}
+
+#[test]
+fn a_bloom_filters_peek_reads_the_value() {
+    let program = |map: &str| format!("r2 = map[readonly][0]+0 ll\n r1 = map[{map}] ll\n call 89\n r0 = 0\n exit");
+    check(&program("bloom"), Ok(()));
+    check(&program("queue"), EACCES);
+}
+
+#[test]
+fn arguments_that_no_map_of_the_kind_can_serve() {
+    let program = |map: &str, call: &str| {
+        format!("r1 = map[{map}] ll\n r2 = 0\n r3 = 0\n r4 = r10\n r4 += -520\n {call}\n r0 = 0\n exit")
+    };
+    check(&program("socks", "call 89"), EINVAL);
+    check(&program("hash", "call 89"), EACCES);
+    check(&program("ring", "call 198"), EACCES);
 }
 
 #[test]

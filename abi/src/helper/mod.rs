@@ -79,6 +79,8 @@ impl Lookup {
 
 /// Helpers that a kind knows and may still not call.
 const REFUSED: &[(u32, ProgKinds, Errno, &str)] = &[
+    (107, sets::SYSCALL, Errno::EINVAL, "helper call is not allowed in probe"),
+    (108, sets::SYSCALL, Errno::EINVAL, "helper call is not allowed in probe"),
     (147, sets::BTF_SYSCALL, Errno::EINVAL, "helper call is not allowed in probe"),
     (173, sets::BTF_TRACING, Errno::ENOTSUPP, "supported only for fentry/fexit/fmod_ret programs"),
     (173, sets::TRACING, Errno::ENOTSUPP, "not supported for this program type"),
@@ -177,6 +179,12 @@ pub fn takes_map(proto: &HelperProto, map: MapKind, kind: ProgKind) -> bool {
         _ => true,
     };
     writer && proto.map_kinds().is_some_and(|kinds| kinds.contains(&map))
+}
+
+/// What a helper does with the memory of a map value that its row gives to `usage`. A Bloom filter's `map_peek_elem` asks
+/// for the value that other maps give.
+pub fn value_use(usage: MemUse, map: MapKind) -> MemUse {
+    if map == MapKind::BloomFilter { MemUse::Read } else { usage }
 }
 
 /// Whether helper `id` changes the map it is given: map_update_elem, map_delete_elem, map_push_elem, map_pop_elem.

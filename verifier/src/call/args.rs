@@ -1,7 +1,7 @@
 //! What each argument of a helper must be.
 
 use rtbpf_abi::MapKind;
-use rtbpf_abi::helper::{Arg, DynptrKinds, HelperProto, MemSize, MemUse, Null, SockKind};
+use rtbpf_abi::helper::{Arg, DynptrKinds, HelperProto, MemSize, MemUse, Null, SockKind, value_use};
 use rtbpf_abi::limits::MAX_VAR_OFF;
 use rtbpf_isa::Reg;
 
@@ -25,6 +25,11 @@ impl Walk<'_> {
         let reg = Reg::ARGS[i];
         let r = reg as u8;
         let value = self.read(reg)?;
+        let map_kind = call.map.and_then(|map| self.map(map)).map(|spec| spec.kind);
+        let arg = match (arg, map_kind) {
+            (Arg::MapValue(usage), Some(map)) => Arg::MapValue(value_use(usage, map)),
+            _ => arg,
+        };
         if arg == Arg::Anything {
             if value.is_pointer() && !self.opts.privilege.perfmon {
                 return refuse!(PointerLeak, EACCES, "R{r} leaks addr into helper function");
@@ -34,15 +39,17 @@ impl Walk<'_> {
         if value.is_packet() && !self.packet_allowed(proto) {
             return refuse!(Argument, EACCES, "helper access to the packet is not allowed");
         }
+        let socket_value = matches!(arg, Arg::MapValue(_)) && map_kind.is_some_and(is_socket_map);
+        if socket_value && arg != Arg::MapValue(MemUse::Read) {
+            return refuse!(Map, EINVAL, "invalid arg_type for sockmap/sockhash");
+        }
         if value.is_null() && takes_null(arg) {
             // The bounds of the number decide here: it must be 0 on every path.
             self.demand(reg);
             return Ok(());
         }
         // A map of sockets takes a socket where others take memory.
-        let map_kind = call.map.and_then(|map| self.map(map)).map(|spec| spec.kind);
-        let takes_socket = arg == Arg::MapValue(MemUse::Read) && map_kind.is_some_and(is_socket_map);
-        self.check_kind(reg, &value, if takes_socket { Arg::SockCommonOrBtf } else { arg })?;
+        self.check_kind(reg, &value, if socket_value { Arg::SockCommonOrBtf } else { arg })?;
         self.check_offset_of(reg, &value, arg, proto.releases as usize == i + 1)?;
         if value.ref_id != 0 {
             call.ref_id = value.ref_id;
@@ -152,8 +159,8 @@ impl Walk<'_> {
             Arg::Btf(_) | Arg::BtfOrNull(_) | Arg::KptrValue => (is_kernel, "ptr_, trusted_ptr_, rcu_ptr_"),
             Arg::PercpuBtf => (value.kind == Kind::PercpuBtf, "percpu_ptr_, percpu_rcu_ptr_, percpu_trusted_ptr_"),
         };
-        let nullable_fine = matches!(arg, Arg::SockOrNull) || takes_null(arg) && !matches!(arg, Arg::Mem { .. });
-        if fine && (!value.nullable || nullable_fine) {
+        // Whether there are bytes behind what may be 0 is asked with the size.
+        if fine && (!value.nullable || takes_null(arg)) {
             return Ok(());
         }
         self.unexpected(reg, value, expected)
@@ -223,9 +230,6 @@ impl Walk<'_> {
         };
         let size = spec.value_size;
         if is_socket_map(spec.kind) {
-            if access != MemUse::Read {
-                return refuse!(Map, EINVAL, "invalid arg_type for sockmap/sockhash");
-            }
             return Ok(());
         }
         self.memory_argument(reg, value, size, access, false, call)
@@ -267,6 +271,9 @@ impl Walk<'_> {
                 return Ok(());
             }
             return self.unexpected(memory, &pointer, "fp");
+        }
+        if pointer.nullable && null != Null::Yes && num.umax() > 0 {
+            return self.unexpected(memory, &pointer, MEMORY);
         }
         self.memory_argument(memory, &pointer, num.umax() as u32, access, zero, call)
     }
@@ -405,6 +412,10 @@ impl Walk<'_> {
             _ => DynptrKind::Xdp,
         };
         let Ok((frame, slot)) = self.dynptr_slot(reg, value) else {
+            // Below the stack, Linux misses the memory before the dynptr.
+            if value.off < -(rtbpf_abi::limits::STACK_BYTES as i32) && value.off % 8 == 0 {
+                self.check_stack_range(&Target { reg, pointer: *value, off: 0, size: 8 }, Use::HelperWrite)?;
+            }
             return refuse!(Dynptr, EINVAL, "Dynptr has to be an uninitialized dynptr");
         };
         // An older dynptr there is overwritten, if it may be.

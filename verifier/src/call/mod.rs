@@ -163,6 +163,9 @@ impl Walk<'_> {
         if proto.map_kinds().is_none() || kind.is_some_and(|kind| helper::takes_map(proto, spec.kind, kind)) {
             return Ok(());
         }
+        if proto.id.0 == id::FOR_EACH_MAP_ELEM {
+            return refuse!(Map, ENOTSUPP, "callback function not allowed for map");
+        }
         let (kind, name, id) = (spec.kind.number(), proto.name, proto.id.0);
         refuse!(Map, EINVAL, "cannot pass map_type {kind} into func bpf_{name}#{id}")
     }

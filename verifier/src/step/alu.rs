@@ -161,14 +161,14 @@ impl Walk<'_> {
 
     pub(super) fn neg(&mut self, width: Width, dst: Reg) -> Checked {
         let old = self.unary(dst)?;
-        let num = if old.is_scalar() { old.num.neg(width) } else { unknown(width) };
+        let num = if old.is_scalar() { old.num.neg(width) } else { Scalar::UNKNOWN };
         self.set(dst, Value::scalar(num));
         Ok(())
     }
 
     pub(super) fn swap(&mut self, kind: Swap, size: Size, dst: Reg) -> Checked {
         let old = self.unary(dst)?;
-        let num = if old.is_scalar() { old.num.swap(kind, size) } else { Scalar::unsigned(size) };
+        let num = if old.is_scalar() { old.num.swap(kind, size) } else { Scalar::UNKNOWN };
         self.set(dst, Value::scalar(num));
         Ok(())
     }
@@ -240,11 +240,4 @@ fn divides(op: AluOp) -> bool {
 
 fn shifts(op: AluOp) -> bool {
     matches!(op, AluOp::Lsh | AluOp::Rsh | AluOp::Arsh)
-}
-
-fn unknown(width: Width) -> Scalar {
-    match width {
-        Width::W64 => Scalar::UNKNOWN,
-        Width::W32 => Scalar::unsigned(Size::W),
-    }
 }

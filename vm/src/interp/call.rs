@@ -1,6 +1,6 @@
 //! Helper calls of the checked interpreter: from pointers to native addresses by the prototype row, and back.
 
-use rtbpf_abi::helper::{MemSize, MemUse, Null, SockKind};
+use rtbpf_abi::helper::{MemSize, MemUse, Null, SockKind, value_use};
 use rtbpf_abi::{Arg, HelperId, Ret};
 use rtbpf_isa::InsnIdx;
 use rtbpf_maps::MapRef;
@@ -135,8 +135,9 @@ impl Checked {
                 self.regions.native(value, len as u64, false)
             }
             Arg::MapValue(usage) => {
-                let len = map.as_ref().map_or(0, |map| map.spec().value_size);
-                self.regions.native(value, len as u64, usage != MemUse::Read)
+                let Some(map) = map else { return self.regions.native(value, 0, usage != MemUse::Read) };
+                let usage = value_use(usage, map.spec().kind);
+                self.regions.native(value, map.spec().value_size as u64, usage != MemUse::Read)
             }
             Arg::Mem { access, size, null, aligned, .. } => {
                 let len = match size {
