@@ -19,6 +19,7 @@ use rtbpf_abi::limits::STACK_BYTES;
 #[allow(missing_docs)]
 pub enum Slot {
     Ctx,
+    Cpu,
     StackTop,
     Fuel,
     Fault,
@@ -34,6 +35,7 @@ impl Slot {
     /// Byte offset in the frame; below 128, so that x86_64 needs one byte for it.
     pub const fn offset(self) -> i32 {
         let offset = match self {
+            Slot::Cpu => offset_of!(RunFrame, cpu),
             Slot::Ctx => offset_of!(RunFrame, ctx),
             Slot::StackTop => offset_of!(RunFrame, stack_top),
             Slot::Fuel => offset_of!(RunFrame, fuel),

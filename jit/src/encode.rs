@@ -263,6 +263,8 @@ pub trait Encode: Sized {
     fn check_cancel(&mut self, out: Label);
     /// Gives `refund` back, notes the fault (unless a helper did) and its place, and jumps to `exit`.
     fn fault(&mut self, refund: u32, code: FaultCode, at: InsnIdx, exit: Label);
+    /// `d = frame.slot`, 32 bits.
+    fn get_slot(&mut self, d: Self::Reg, slot: Slot);
     /// `frame.slot = value`, 32 bits.
     fn set_slot(&mut self, slot: Slot, value: u32);
 }

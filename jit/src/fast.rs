@@ -11,7 +11,7 @@ use crate::abi::Slot;
 use crate::asm::Label;
 use crate::code::{CompileError, Symbol};
 use crate::encode::{Addr, Alu, Bin, Encode, Reach, Rhs, Shape};
-use crate::linker::{HelperTraits, Linker};
+use crate::linker::{ArrayLookup, HelperTraits, Linker};
 use crate::opt::Opt;
 use crate::plan::Plan;
 
@@ -310,6 +310,9 @@ impl<E: Encode> Fast<'_, E> {
     }
 
     fn helper(&mut self, at: InsnIdx, symbol: Symbol, traits: HelperTraits) {
+        if traits.answers_cpu {
+            return self.e.get_slot(reg::<E>(Reg::R0), Slot::Cpu);
+        }
         if traits.wants_number
             && let Symbol::Helper(id) = symbol
         {
@@ -326,12 +329,15 @@ impl<E: Encode> Fast<'_, E> {
     /// A lookup in a known array, as address arithmetic.
     fn inline_lookup(&mut self, at: InsnIdx) -> bool {
         let facts = self.program.proved().at(at);
-        let (r0, key) = (reg::<E>(Reg::R0), reg::<E>(Reg::R2));
+        let (r0, key, base) = (reg::<E>(Reg::R0), reg::<E>(Reg::R2), reg::<E>(Reg::R1));
         if let Some((map, index)) = facts.const_key
             && let Some(array) = self.linker.array(map)
         {
             match index.checked_mul(array.stride) {
-                Some(off) if index < array.len => self.e.mov_symbol(r0, Symbol::MapValue { map, off }),
+                Some(off) if index < array.len => {
+                    self.e.mov_symbol(r0, Symbol::MapValue { map, off });
+                    self.add_slot(r0, array);
+                }
                 Some(_) | None => self.e.mov_imm(r0, 0),
             }
             return true;
@@ -339,7 +345,6 @@ impl<E: Encode> Fast<'_, E> {
         let Some((map, array)) = facts.map.and_then(|map| Some((map, self.linker.array(map)?))) else { return false };
         let (Ok(len), Ok(stride)) = (i32::try_from(array.len), i32::try_from(array.stride)) else { return false };
         let (absent, done) = (self.e.asm().label(), self.e.asm().label());
-        let base = reg::<E>(Reg::R1);
         self.e.load(Size::W, false, r0, Addr::new(key, 0));
         self.e.branch(rtbpf_isa::CmpOp::Ge, Width::W32, r0, Rhs::Imm(len), absent, Reach::Near);
         match (stride as u32).is_power_of_two() {
@@ -348,11 +353,28 @@ impl<E: Encode> Fast<'_, E> {
         }
         self.e.mov_symbol(base, Symbol::MapValue { map, off: 0 });
         self.e.bin(Bin::Add, Width::W64, r0, r0, Rhs::Reg(base));
+        self.add_slot(r0, array);
         self.e.jump(done, Reach::Short);
         self.e.asm().bind(absent);
         self.e.mov_imm(r0, 0);
         self.e.asm().bind(done);
         true
+    }
+
+    /// From a value's place on CPU 0 to its place on this one.
+    fn add_slot(&mut self, value: E::Reg, array: ArrayLookup) {
+        if array.slot_bytes == 0 {
+            return;
+        }
+        self.e.get_slot(E::SPARE, Slot::Cpu);
+        match array.slot_bytes.is_power_of_two() {
+            true => {
+                let shift = array.slot_bytes.trailing_zeros() as i32;
+                self.e.bin(Bin::Lsh, Width::W64, E::SPARE, E::SPARE, Rhs::Imm(shift));
+            }
+            false => self.e.bin(Bin::Mul, Width::W64, E::SPARE, E::SPARE, Rhs::Imm(array.slot_bytes as i32)),
+        }
+        self.e.bin(Bin::Add, Width::W64, value, value, Rhs::Reg(E::SPARE));
     }
 
     fn leave(&mut self) {

@@ -13,22 +13,28 @@ pub struct HelperTraits {
     pub calls_back: bool,
     /// Stands behind several numbers and wants to find this one in `RunFrame::helper`.
     pub wants_number: bool,
+    /// Does nothing but answer `RunFrame::cpu`, which native code reads itself.
+    pub answers_cpu: bool,
 }
 
 impl HelperTraits {
     /// Nothing is known: everything is allowed for.
-    pub const ANY: HelperTraits = HelperTraits { can_fault: true, calls_back: true, wants_number: true };
+    pub const ANY: HelperTraits =
+        HelperTraits { can_fault: true, calls_back: true, wants_number: true, answers_cpu: false };
     /// Neither faults nor calls back.
-    pub const PLAIN: HelperTraits = HelperTraits { can_fault: false, calls_back: false, wants_number: false };
+    pub const PLAIN: HelperTraits =
+        HelperTraits { can_fault: false, calls_back: false, wants_number: false, answers_cpu: false };
 }
 
-/// An array map whose lookup is address arithmetic: `index < len ? base + index * stride : 0`.
+/// An array map whose lookup is address arithmetic: `index < len ? base + index * stride + cpu * slot_bytes : 0`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ArrayLookup {
     /// Entries.
     pub len: u32,
     /// Bytes from one value to the next.
     pub stride: u32,
+    /// Bytes from one CPU's values to the next one's; 0 where all share them. Every CPU that runs programs has its own.
+    pub slot_bytes: u32,
 }
 
 /// The machine, as code generation and publication see it.

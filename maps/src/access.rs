@@ -162,6 +162,7 @@ pub struct ValuePtr(pub NonNull<u8>);
 
 impl ValuePtr {
     /// The address as a program sees it.
+    #[inline]
     pub fn addr(self) -> u64 {
         self.0.as_ptr() as u64
     }
@@ -179,26 +180,31 @@ impl<'a> ProgBytes<'a> {
     /// # Safety
     ///
     /// `ptr` must be readable for `len` bytes as long as `'a` lasts.
+    #[inline]
     pub const unsafe fn new(ptr: *const u8, len: usize) -> ProgBytes<'a> {
         ProgBytes { ptr, len, life: PhantomData }
     }
 
     /// Where they begin.
+    #[inline]
     pub const fn as_ptr(&self) -> *const u8 {
         self.ptr
     }
 
     /// How many.
+    #[inline]
     pub const fn len(&self) -> usize {
         self.len
     }
 
     /// Whether there are none.
+    #[inline]
     pub const fn is_empty(&self) -> bool {
         self.len == 0
     }
 
     /// A part of them; `None` when it does not lie inside.
+    #[inline]
     pub fn slice(&self, off: usize, len: usize) -> Option<ProgBytes<'a>> {
         if off.checked_add(len)? > self.len {
             return None;
@@ -207,6 +213,7 @@ impl<'a> ProgBytes<'a> {
     }
 
     /// Appends a copy of them to `out`.
+    #[inline]
     pub fn append_to(&self, out: &mut Vec<u8>) {
         out.reserve(self.len);
         let old = out.len();
@@ -219,13 +226,21 @@ impl<'a> ProgBytes<'a> {
     }
 
     /// A copy of them.
+    #[inline]
     pub fn to_vec(&self) -> Vec<u8> {
         let mut out = Vec::new();
         self.append_to(&mut out);
         out
     }
 
+    /// Copies as many of them as `out` holds.
+    #[inline]
+    pub fn copy_to(&self, out: &mut [u8]) {
+        ProgOut::from(out).fill(*self);
+    }
+
     /// Whether they equal `other` at this moment, byte by byte.
+    #[inline]
     pub fn matches(&self, other: &[u8]) -> bool {
         // SAFETY: `i < self.len` for every load.
         self.len == other.len() && (0..self.len).all(|i| unsafe { load_u8(self.ptr.add(i)) } == other[i])
@@ -250,26 +265,31 @@ impl<'a> ProgOut<'a> {
     /// # Safety
     ///
     /// `ptr` must be readable and writable for `len` bytes as long as `'a` lasts.
+    #[inline]
     pub const unsafe fn new(ptr: *mut u8, len: usize) -> ProgOut<'a> {
         ProgOut { ptr, len, life: PhantomData }
     }
 
     /// How many bytes.
+    #[inline]
     pub const fn len(&self) -> usize {
         self.len
     }
 
     /// Whether there are none.
+    #[inline]
     pub const fn is_empty(&self) -> bool {
         self.len == 0
     }
 
     /// The same bytes, for reading.
+    #[inline]
     pub const fn as_bytes(&self) -> ProgBytes<'a> {
         ProgBytes { ptr: self.ptr, len: self.len, life: PhantomData }
     }
 
     /// Clears them.
+    #[inline]
     pub fn zero(&self) {
         for at in 0..self.len {
             // SAFETY: under `len`, writable by construction.
@@ -278,6 +298,7 @@ impl<'a> ProgOut<'a> {
     }
 
     /// Copies `from` to their start, as far as both reach.
+    #[inline]
     pub fn fill(&self, from: ProgBytes<'_>) {
         let len = self.len.min(from.len);
         // SAFETY: both ranges hold `len` bytes by construction; a map's memory and a caller's buffer are distinct
@@ -318,6 +339,7 @@ impl<'a> Cell<'a> {
     /// # Safety
     ///
     /// `ptr` must be readable and writable for `len` bytes as long as `'a` lasts, and aligned to 8.
+    #[inline]
     pub(crate) const unsafe fn new(ptr: *mut u8, len: usize) -> Cell<'a> {
         Cell { ptr, len, life: PhantomData }
     }
@@ -329,10 +351,12 @@ impl<'a> Cell<'a> {
         ValuePtr(unsafe { NonNull::new_unchecked(self.ptr) })
     }
 
+    #[inline]
     pub(crate) fn bytes(self) -> ProgBytes<'a> {
         ProgBytes { ptr: self.ptr, len: self.len, life: PhantomData }
     }
 
+    #[inline]
     pub(crate) fn len(self) -> usize {
         self.len
     }
@@ -352,6 +376,7 @@ impl<'a> Cell<'a> {
     }
 
     /// Clears it.
+    #[inline]
     pub(crate) fn zero(self) {
         let mut at = 0;
         // SAFETY: every store stays under `len`.
@@ -367,6 +392,7 @@ impl<'a> Cell<'a> {
         }
     }
 
+    #[inline]
     pub(crate) fn append_to(self, out: &mut Vec<u8>) {
         self.bytes().append_to(out);
     }
@@ -402,12 +428,14 @@ impl<'a> Cell<'a> {
         true
     }
 
+    #[inline]
     pub(crate) fn load_u64(self, off: usize) -> u64 {
         assert!(off <= self.len && self.len - off >= 8, "word inside the cell");
         // SAFETY: checked above.
         unsafe { load_u64(self.ptr.add(off)) }
     }
 
+    #[inline]
     pub(crate) fn store_u64(self, off: usize, value: u64) {
         assert!(off <= self.len && self.len - off >= 8, "word inside the cell");
         // SAFETY: checked above.

@@ -30,6 +30,7 @@ static NEXT_ID: AtomicU32 = AtomicU32::new(1);
 static HEADS: RwLock<BTreeMap<u64, Weak<dyn Map>>> = RwLock::new(BTreeMap::new());
 
 impl Head {
+    #[inline]
     pub(crate) fn new(spec: MapSpec, slots: u32) -> Head {
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         Head {
@@ -45,51 +46,73 @@ impl Head {
     }
 
     /// The attributes the map was created with.
+    #[inline]
     pub fn spec(&self) -> &MapSpec {
         &self.spec
     }
 
     /// The kernel's structure of the map, as loads behind its pointer see it.
+    #[inline]
     pub fn image(&self) -> &[u64; map_struct::BYTES / 8] {
         &self.image
     }
 
     /// A number unique in the process.
+    #[inline]
     pub fn id(&self) -> u32 {
         self.id
     }
 
     /// Slots (possible CPUs) the map was created for.
+    #[inline]
     pub fn slots(&self) -> u32 {
         self.slots
     }
 
     /// The map itself; `None` while it is being dropped.
+    #[inline]
     pub fn map(&self) -> Option<MapRef> {
         self.me.get()?.upgrade()
     }
 
+    /// The map itself, without counting who holds it.
+    ///
+    /// # Safety
+    ///
+    /// Somebody else must keep the map alive for `'a`.
+    #[inline]
+    pub unsafe fn borrowed<'a>(&self) -> Option<&'a dyn Map> {
+        let map = self.me.get()?.as_ptr();
+        // SAFETY: the caller says that the map lives, so what made this weak reference is still there.
+        Some(unsafe { &*map })
+    }
+
     /// Whether the control plane may no longer write.
+    #[inline]
     pub fn is_frozen(&self) -> bool {
         self.frozen.load(Ordering::Acquire)
     }
 
+    #[inline]
     pub(crate) fn set_frozen(&self) {
         self.frozen.store(true, Ordering::Release);
     }
 
+    #[inline]
     pub(crate) fn writers(&self) -> &AtomicU32 {
         &self.writers
     }
 
     /// Binds a map that can hold programs to a kind of program: the first one that refers to it, or is put in it,
     /// decides. `false` when it is bound to another; `true` for maps that hold no programs.
+    #[inline]
     pub fn bind(&self, prog_type: ProgType, compatibility: u64) -> bool {
         let holds_programs = matches!(self.spec.kind, MapKind::ProgArray | MapKind::Devmap | MapKind::Cpumap);
         !holds_programs || *self.owner.get_or_init(|| (prog_type, compatibility)) == (prog_type, compatibility)
     }
 
     /// Whether the value has a `bpf_spin_lock` or `bpf_res_spin_lock`, and where.
+    #[inline]
     pub(crate) fn lock_offset(&self) -> Option<u32> {
         use rtbpf_abi::map_spec::SpecialKind;
         self.spec.field(|kind| matches!(kind, SpecialKind::SpinLock)).map(|field| field.off)

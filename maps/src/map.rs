@@ -108,11 +108,13 @@ pub trait Map: Send + Sync {
     fn head(&self) -> &Head;
 
     /// The attributes it was created with.
+    #[inline]
     fn spec(&self) -> &MapSpec {
         self.head().spec()
     }
 
     /// A number unique in the process (`bpf_map_info.id`).
+    #[inline]
     fn id(&self) -> u32 {
         self.head().id()
     }

@@ -145,6 +145,9 @@ impl Prepared {
     }
 }
 
+/// `bpf_get_smp_processor_id`.
+const GET_SMP_PROCESSOR_ID: i32 = 8;
+
 /// What code generation asks of a bound program.
 struct BoundLinker<'a>(&'a Arc<Bound>);
 
@@ -169,26 +172,35 @@ impl Linker for BoundLinker<'_> {
 
     fn helper(&self, id: i32) -> HelperTraits {
         match self.0.helper(id).map(|helper| &helper.action) {
-            Ok(Action::Native(_)) => HelperTraits { can_fault: true, ..HelperTraits::PLAIN },
+            Ok(Action::Native(_)) => {
+                HelperTraits { can_fault: true, answers_cpu: id == GET_SMP_PROCESSOR_ID, ..HelperTraits::PLAIN }
+            }
             Ok(Action::Custom(_)) => HelperTraits { can_fault: true, wants_number: true, ..HelperTraits::PLAIN },
             Ok(Action::Flow(_)) | Err(_) => HelperTraits::ANY,
         }
     }
 
     fn array(&self, map: MapIdx) -> Option<ArrayLookup> {
-        match self.0.map(map).ok()?.layout() {
-            Layout::Array { stride, entries, .. } => {
-                Some(ArrayLookup { len: entries, stride: u32::try_from(stride).ok()? })
+        let map = self.0.map(map).ok()?;
+        let (len, stride, slot_bytes) = match map.layout() {
+            Layout::Array { stride, entries, .. } => (entries, stride, 0),
+            // A map that was made for fewer slots than run programs has no values for some of them.
+            Layout::PercpuArray { stride, slot_bytes, entries, .. }
+                if self.0.engine.config.slots <= map.head().slots() =>
+            {
+                (entries, stride, slot_bytes)
             }
-            Layout::Opaque | Layout::PercpuArray { .. } => None,
-        }
+            Layout::PercpuArray { .. } | Layout::Opaque => return None,
+        };
+        let slot_bytes = i32::try_from(slot_bytes).ok()? as u32;
+        Some(ArrayLookup { len, stride: u32::try_from(stride).ok()?, slot_bytes })
     }
 }
 
 fn array_base(map: &MapRef) -> Option<u64> {
     match map.layout() {
-        Layout::Array { base, .. } => Some(base),
-        Layout::Opaque | Layout::PercpuArray { .. } => None,
+        Layout::Array { base, .. } | Layout::PercpuArray { base, .. } => Some(base),
+        Layout::Opaque => None,
     }
 }
 
@@ -414,5 +426,39 @@ mod tests {
         session.cancel_handle().reset();
         assert_eq!(prepared.run(&session).expect("runs again"), 5);
         assert_eq!(prepared.finish(&mut session).to_vec()[0], 5);
+    }
+
+    #[test]
+    fn lookups_in_per_cpu_arrays_find_the_slots_own_value() {
+        let engine = Engine::new(Config { slots: 3, ..Config::linux() });
+        for (value_size, index) in [(8, "r7"), (24, "r7"), (24, "2")] {
+            let spec = rtbpf_abi::MapSpec::new(rtbpf_abi::MapKind::PercpuArray, 4, value_size, 3);
+            let text = format!(
+                "r7 = *(u32 *)(r1 + 0)\n r8 = {index}\n *(u32 *)(r10 - 4) = r8\n r1 = map[idx:0] ll\n r2 = r10\n \
+                 r2 += -4\n call 1\n if r0 == 0 goto none\n r6 = r0\n call 8\n r0 += 1\n r1 = *(u64 *)(r6 + 0)\n \
+                 r1 += r0\n *(u64 *)(r6 + 0) = r1\n r0 = r1\n exit\nnone:\n r0 = -1\n exit"
+            );
+            let program = rtbpf_isa::decode(&rtbpf_isa::asm::assemble(&text).unwrap().slots).unwrap();
+            let given = || Assumptions {
+                maps: vec![Arc::new(spec.clone())],
+                plain_ctx_bytes: 4,
+                cpus: 3,
+                ..Assumptions::new(ProgType::Plain)
+            };
+            let map = rtbpf_maps::create(&spec, &rtbpf_maps::CreateCx::new(3)).unwrap();
+            let verified = engine.verify(program, given()).unwrap();
+            let native = engine.bind_native(verified.clone(), vec![map.clone()]).unwrap();
+            let checked = engine.bind(verified, vec![map]).unwrap();
+            for slot in 0..3 {
+                let mut session = engine.session(slot);
+                let at = |index: u32| Ctx::plain(&index.to_le_bytes());
+                let cpu = u64::from(slot) + 1;
+                assert_eq!(native.run(&mut session, &mut at(2)).unwrap(), cpu, "{text}");
+                assert_eq!(checked.run(&mut session, &mut at(2)).unwrap(), 2 * cpu, "{text}");
+                if index == "r7" {
+                    assert_eq!(native.run(&mut session, &mut at(3)).unwrap(), u64::MAX, "{text}");
+                }
+            }
+        }
     }
 }

@@ -194,6 +194,9 @@ impl Encode for A64 {
     fn fault(&mut self, refund: u32, code: FaultCode, at: InsnIdx, exit: Label) {
         call::fault(self, refund, code, at, exit);
     }
+    fn get_slot(&mut self, d: Gpr, slot: Slot) {
+        mem::load(self, Size::W, false, d, frame::slot(slot));
+    }
     fn set_slot(&mut self, slot: Slot, value: u32) {
         mem::store_imm(self, Size::W, frame::slot(slot), value as i32);
     }

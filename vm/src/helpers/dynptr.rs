@@ -107,8 +107,8 @@ pub(crate) fn ringbuf_reserve(cx: &mut Cx<'_>) -> u64 {
     let (size, flags) = (cx.arg(2) as u32, cx.arg(3));
     let made = match (size as u64 <= LARGEST, flags) {
         (false, _) => Err(Errno::E2BIG),
-        (true, 0) => cx.map(1).and_then(|map| {
-            let addr = ringbuf::reserve_in(cx, &map, size as u64, 0).ok_or(Errno::EINVAL)?;
+        (true, 0) => cx.map_ref(1).and_then(|map| {
+            let addr = ringbuf::reserve_in(cx, map, size as u64, 0).ok_or(Errno::EINVAL)?;
             Ok(Dynptr { over: Over::Ringbuf, addr, offset: 0, size, read_only: false })
         }),
         (true, _) => Err(Errno::EINVAL),

@@ -1,38 +1,55 @@
 //! Operations of every map (bpf-helpers(7)).
 
-use rtbpf_maps::{MapRef, ValuePtr};
+use rtbpf_abi::limits::STACK_BYTES;
+use rtbpf_maps::{Map, ValuePtr};
+use rtbpf_rt::RunCx;
 
 use super::map_status;
 use super::native::Cx;
 
-/// The map in argument 1 and a copy of the key in argument 2: another CPU may write the program's own bytes.
-fn map_and_key(cx: &Cx<'_>) -> Option<(MapRef, Vec<u8>)> {
+/// Calls `operation` with the map in argument 1 and a copy of the key in argument 2: another CPU may write the program's
+/// own bytes. Keys that fit a program's stack are not copied to the heap.
+fn keyed<T>(cx: &mut Cx<'_>, operation: impl FnOnce(&dyn Map, &RunCx, &[u8]) -> T) -> Option<T> {
+    const SHORT: usize = 64;
     let map = cx.map(1).ok()?;
-    let key = cx.bytes(2, map.spec().key_size as usize).to_vec();
-    Some((map, key))
+    let (run, len) = (cx.run_cx(), map.spec().key_size as usize);
+    let on = |key: &mut [u8]| cx.bytes(2, len).copy_to(key);
+    if len <= SHORT {
+        let mut key = [0; SHORT];
+        let key = &mut key[..len];
+        on(key);
+        return Some(operation(map, &run, key));
+    }
+    let (mut middle, mut long) = ([0; STACK_BYTES as usize], Vec::new());
+    let key = match middle.get_mut(..len) {
+        Some(key) => key,
+        None => {
+            long.resize(len, 0);
+            &mut long
+        }
+    };
+    on(key);
+    Some(operation(map, &run, key))
 }
 
 pub(crate) fn lookup(cx: &mut Cx<'_>) -> u64 {
-    let Some((map, key)) = map_and_key(cx) else { return 0 };
-    map.lookup(&cx.run_cx(), &key).map_or(0, ValuePtr::addr)
+    keyed(cx, |map, run, key| map.lookup(run, key).map_or(0, ValuePtr::addr)).unwrap_or(0)
 }
 
 pub(crate) fn lookup_percpu(cx: &mut Cx<'_>) -> u64 {
-    let Some((map, key)) = map_and_key(cx) else { return 0 };
     // The CPU is a u32: the upper half of the register is ignored.
     let slot = cx.arg(3) as u32;
-    map.lookup_percpu(&cx.run_cx(), &key, slot).map_or(0, ValuePtr::addr)
+    keyed(cx, |map, run, key| map.lookup_percpu(run, key, slot).map_or(0, ValuePtr::addr)).unwrap_or(0)
 }
 
 pub(crate) fn update(cx: &mut Cx<'_>) -> u64 {
-    let Some((map, key)) = map_and_key(cx) else { return 0 };
-    let value = cx.bytes(3, map.spec().value_size as usize);
-    map_status(map.update(&cx.run_cx(), &key, value, cx.arg(4)))
+    let flags = cx.arg(4);
+    let Ok(bytes) = cx.map(1).map(|map| cx.bytes(3, map.spec().value_size as usize)) else { return 0 };
+    keyed(cx, |map, run, key| map_status(map.update(run, key, bytes, flags))).unwrap_or(0)
 }
 
 pub(crate) fn delete(cx: &mut Cx<'_>) -> u64 {
-    let Some((map, key)) = map_and_key(cx) else { return 0 };
-    map_status(map.delete(&cx.run_cx(), &key))
+    keyed(cx, |map, run, key| map_status(map.delete(run, key))).unwrap_or(0)
 }
 
 pub(crate) fn push(cx: &mut Cx<'_>) -> u64 {

@@ -9,7 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use rtbpf_abi::Errno;
 use rtbpf_abi::frame::{FaultCode, RunFrame};
-use rtbpf_maps::{Head, MapRef, ProgBytes, ProgOut};
+use rtbpf_maps::{Head, Map, MapRef, ProgBytes, ProgOut};
 
 use rtbpf_rt::RunCx;
 use rtbpf_rt::lock::{Lock, RawLock};
@@ -78,7 +78,15 @@ impl<'a> Cx<'a> {
     }
 
     /// The map in argument `n`: a pointer to its head.
-    pub fn map(&self, n: usize) -> Result<MapRef, Errno> {
+    pub fn map(&self, n: usize) -> Result<&'a dyn Map, Errno> {
+        // SAFETY: the row says that the argument is a map; engines pass the address of the head of one that the run
+        // keeps alive, which lasts longer than the call.
+        let map = unsafe { (*(self.arg(n) as *const Head)).borrowed() };
+        map.ok_or(Errno::EINVAL)
+    }
+
+    /// The map in argument `n`, to be held beyond the call.
+    pub fn map_ref(&self, n: usize) -> Result<MapRef, Errno> {
         // SAFETY: the row says that the argument is a map; engines pass the address of the head of one that the run
         // keeps alive.
         let head = unsafe { &*(self.arg(n) as *const Head) };

@@ -1,13 +1,13 @@
 //! Ring buffer records (bpf-helpers(7)).
 
 use rtbpf_abi::Errno;
-use rtbpf_maps::{MapRef, ProgBytes, Ringbuf};
+use rtbpf_maps::{Map, MapRef, ProgBytes, Ringbuf};
 
 use super::map_status;
 use super::native::Cx;
 
 /// A map as the ring buffer that it is.
-pub(crate) fn ring(map: &MapRef) -> Option<&Ringbuf> {
+pub(crate) fn ring(map: &dyn Map) -> Option<&Ringbuf> {
     map.as_any().downcast_ref()
 }
 
@@ -21,7 +21,7 @@ pub(crate) enum End {
 /// Ends the record at `sample`, if this run reserved it.
 pub(crate) fn end(cx: &mut Cx<'_>, sample: u64, flags: u64, how: End) {
     let Some(map) = cx.host().records.take(sample) else { return };
-    match (ring(&map), how) {
+    match (ring(&*map), how) {
         (Some(ring), End::Submit) => ring.submit(sample, flags),
         (Some(ring), End::Discard) => ring.discard(sample, flags),
         (None, _) => {}
@@ -29,9 +29,9 @@ pub(crate) fn end(cx: &mut Cx<'_>, sample: u64, flags: u64, how: End) {
 }
 
 /// Reserves a record and remembers who holds it.
-pub(crate) fn reserve_in(cx: &mut Cx<'_>, map: &MapRef, size: u64, flags: u64) -> Option<u64> {
-    let sample = ring(map)?.reserve(&cx.run_cx(), size, flags)?.addr();
-    cx.host().records.add(sample, map.clone());
+pub(crate) fn reserve_in(cx: &mut Cx<'_>, map: MapRef, size: u64, flags: u64) -> Option<u64> {
+    let sample = ring(&*map)?.reserve(&cx.run_cx(), size, flags)?.addr();
+    cx.host().records.add(sample, map);
     Some(sample)
 }
 
@@ -39,16 +39,16 @@ pub(crate) fn output(cx: &mut Cx<'_>) -> u64 {
     let Ok(map) = cx.map(1) else { return Errno::EINVAL.as_ret() };
     let len = cx.arg(3) as u32 as usize;
     let record = if len == 0 { ProgBytes::from(&[][..]) } else { cx.bytes(2, len) };
-    match ring(&map) {
+    match ring(map) {
         Some(ring) => map_status(ring.output(&cx.run_cx(), record, cx.arg(4))),
         None => Errno::EINVAL.as_ret(),
     }
 }
 
 pub(crate) fn reserve(cx: &mut Cx<'_>) -> u64 {
-    let Ok(map) = cx.map(1) else { return 0 };
+    let Ok(map) = cx.map_ref(1) else { return 0 };
     let (size, flags) = (cx.arg(2), cx.arg(3));
-    reserve_in(cx, &map, size, flags).unwrap_or(0)
+    reserve_in(cx, map, size, flags).unwrap_or(0)
 }
 
 pub(crate) fn submit(cx: &mut Cx<'_>) -> u64 {
@@ -65,7 +65,7 @@ pub(crate) fn discard(cx: &mut Cx<'_>) -> u64 {
 
 pub(crate) fn query(cx: &mut Cx<'_>) -> u64 {
     let Ok(map) = cx.map(1) else { return 0 };
-    ring(&map).map_or(0, |ring| ring.query(cx.arg(2)))
+    ring(map).map_or(0, |ring| ring.query(cx.arg(2)))
 }
 
 /// Records that a run reserved and has not ended.
@@ -92,7 +92,7 @@ impl Drop for Records {
     /// A run that ends with a record in hand, by a fault, gives it back: readers stop at the first open record.
     fn drop(&mut self) {
         for (sample, map) in self.0.drain(..) {
-            if let Some(ring) = ring(&map) {
+            if let Some(ring) = ring(&*map) {
                 ring.discard(sample, 0);
             }
         }

@@ -98,7 +98,7 @@ fn ring_buffer_records_arrive_when_submitted() {
     let fault = format!("{reserve}r0 = *(u64 *)(r2 + 0)\n{end}");
     assert!(run_in(world(), vec![ring.clone()], &fault).is_err());
     let mut seen = Vec::new();
-    let ring = super::ringbuf::ring(&ring).unwrap();
+    let ring = super::ringbuf::ring(&*ring).unwrap();
     ring.consume(&mut |record| {
         seen.push(record.to_vec());
         true

@@ -139,7 +139,7 @@ pub(crate) fn clone_redirect(cx: &mut Cx<'_>) -> u64 {
 pub(crate) fn redirect_map(cx: &mut Cx<'_>) -> u64 {
     /// `BPF_F_BROADCAST` and `BPF_F_EXCLUDE_INGRESS`.
     const BROADCAST: u64 = 8 | 16;
-    let Ok(map) = cx.map(1) else { return XDP_ABORTED };
+    let Ok(map) = cx.map_ref(1) else { return XDP_ABORTED };
     let (key, flags) = (cx.arg(2), cx.arg(3));
     let (index, run) = (key as u32, cx.run_cx());
     let device = matches!(map.spec().kind, MapKind::Devmap | MapKind::DevmapHash);
