@@ -108,6 +108,7 @@ impl<L: Lock> Lpm<L> {
         (data.len() == self.data_bytes).then_some(Prefix { len: u32::from_le_bytes(*len), data, word })
     }
 
+    #[inline(always)]
     fn cell(&self, node: u32) -> Cell<'_> {
         self.nodes.0.cell(node)
     }
@@ -152,6 +153,8 @@ impl<L: Lock> Lpm<L> {
     }
 
     /// The same for long keys whose first 64 bits agree.
+    #[cold]
+    #[inline(never)]
     fn matching_behind(&self, cell: Cell<'_>, key: Prefix<'_>, limit: u32) -> u32 {
         let mut bits = 64;
         while bits < limit {
@@ -171,27 +174,39 @@ impl<L: Lock> Lpm<L> {
 
     /// The node with the longest prefix of `key`.
     fn longest(&self, key: Prefix<'_>) -> Option<u32> {
-        let mut found = None;
-        let mut at = Self::follow(&self.root);
+        match self.data_bytes {
+            0..=8 => self.longest_by(key, |cell, len| {
+                // What agrees up to `len` has nothing but zeroes there. Data is followed by zeroes up to 8 bytes.
+                let differ = u64::from_be(cell.load_u64(HEADER)) ^ key.word;
+                differ.leading_zeros() >= len
+            }),
+            _ => self.longest_by(key, |cell, len| self.matching_in(cell, len, key) >= len),
+        }
+    }
+
+    /// The last node with a value on the path of prefixes that hold; `holds` is asked about no more bits than `key` has.
+    #[inline(always)]
+    fn longest_by(&self, key: Prefix<'_>, holds: impl Fn(Cell<'_>, u32) -> bool) -> Option<u32> {
+        let mut found = 0;
+        let most = self.max_prefix().min(key.len);
+        let mut link = self.root.load(Ordering::Acquire);
         // Prefixes grow along a path, so a torn walk ends by this count.
         let mut steps = self.max_prefix() + 2;
-        while let Some(node) = at {
+        while link != 0 {
             steps = steps.checked_sub(1)?;
-            let cell = self.cell(node);
+            let cell = self.cell(link - 1);
             let word = cell.atomic_u32(PREFIX).load(Ordering::Relaxed);
             let len = word & !JOIN;
-            if self.matching_in(cell, len.min(key.len), key) < len {
+            if len > key.len || !holds(cell, len) {
                 break;
             }
-            if word & JOIN == 0 {
-                found = Some(node);
-            }
-            if len >= self.max_prefix() || len >= key.len {
+            found = if word & JOIN == 0 { link } else { found };
+            if len >= most {
                 break;
             }
-            at = Self::follow(cell.atomic_u32(CHILD[key.bit(len)]));
+            link = cell.atomic_u32(CHILD[0] + 4 * key.bit(len)).load(Ordering::Acquire);
         }
-        found
+        found.checked_sub(1)
     }
 
     /// The link under which `key`'s node is, or would be put.

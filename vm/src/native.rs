@@ -112,6 +112,8 @@ impl Prepared {
         self.frame.tail_calls = 0;
         self.host.programs.truncate(1);
         self.frame.host = ptr::from_mut(&mut *self.host).cast();
+        // Maps and programs that are replaced meanwhile live until the run ends.
+        let _section = rtbpf_rt::gate::enter();
         // SAFETY: `bind_native` compiled a verified program for this type of context; `host` owns the context, the
         // stack that `stack_top` ends, the cancel word, and through the program the maps, all of which outlive the call.
         let r0 = unsafe { self.native.code.call(&mut self.frame) };

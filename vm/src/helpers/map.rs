@@ -9,6 +9,7 @@ use super::native::Cx;
 
 /// Calls `operation` with the map in argument 1 and a copy of the key in argument 2: another CPU may write the program's
 /// own bytes. Keys that fit a program's stack are not copied to the heap.
+#[inline(always)]
 fn keyed<T>(cx: &mut Cx<'_>, operation: impl FnOnce(&dyn Map, &RunCx, &[u8]) -> T) -> Option<T> {
     const SHORT: usize = 64;
     let map = cx.map(1).ok()?;

@@ -28,7 +28,8 @@ pub(crate) struct Cx<'a> {
 ///
 /// Only the `extern "C"` entries of [`super::FUNCTIONS`] call this, and only engines call those, with arguments that
 /// satisfy the helper's prototype row and a frame whose `host` is the run's [`Host`].
-pub(crate) fn enter(helper: fn(&mut Cx<'_>) -> u64, args: [u64; 5], frame: &mut RunFrame) -> u64 {
+#[inline(always)]
+pub(crate) fn enter(helper: impl FnOnce(&mut Cx<'_>) -> u64, args: [u64; 5], frame: &mut RunFrame) -> u64 {
     let mut cx = Cx { args, frame };
     match catch_unwind(AssertUnwindSafe(|| helper(&mut cx))) {
         Ok(result) => result,
