@@ -80,6 +80,8 @@ pub fn compare(case: &Case) -> Comparison {
         Err(panic) => return Comparison::Differs(Difference::Panic(panic_words(&*panic))),
     };
     match (theirs, ours) {
+        // What the stack held before is nobody's to tell.
+        (0, Ok(verified)) if verified.proved().reads_uninit_stack => Comparison::Accepted(0),
         (0, Ok(verified)) => match catch_unwind(AssertUnwindSafe(|| runs(case, &linux, &mut machine, verified))) {
             // A program that gives addresses away gives others the next time.
             Ok(Comparison::Differs(Difference::Run(_))) if !repeats(case) => {

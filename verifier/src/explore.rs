@@ -151,6 +151,8 @@ pub(crate) struct Walk<'a> {
     pub log: crate::log::Log,
     /// Bytes of stack each subprogram touched.
     pub stack_bytes: Vec<u32>,
+    /// What of it does not count.
+    pub spills: crate::spills::Spills,
     /// Instruction kinds of pointer seen so far, for memory instructions.
     pub pointer_kinds: Vec<Option<crate::step::mem::PointerClass>>,
     /// Static subprograms that run later, from timers and the like.
@@ -211,6 +213,7 @@ impl<'a> Walk<'a> {
             stats: Stats::default(),
             log: crate::log::Log::new(opts.log_level),
             stack_bytes: vec![0; program.subprogs().len()],
+            spills: crate::spills::Spills::of(program),
             pointer_kinds: vec![None; program.len()],
             async_entries: Vec::new(),
             async_frames: Vec::new(),

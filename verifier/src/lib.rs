@@ -21,6 +21,7 @@ mod prove;
 mod prune;
 pub mod reject;
 mod shape;
+mod spills;
 mod state;
 mod step;
 mod subprog;

@@ -57,7 +57,9 @@ fn walk_everything(walk: &mut Walk, program: &Program, given: &Assumptions) -> C
         done += 1;
         walk.run(frame.subprog, State::new(frame))?;
     }
-    subprog::check_depth(program, given.prog_type, &walk.stack_bytes, &walk.async_entries)
+    let depths: Vec<u32> =
+        walk.stack_bytes.iter().enumerate().map(|(at, &bytes)| walk.spills.depth(at, bytes)).collect();
+    subprog::check_depth(program, given.prog_type, &depths, &walk.async_entries)
 }
 
 /// A rejection with its log: what was logged on the way, the message, the statistics.

@@ -118,6 +118,20 @@ fn what_is_computed_from_an_address_is_unknown() {
 }
 
 #[test]
+fn no_bytes_of_the_stack_are_still_on_the_stack() {
+    let program = |off: i32, call: &str| {
+        format!("r1 = r10\n r1 += {off}\n r2 = 0\n r3 = 0\n r4 = 0\n r5 = 0\n {call}\n r0 = 0\n exit")
+    };
+    for call in ["call 28", "call 113"] {
+        check(&program(-8, call), Ok(()));
+        check(&program(-512, call), Ok(()));
+        check(&program(-513, call), EACCES);
+        check(&program(0, call), EACCES);
+        check(&program(8, call), EACCES);
+    }
+}
+
+#[test]
 fn a_bloom_filters_peek_reads_the_value() {
     let program = |map: &str| format!("r2 = map[readonly][0]+0 ll\n r1 = map[{map}] ll\n call 89\n r0 = 0\n exit");
     check(&program("bloom"), Ok(()));

@@ -233,6 +233,9 @@ pub struct HelperProto {
     pub releases: u8,
     /// May be called while a spin lock is held.
     pub under_spin_lock: bool,
+    /// Changes R0 only (`bpf_fastcall`): compilers that know it spill argument registers around the call all the same,
+    /// and Linux takes the spills out.
+    pub spares_arguments: bool,
 }
 
 impl HelperProto {
@@ -258,6 +261,7 @@ impl HelperProto {
             acquires: false,
             releases: 0,
             under_spin_lock: false,
+            spares_arguments: false,
         }
     }
 
@@ -287,6 +291,10 @@ impl HelperProto {
 
     pub(crate) const fn releases(self, arg: u8) -> HelperProto {
         HelperProto { releases: arg, ..self }
+    }
+
+    pub(crate) const fn spares_arguments(self) -> HelperProto {
+        HelperProto { spares_arguments: true, ..self }
     }
 
     pub(crate) const fn under_lock(self) -> HelperProto {

@@ -13,7 +13,7 @@ pub(super) const ROWS: &[HelperProto] = &[
     row(  5, "ktime_get_ns",                   &[],                                                 Int,                    EVERYWHERE),
     row(  6, "trace_printk",                   &[read(2), size(1)],                                 Int,                    EVERYWHERE).gpl().perfmon(),
     row(  7, "get_prandom_u32",                &[],                                                 Int,                    EVERYWHERE),
-    row(  8, "get_smp_processor_id",           &[],                                                 Cpu,                    ALL),
+    row(  8, "get_smp_processor_id",           &[],                                                 Cpu,                    ALL).spares_arguments(),
     row( 14, "get_current_pid_tgid",           &[],                                                 Int,                    ALL),
     row( 15, "get_current_uid_gid",            &[],                                                 Int,                    ALL),
     row( 16, "get_current_comm",               &[write(2), size(1)],                                Int,                    ALL).perfmon(),

@@ -340,14 +340,14 @@ impl Walk<'_> {
     }
 
     fn stack_argument(&mut self, target: &Target, frame: u32, access: MemUse, zero: bool, call: &mut Call) -> Checked {
-        if target.size == 0 {
-            if !zero {
-                return refuse!(StackAccess, EACCES, "invalid zero-sized read");
-            }
-            return Ok(());
+        if target.size == 0 && !zero {
+            return refuse!(StackAccess, EACCES, "invalid zero-sized read");
         }
         let what = if access == MemUse::Read { Use::HelperRead } else { Use::HelperWrite };
         let (low, high) = self.check_stack_range(target, what)?;
+        if target.size == 0 {
+            return Ok(());
+        }
         self.grow(frame, low);
         if access == MemUse::Write && low == high {
             let end = low + target.size as i32;

@@ -111,6 +111,7 @@ impl Walk<'_> {
         if let Some(bytes) = self.stack_bytes.get_mut(subprog) {
             *bytes = (*bytes).max(off.unsigned_abs());
         }
+        self.spills.touch(self.at, subprog, off.unsigned_abs());
     }
 
     fn load_slot(&mut self, target: &Target, frame: u32, off: i32, kept: bool) -> Checked<Value> {

@@ -229,6 +229,9 @@ impl Sibling<'_> {
         let size = if size == "s64" { "u64".to_owned() } else { size };
         let to = self.rng.pick(&["r0", "r0", "r7", "r8"]);
         self.line(format!("{to} = *({size} *)({reg} + {off})"));
+        if to == "r7" {
+            self.made[0] = Kind::Word;
+        }
     }
 
     fn store(&mut self) {
@@ -275,7 +278,8 @@ impl Sibling<'_> {
             _ => format!("{dst} {op} {right}"),
         };
         self.line(line);
-        if self.rng.chance(1, 2) {
+        let memory = self.made[usize::from(dst == "r8")].is_memory();
+        if self.rng.chance(if memory { 4 } else { 1 }, 8) {
             self.load(dst);
         }
     }
@@ -300,11 +304,11 @@ impl Sibling<'_> {
         match self.rng.below(4) {
             0 => self.line("goto out"),
             1 => self.line("r7 = r10\nr7 += -8"),
-            2 => {}
-            _ => self.load("r7"),
+            2 => self.load("r7"),
+            _ => {}
         }
         self.line(format!("{over}:"));
-        if self.rng.chance(2, 3) {
+        if self.rng.chance(if self.made[0].is_memory() { 5 } else { 1 }, 8) {
             self.load("r7");
         }
     }
@@ -350,13 +354,17 @@ impl Sibling<'_> {
 
     /// Legacy loads, loops, jumps that may end a program, tail calls.
     fn odd(&mut self) {
+        let skb = matches!(
+            self.kind.prog_type(),
+            ProgType::SocketFilter | ProgType::SchedCls | ProgType::SchedAct | ProgType::CgroupSkb
+        );
         match self.rng.below(5) {
-            0 => {
+            0 if skb || self.rng.chance(1, 12) => {
                 let at = self.rng.below(64);
                 let (size, _) = self.rng.pick(&SIZES[..3]);
                 self.line(format!("r0 = *({size} *)skb[{at}]"));
             }
-            1 => {
+            0 | 1 => {
                 let again = self.label();
                 let (test, rounds) = (self.rng.pick(&["<", "!=", "s<", "<="]), self.rng.pick(&[1, 5, 64, 100]));
                 self.line(format!("r9 = 0\n{again}:\nr9 += 1\nif r9 {test} {rounds} goto {again}"));
