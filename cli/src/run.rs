@@ -97,6 +97,8 @@ struct Tally {
     verdicts: BTreeMap<u32, u64>,
     refused: u64,
     faults: u64,
+    /// Callbacks of timers that ran.
+    timers: u64,
     first_refusal: Option<String>,
     first_fault: Option<String>,
     time: Duration,
@@ -282,6 +284,13 @@ fn one(
         let result = runner.run(session, &mut ctx);
         tally.time += begun.elapsed();
         tally.runs += 1;
+        match session.run_timers() {
+            Ok(fired) => tally.timers += fired as u64,
+            Err(fault) => {
+                tally.faults += 1;
+                tally.first_fault.get_or_insert_with(|| format!("in a timer's callback: {fault}"));
+            }
+        }
         match result {
             Ok(value) => {
                 let value = value as u32;
@@ -342,6 +351,9 @@ fn report(
     if let Some(why) = &tally.first_fault {
         writeln!(out, "  {:<18} {:>10}  first: {why}", "faults", tally.faults)?;
     }
+    if tally.timers > 0 {
+        writeln!(out, "  {:<18} {:>10}", "timers fired", tally.timers)?;
+    }
     if let (true, Some((_, data, _))) = (single, &tally.last)
         && !data.is_empty()
     {
@@ -377,7 +389,7 @@ fn report_json(
         "program": name, "type": prog_type.name(), "packets": tally.packets, "runs": tally.runs,
         "time_ns": tally.time.as_nanos() as u64, "verdicts": verdicts,
         "refused": tally.refused, "first_refusal": tally.first_refusal,
-        "faults": tally.faults, "first_fault": tally.first_fault,
+        "faults": tally.faults, "first_fault": tally.first_fault, "timers_fired": tally.timers,
         "maps": dump::all(instance).iter().map(dump::Dump::json).collect::<Vec<_>>(), "trace": trace,
     });
     if let (true, Some((value, data, ctx))) = (single, &tally.last) {

@@ -96,6 +96,8 @@ pub struct Code {
     pub relocs: Vec<Reloc>,
     /// Offset of each instruction, in program order; `u32::MAX` where none was emitted.
     pub offsets: Vec<u32>,
+    /// Entries for helpers of the subprograms that wide loads name: offset, and the subprogram's first instruction.
+    pub callbacks: Vec<(u32, InsnIdx)>,
 }
 
 impl Code {

@@ -37,6 +37,8 @@ static NO_FACTS: InsnFacts = InsnFacts {
 pub(crate) struct Entries {
     pub entry: Label,
     pub exit: Label,
+    /// Stubs that helpers call, and where their functions begin.
+    pub callbacks: Vec<(Label, InsnIdx)>,
 }
 
 /// A fault that leaves the straight path; emitted behind the code.
@@ -98,7 +100,9 @@ pub(crate) fn emit<E: Encode>(
         opt,
     };
     let entry = fast.program()?;
-    Ok(Entries { entry, exit })
+    let subprogs = program.code().subprogs();
+    let callbacks = fast.callbacks.iter().zip(subprogs).filter_map(|(stub, function)| Some(((*stub)?, function.start)));
+    Ok(Entries { entry, exit, callbacks: callbacks.collect() })
 }
 
 impl<E: Encode> Fast<'_, E> {

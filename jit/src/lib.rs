@@ -111,7 +111,9 @@ fn finish<E: Encode>(arch: Arch, mut e: E, entries: fast::Entries, insns: usize)
     let place = |asm: &Asm, label: asm::Label| asm.place(label).ok_or(CompileError::Unbound { label: label.0 });
     let entry = place(e.asm(), entries.entry)?;
     let exit = place(e.asm(), entries.exit)?;
+    let callbacks = entries.callbacks.into_iter().map(|(stub, at)| Ok((place(e.asm(), stub)?, at)));
+    let callbacks = callbacks.collect::<Result<Vec<_>, CompileError>>()?;
     let asm = std::mem::replace(e.asm(), Asm::new(0, 0));
     let done = asm.finish(insns)?;
-    Ok(Code { arch, bytes: done.bytes, entry, exit, relocs: done.relocs, offsets: done.places })
+    Ok(Code { arch, bytes: done.bytes, entry, exit, relocs: done.relocs, offsets: done.places, callbacks })
 }

@@ -17,12 +17,21 @@ pub struct Native {
     entry: u32,
     exit: u32,
     offsets: Arc<[u32]>,
+    callbacks: Arc<[(u32, InsnIdx)]>,
 }
 
 impl Native {
     pub(crate) fn new(code: &Code, pages: Arc<Pages>, place: usize) -> Native {
         let bytes = code.bytes.len() as u32;
-        Native { pages, place, bytes, entry: code.entry, exit: code.exit, offsets: code.offsets.as_slice().into() }
+        Native {
+            pages,
+            place,
+            bytes,
+            entry: code.entry,
+            exit: code.exit,
+            offsets: code.offsets.as_slice().into(),
+            callbacks: code.callbacks.as_slice().into(),
+        }
     }
 
     /// Address of the first byte.
@@ -64,6 +73,12 @@ impl Native {
     pub unsafe fn call(&self, frame: &mut RunFrame) -> u64 {
         // SAFETY: the caller keeps the promises above; the rest is what verification proved.
         unsafe { (self.entry())(frame) }
+    }
+
+    /// The first instruction of the subprogram that helpers call by this address.
+    pub fn callback_at(&self, address: usize) -> Option<InsnIdx> {
+        let offset = u32::try_from(address.checked_sub(self.base())?).ok()?;
+        self.callbacks.iter().find(|(known, _)| *known == offset).map(|(_, at)| *at)
     }
 
     /// The instruction whose code holds the address `pc`.

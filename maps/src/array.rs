@@ -162,6 +162,13 @@ impl Map for Array {
         Ok(u64::from(self.head.spec().max_entries))
     }
 
+    fn key_of(&self, value: u64) -> Option<Vec<u8>> {
+        let Values::Shared(slab) = &self.values else { return None };
+        let off = slab.region().offset_of(value)?;
+        let index = u32::try_from(off / slab.stride()).ok().filter(|_| off.is_multiple_of(slab.stride()))?;
+        (index < self.head.spec().max_entries).then(|| index.to_le_bytes().to_vec())
+    }
+
     fn layout(&self) -> Layout {
         match &self.values {
             Values::Shared(slab) => Layout::Array {

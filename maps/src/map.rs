@@ -196,6 +196,13 @@ pub trait Map: Send + Sync {
         Err(MapError::Unsupported)
     }
 
+    /// The key of the element whose value is at this address, while it is in the map; `None` for kinds whose values hold
+    /// no timers.
+    fn key_of(&self, value: u64) -> Option<Vec<u8>> {
+        let _ = value;
+        None
+    }
+
     /// Where native code finds values.
     fn layout(&self) -> Layout {
         Layout::Opaque

@@ -12,6 +12,7 @@ use rtbpf_verifier::{Assumptions, Profile, VerifiedProgram};
 use crate::error::Error;
 use crate::executable::{Bound, Executable};
 use crate::helpers::custom::{Custom, IntoHelper};
+use crate::timers::Timers;
 use crate::world::World;
 
 /// How programs are verified and run.
@@ -76,13 +77,14 @@ pub struct Engine {
 #[derive(Default)]
 pub(crate) struct Inner {
     pub config: Config,
+    pub timers: Arc<Timers>,
     pub custom: Vec<Arc<Custom>>,
 }
 
 impl Engine {
     /// An engine with this configuration and no helpers but Linux's.
     pub fn new(config: Config) -> Engine {
-        Engine { inner: Arc::new(Inner { config, custom: Vec::new() }) }
+        Engine { inner: Arc::new(Inner { config, timers: Arc::default(), custom: Vec::new() }) }
     }
 
     /// Adds a helper that programs call by name or by the number returned.
@@ -107,7 +109,7 @@ impl Engine {
         let id = HelperId(HelperId::FIRST_CUSTOM.0 + self.inner.custom.len() as u32);
         let mut custom = self.inner.custom.clone();
         custom.push(Arc::new(function.into_helper(id, name)));
-        self.inner = Arc::new(Inner { config: self.inner.config.clone(), custom });
+        self.inner = Arc::new(Inner { config: self.inner.config.clone(), timers: self.inner.timers.clone(), custom });
         Ok(id)
     }
 
@@ -137,6 +139,12 @@ impl Engine {
         let facts = verified.proved().clone();
         Bound::new(&self.inner, verified.code().clone(), verified.given().clone(), Some(facts), maps)
             .map(Executable::from)
+    }
+
+    /// When the next timer of a program is due, by the world's monotonic clock, in nanoseconds; `None` when none runs.
+    /// [`Session::run_timers`](crate::Session::run_timers) runs it then.
+    pub fn next_timer(&self) -> Option<u64> {
+        self.inner.timers.next()
     }
 
     /// A session on slot `slot`: what one thread needs to run programs.

@@ -298,6 +298,36 @@ impl Session {
         self.insns_left
     }
 
+    /// Runs the timers of programs that are due by the world's clock, in order; answers how many callbacks ran. One that a
+    /// callback starts anew waits for the next call.
+    ///
+    /// A callback that faults ends with its fault here; the timers behind it stay due for the next call.
+    pub fn run_timers(&mut self) -> Result<usize, Error> {
+        let engine = self.engine.clone();
+        let mut due = engine.timers.take_due(engine.config.world.clock.monotonic_ns()).into_iter();
+        let mut ran = 0;
+        while let Some(timer) = due.next() {
+            let Some(program) = timer.callback.program.upgrade().filter(|_| engine.timers.may_fire(&timer)) else {
+                continue;
+            };
+            // Its element may be gone, or another one in its place.
+            let alive = crate::helpers::native::word_of(&timer.map, timer.word) == Some(timer.number);
+            let Some(key) = timer.map.key_of(timer.value).filter(|_| alive) else { continue };
+            let ctx = Ctx::bytes(program.prog_type, program.attach_type, &[]);
+            let done = Checked::start_callback(&program, self, ctx, &timer, &key).and_then(|mut run| {
+                let result = run.run(&mut ());
+                run.finish(self);
+                result
+            });
+            ran += 1;
+            if let Err(fault) = done {
+                due.for_each(|timer| engine.timers.put_back(&timer));
+                return Err(fault.into());
+            }
+        }
+        Ok(ran)
+    }
+
     pub(crate) fn fuel(&self) -> i64 {
         self.engine.config.max_insns.map_or(i64::MAX, |max| i64::try_from(max).unwrap_or(i64::MAX))
     }

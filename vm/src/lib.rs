@@ -36,6 +36,7 @@ pub mod native;
 pub mod packet;
 pub mod region;
 mod run;
+pub(crate) mod timers;
 #[cfg(feature = "workers")]
 pub mod workers;
 pub mod world;

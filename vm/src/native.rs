@@ -20,7 +20,7 @@ use crate::ctx::Ctx;
 use crate::engine::Engine;
 use crate::error::{Error, Fault, FaultKind};
 use crate::executable::{Bound, Executable, Session};
-use crate::helpers::{Action, Flow};
+use crate::helpers::{Action, Flow, timer};
 use crate::run::Host;
 
 /// A verified program as native code, bound to maps and helpers. Cheap to clone.
@@ -161,7 +161,8 @@ impl Linker for BoundLinker<'_> {
                 Action::Custom(_) => custom,
                 Action::Flow(Flow::Loop) => repeat,
                 Action::Flow(Flow::ForEach) => for_each,
-                Action::Flow(Flow::TailCall | Flow::TimerSetCallback) => return None,
+                Action::Flow(Flow::TimerSetCallback) => timer_set_callback,
+                Action::Flow(Flow::TailCall) => return None,
             },
             Symbol::PacketLoad => packet_load,
             Symbol::TailCall => tail_call,
@@ -267,6 +268,15 @@ extern "C" fn repeat(rounds: u64, body: u64, arg: u64, flags: u64, _: u64, frame
         }
     }
     rounds
+}
+
+extern "C" fn timer_set_callback(timer: u64, body: u64, _: u64, _: u64, _: u64, frame: &mut RunFrame) -> u64 {
+    let host = host(frame);
+    let native = host.programs.last().and_then(|program| program.native.get());
+    match native.and_then(|native| native.callback_at(body as usize)) {
+        Some(at) => timer::set_callback(host, timer, at),
+        None => Errno::EINVAL.as_ret(),
+    }
 }
 
 extern "C" fn for_each(map: u64, body: u64, arg: u64, flags: u64, _: u64, frame: &mut RunFrame) -> u64 {

@@ -11,7 +11,7 @@ use rtbpf_maps::{Layout, MapRef, ProgArray};
 use rtbpf_rt::RunCx;
 
 use crate::ctx::Ctx;
-use crate::engine::CancelHandle;
+use crate::engine::{CancelHandle, Inner};
 use crate::error::FaultKind;
 use crate::executable::Bound;
 use crate::helpers::dynptr::Dynptrs;
@@ -37,6 +37,8 @@ pub(crate) struct Host {
     pub lent: Option<Regions>,
     /// Spin locks that the program holds, by address.
     pub locks: Vec<u64>,
+    /// The timer whose callback this is: the address of its first word.
+    pub timer: Option<u64>,
     /// What a cgroup program answers beside R0.
     pub retval: i32,
     /// Objects that helpers made for this run.
@@ -68,6 +70,7 @@ impl Host {
             granted: None,
             lent: None,
             locks: Vec::new(),
+            timer: None,
             retval: 0,
             objects: Vec::new(),
             records: Records::default(),
@@ -81,10 +84,15 @@ impl Host {
         (self.ctx, self.random)
     }
 
+    /// The machine.
+    pub fn engine(&self) -> &Arc<Inner> {
+        // A run always has a program: `new` puts one in and nothing takes it out.
+        &self.programs[0].engine
+    }
+
     /// The outside.
     pub fn world(&self) -> &World {
-        // A run always has a program: `new` puts one in and nothing takes it out.
-        &self.programs[0].engine.config.world
+        &self.engine().config.world
     }
 
     /// A frame for this run. `host` is set before each call of a helper.

@@ -275,6 +275,13 @@ where
         Ok(count)
     }
 
+    fn key_of(&self, value: u64) -> Option<Vec<u8>> {
+        let node = self.table.node_of(value).filter(|_| !self.is_percpu())?;
+        let mut key = Vec::new();
+        self.table.key(node).append_to(&mut key);
+        (self.find(&key) == Some(node)).then_some(key)
+    }
+
     fn memory(&self) -> Vec<Range<u64>> {
         match &self.values {
             Values::Inline => self.table.nodes().region().ranges(),

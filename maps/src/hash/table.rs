@@ -214,6 +214,13 @@ where
         self.nodes.cell(node).part(self.value_at, self.value_len)
     }
 
+    /// The node whose value is at `address`.
+    pub(crate) fn node_of(&self, address: u64) -> Option<u32> {
+        let off = self.nodes.region().offset_of(address)?.checked_sub(self.value_at)?;
+        let node = u32::try_from(off / self.nodes.stride()).ok()?;
+        (off.is_multiple_of(self.nodes.stride()) && node < self.nodes.count()).then_some(node)
+    }
+
     pub(crate) fn nodes(&self) -> &Slab {
         &self.nodes
     }

@@ -26,6 +26,7 @@ pub(crate) mod sock;
 pub(crate) mod task;
 pub(crate) mod text;
 pub(crate) mod time;
+pub(crate) mod timer;
 pub(crate) mod xdp;
 
 use std::borrow::Cow;
@@ -289,6 +290,9 @@ functions! {
     166 kernel::not_supported;
     167 kernel::no_entry;
     168 kernel::no_descriptor;
+    169 timer::init;
+    171 timer::start;
+    172 timer::cancel;
     173 task::get_func_ip;
     174 task::get_attach_cookie;
     175 kernel::task_pt_regs;

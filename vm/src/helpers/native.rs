@@ -47,6 +47,24 @@ pub(crate) fn lock_at<'a>(addr: u64) -> Option<&'a RawLock> {
     word.is_aligned().then(|| RawLock::of_word(unsafe { AtomicU32::from_ptr(word) }))
 }
 
+/// The first word of the timer at an address that an engine vouches for; `None` where it is misaligned, which only
+/// unverified programs bring about.
+pub(crate) fn word_at<'a>(addr: u64) -> Option<&'a AtomicU64> {
+    let word = addr as *mut u64;
+    // SAFETY: 16 bytes of a map's value, which the run keeps alive, aligned by the test; every access to the word is
+    // atomic.
+    word.is_aligned().then(|| unsafe { AtomicU64::from_ptr(word) })
+}
+
+/// The word at `addr`, while it lies in a value of `map`.
+pub(crate) fn word_of(map: &MapRef, addr: u64) -> Option<u64> {
+    let inside = map.memory().iter().any(|range| range.contains(&addr) && range.end - addr >= 8);
+    let word = addr as *mut u64;
+    // SAFETY: 8 bytes of the map's memory, which the caller's reference keeps, aligned by the test; every access to them
+    // is atomic.
+    (inside && word.is_aligned()).then(|| unsafe { AtomicU64::from_ptr(word) }.load(Ordering::Acquire))
+}
+
 /// Releases locks that a run still held when it ended. `words` are the addresses that [`Cx::spin_lock`] took.
 pub(crate) fn release_locks(words: &[u64]) {
     for word in words {
@@ -136,6 +154,11 @@ impl<'a> Cx<'a> {
         // SAFETY: the row says that the argument covers the 4 bytes of a lock in a map's value; the test adds alignment.
         // Every access to the word is atomic.
         word.is_aligned().then(|| RawLock::of_word(unsafe { AtomicU32::from_ptr(word) }))
+    }
+
+    /// The 8-byte word in argument `n`; `None` for a misaligned address, which only unverified programs pass.
+    pub fn word(&self, n: usize) -> Option<&'a AtomicU64> {
+        word_at(self.arg(n))
     }
 
     /// Exchanges the 8-byte pointer in argument `n` for `new`; 0 for a misaligned field, which only unverified programs

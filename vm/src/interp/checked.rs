@@ -21,9 +21,10 @@ use super::observe::Observer;
 use crate::ctx::{Ctx, CtxValue};
 use crate::error::{Fault, FaultKind};
 use crate::executable::{Bound, Session};
-use crate::mem::{Keep, Span};
+use crate::mem::{Buffer, Keep, Span};
 use crate::region::{Region, RegionId, RegionKind, Regions};
 use crate::run::Host;
+use crate::timers::Due;
 
 /// How many charged blocks pass between two looks at the clock.
 const BLOCKS_PER_POLL: u32 = 1 << 12;
@@ -58,6 +59,35 @@ pub struct Checked {
 }
 
 impl Checked {
+    /// A run of the callback of a timer in the element with this key, before its first instruction.
+    pub(crate) fn start_callback(
+        exe: &Arc<Bound>,
+        session: &mut Session,
+        ctx: Ctx,
+        due: &Due,
+        key: &[u8],
+    ) -> Result<Checked, Box<Fault>> {
+        let mut run = Checked::start(exe, session, ctx)?;
+        run.pc = due.callback.at;
+        run.host.timer = Some(due.word);
+        run.fire(due, key).map_err(|kind| Fault::new(kind, run.pc, &exe.program))?;
+        Ok(run)
+    }
+
+    /// `callback(map, key, value)`.
+    fn fire(&mut self, due: &Due, key: &[u8]) -> Result<(), FaultKind> {
+        let copy = Buffer::from_bytes(key);
+        let span = Span::of(&copy, 0, copy.len());
+        self.host.keep(copy);
+        let map = self.map_pointer(&due.map)?;
+        let value = self.value_pointer(&due.map, due.value)?;
+        let key = self.regions.add(Region::memory(RegionKind::Mem, span, false))?.pointer(0);
+        self.set(Reg::R1, map);
+        self.set(Reg::R2, key);
+        self.set(Reg::R3, value);
+        Ok(())
+    }
+
     /// A run of `exe` on `ctx`, before its first instruction.
     pub(crate) fn start(exe: &Arc<Bound>, session: &mut Session, ctx: Ctx) -> Result<Checked, Box<Fault>> {
         let host = Box::new(session.host(exe, ctx));

@@ -11,7 +11,7 @@ use super::call::Native;
 use super::checked::Checked;
 use crate::error::FaultKind;
 use crate::executable::Bound;
-use crate::helpers::Flow;
+use crate::helpers::{Flow, timer};
 use crate::mem::{Buffer, Span};
 use crate::region::{Region, RegionId, RegionKind};
 
@@ -86,7 +86,12 @@ impl Checked {
                     }
                 }
             }
-            Flow::TimerSetCallback => Err(FaultKind::NoHelper("timer_set_callback")),
+            Flow::TimerSetCallback => {
+                let at = self.callback(args[1])?;
+                let done = timer::set_callback(&self.host, native.args[0], at);
+                self.set(Reg::R0, done);
+                Ok(())
+            }
         }
     }
 
