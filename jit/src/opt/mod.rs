@@ -17,6 +17,7 @@ pub(crate) mod combine;
 mod count;
 pub(crate) mod liveness;
 pub mod magic;
+mod sums;
 mod unroll;
 pub(crate) mod value;
 
@@ -66,6 +67,8 @@ pub(crate) struct Opt {
     live: RegSet,
     /// Registers that are read later.
     after: RegSet,
+    /// Registers that hold what the program knows nothing of: a second sum.
+    pinned: RegSet,
     /// A jump that the branch before it took over.
     pub folded: Option<InsnIdx>,
 }
@@ -102,7 +105,17 @@ impl Opt {
         }
         let liveness = Liveness::new(program.insns(), program.subprogs());
         let (narrow, live) = (RegSet::EMPTY, RegSet::EMPTY);
-        Opt { on, liveness, leads, values: Reg::ALL.map(Value::of), narrow, live, after: live, folded: None }
+        Opt {
+            on,
+            liveness,
+            leads,
+            values: Reg::ALL.map(Value::of),
+            narrow,
+            live,
+            after: live,
+            pinned: live,
+            folded: None,
+        }
     }
 
     /// The instructions to emit in place of the program's; `None` for the program's own.
@@ -129,6 +142,7 @@ impl Opt {
             narrow,
             live,
             after: live,
+            pinned: live,
             folded: None,
         }
     }
@@ -183,7 +197,7 @@ impl<E: Encode> Fast<'_, E> {
 
     /// Emits or postpones an instruction; `false` when the fast tier's code is wanted, for which all is settled.
     pub(crate) fn optimised(&mut self, at: InsnIdx, insn: &Insn) -> bool {
-        let after = self.opt.liveness.after(at);
+        let after = self.opt.liveness.after(at).with(self.opt.pinned);
         (self.opt.live, self.opt.after) = (after.with(insn.uses()), after);
         let done = match *insn {
             Insn::Alu { op, width, dst, src } => self.alu(op, width, dst, src),

@@ -7,15 +7,19 @@
 //!                                              out:
 //! ```
 //!
+//! A sum over the rounds goes to two registers in turn (`sums.rs`), so that an addition need not wait for the one before.
+//!
 //! How many rounds are left is known where the loop counts: one side of the test grows by the same step each round, the
 //! other stands still (`count.rs`). Everywhere else, and under a meter, which charges each round, the tests stay between
 //! the bodies: a processor takes one branch a cycle, and predicts one that is not taken for nothing.
 
 use rtbpf_isa::effects::Flow;
+use rtbpf_isa::effects::RegSet;
 use rtbpf_isa::{CmpOp, Insn, InsnIdx, Operand};
 
 use super::Lead;
 use super::count::{Count, Spare, Test};
+use super::sums::Sums;
 use crate::asm::Label;
 use crate::code::CompileError;
 use crate::encode::{Bin, Encode, Reach, Rhs};
@@ -68,17 +72,28 @@ impl<E: Encode> Fast<'_, E> {
         branch(self.e, not, out, Reach::Near);
         let rounds = if body.len() <= SHORT_BODY { 2 * ROUNDS } else { ROUNDS };
         let count = Count::of(&body, op, width, lhs, right).and_then(|count| count.spare(rounds - 1));
-        let again = match count.filter(|_| self.plan.blocks.is_empty()) {
+        let count = count.filter(|_| self.plan.blocks.is_empty());
+        let idle = RegSet::CALLER_SAVED.without(self.opt.liveness.after(at));
+        let sums = Sums::of(&body, [Operand::Reg(lhs), right], idle).filter(|_| count.is_some());
+        let slow = if sums.is_some() { self.e.asm().label() } else { Label(head.0) };
+        let again = match count {
             Some(spare) => {
                 let again = self.e.asm().label();
+                if let Some(sums) = &sums {
+                    self.e.mov_imm(reg::<E>(sums.second), 0);
+                    self.opt.pinned = RegSet::of(sums.second);
+                }
                 if self.opt.on.align {
                     self.e.align(32);
                 }
                 self.e.asm().bind(again);
                 self.opt.forget();
-                self.unless(&spare, Label(head.0));
-                for _ in 0..rounds {
-                    self.round(head, &body, starts)?;
+                self.unless(&spare, slow);
+                for round in 0..rounds {
+                    match &sums {
+                        Some(sums) if round % 2 == 1 => self.round(head, &sums.other(&body), starts)?,
+                        Some(_) | None => self.round(head, &body, starts)?,
+                    }
                 }
                 again
             }
@@ -96,9 +111,22 @@ impl<E: Encode> Fast<'_, E> {
         };
         self.optimised(at, &Insn::Branch { op, width, lhs, rhs: right, to });
         branch(self.e, op, again, Reach::Far);
+        self.opt.pinned = RegSet::EMPTY;
+        if let Some(sums) = sums {
+            self.join(&sums);
+            self.e.jump(out, Reach::Near);
+            self.e.asm().bind(slow);
+            self.join(&sums);
+            self.e.jump(Label(head.0), Reach::Far);
+        }
         // Some ways out know more of the registers than others.
         self.opt.forget();
         Ok(true)
+    }
+
+    fn join(&mut self, sums: &Sums) {
+        let first = reg::<E>(sums.first);
+        self.e.bin(Bin::Add, sums.width, first, first, Rhs::Reg(reg::<E>(sums.second)));
     }
 
     fn round(&mut self, head: InsnIdx, body: &[Insn], starts: &[Label]) -> Result<(), CompileError> {
