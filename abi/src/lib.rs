@@ -5,6 +5,7 @@
 
 pub mod ctx;
 pub mod errno;
+pub mod format;
 pub mod frame;
 pub mod helper;
 pub mod kfunc;

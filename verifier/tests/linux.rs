@@ -18,6 +18,11 @@ fn map(name: &str) -> Arc<MapSpec> {
         "bloom" => MapSpec::new(MapKind::BloomFilter, 0, 16, 8),
         "readonly" => MapSpec { flags: flags::RDONLY_PROG, ..MapSpec::new(MapKind::Array, 4, 64, 1) },
         "queue" => MapSpec::new(MapKind::Queue, 0, 16, 8),
+        "format" => MapSpec {
+            flags: flags::RDONLY_PROG,
+            frozen: Some(b"%d %s\0\0\0".as_slice().into()),
+            ..MapSpec::new(MapKind::Array, 4, 8, 1)
+        },
         "ring" => MapSpec::new(MapKind::Ringbuf, 0, 0, 4096),
         name => panic!("no map called {name}"),
     })
@@ -40,6 +45,28 @@ fn check_at(prog: ProgType, attach: Option<AttachType>, text: &str, expected: Re
 #[track_caller]
 fn check(text: &str, expected: Result<(), Errno>) {
     check_at(ProgType::SchedCls, None, text, expected);
+}
+
+/// The kernel functions that texts call, by number.
+const KFUNCS: [&str; 6] = [
+    "bpf_dynptr_from_skb",
+    "bpf_dynptr_slice",
+    "bpf_dynptr_slice_rdwr",
+    "bpf_dynptr_clone",
+    "bpf_dynptr_size",
+    "bpf_strlen",
+];
+
+/// Loads `text` as `prog`; in it `NAME()` calls a kernel function without its prefix.
+#[track_caller]
+fn check_kfuncs(prog: ProgType, text: &str, expected: Result<(), Errno>) {
+    let numbered = KFUNCS.iter().enumerate().fold(text.to_owned(), |text, (id, name)| {
+        text.replace(&format!("{}()", &name[4..]), &format!("call kfunc#{}", id + 1))
+    });
+    let assembly = asm::assemble(&numbered).expect("the case assembles");
+    let kfuncs = KFUNCS.iter().enumerate().map(|(id, name)| (id as i32 + 1, (*name).to_owned())).collect();
+    let given = Assumptions { kfuncs, ..Assumptions::new(prog) };
+    assert_eq!(judge(&assembly.slots, &assembly.maps, given), expected, "{text}");
 }
 
 const EACCES: Result<(), Errno> = Err(Errno::EACCES);
@@ -233,4 +260,67 @@ fn reserved_fields_come_before_operands_and_sources_before_destinations() {
     check_slots(&[[0xaf, 0x8f, 0, 0, 0, 0, 0, 0], exit], EACCES);
     // *(u32 *)(r12 + 0) += r0, where r0 holds nothing.
     check_slots(&[[0xc3, 0x0c, 0, 0, 0, 0, 0, 0], exit], EACCES);
+}
+
+#[test]
+fn packets_are_read_through_dynptrs() {
+    let program = |rest: &str| {
+        format!(
+            "r6 = r1\n r2 = 0\n r3 = r10\n r3 += -16\n dynptr_from_skb()\n r1 = r10\n r1 += -16\n r2 = 14\n
+             r3 = r10\n r3 += -32\n r4 = 16\n {rest}\nout:\n r0 = 0\n exit"
+        )
+    };
+    let check = |prog, rest: &str, expected| check_kfuncs(prog, &program(rest), expected);
+    let tc = ProgType::SchedCls;
+    check(tc, "dynptr_slice()\n if r0 == 0 goto out\n r0 = *(u8 *)(r0 + 15)", Ok(()));
+    check(tc, "dynptr_slice()\n if r0 == 0 goto out\n r0 = *(u8 *)(r0 + 16)", EACCES);
+    check(tc, "dynptr_slice()\n r0 = *(u8 *)(r0 + 0)", EACCES);
+    check(tc, "dynptr_slice()\n if r0 == 0 goto out\n *(u8 *)(r0 + 0) = 1", EACCES);
+    check(tc, "dynptr_slice_rdwr()\n if r0 == 0 goto out\n *(u8 *)(r0 + 0) = 1", Ok(()));
+    check(ProgType::SocketFilter, "dynptr_slice_rdwr()", EINVAL);
+    check(ProgType::SocketFilter, "dynptr_slice()", Ok(()));
+    check(ProgType::Xdp, "dynptr_slice()", EACCES);
+    check(tc, "r4 = 600\n dynptr_slice()", EINVAL);
+    check(tc, "r3 = 0\n dynptr_slice()", Ok(()));
+    check(tc, "r4 = *(u32 *)(r6 + 0)\n dynptr_slice()", EINVAL);
+    // The packet may move.
+    let moved = "dynptr_slice()\n if r0 == 0 goto out\n r7 = r0\n r1 = r6\n r2 = 0\n call 39\n r0 = *(u8 *)(r7 + 0)";
+    check(tc, moved, EACCES);
+    check(tc, "r1 = r10\n r1 += -48\n dynptr_size()", EINVAL);
+}
+
+#[test]
+fn copies_of_a_dynptr_end_together() {
+    let program = |rest: &str| {
+        format!(
+            "r1 = map[ring] ll\n r2 = 8\n r3 = 0\n r4 = r10\n r4 += -16\n call 198\n r1 = r10\n r1 += -16\n r2 = r10\n
+             r2 += -32\n dynptr_clone()\n {rest}\n r0 = 0\n exit"
+        )
+    };
+    let check = |rest: &str, expected| check_kfuncs(ProgType::SchedCls, &program(rest), expected);
+    let submit = |off: i32| format!("r1 = r10\n r1 += {off}\n r2 = 0\n call 199");
+    check(&submit(-16), Ok(()));
+    check(&submit(-32), Ok(()));
+    check("", EINVAL);
+    check(&format!("{}\n{}", submit(-32), submit(-16)), EINVAL);
+    check(&format!("{}\n r1 = r10\n r1 += -16\n dynptr_size()", submit(-32)), EINVAL);
+}
+
+#[test]
+fn strings_are_read_wherever_they_are() {
+    check_kfuncs(ProgType::Kprobe, "r1 = *(u64 *)(r1 + 0)\n strlen()\n exit", Ok(()));
+    check_kfuncs(ProgType::Kprobe, "strlen()\n r0 = r1\n exit", EACCES);
+}
+
+#[test]
+fn formats_are_checked_with_the_program() {
+    let program = |words: &str| {
+        format!(
+            "*(u64 *)(r10 - 8) = 0\n *(u64 *)(r10 - 16) = 0\n r1 = r10\n r1 += -64\n r2 = 16\n r3 = map[format][0]+0 ll\n
+             r4 = r10\n r4 += -16\n {words}\n call 165\n r0 = 0\n exit"
+        )
+    };
+    check(&program("r5 = 16"), Ok(()));
+    check(&program("r5 = 8"), EINVAL);
+    check(&program("r5 = 12"), EINVAL);
 }

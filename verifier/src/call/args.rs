@@ -84,7 +84,7 @@ impl Walk<'_> {
                 call.alloc_size = size;
                 Ok(())
             }
-            Arg::ConstStr => self.const_str(reg, &value),
+            Arg::ConstStr => self.const_str(reg, &value).map(|_| ()),
             Arg::Func => {
                 if let Kind::Func(subprog) = value.kind {
                     call.callback = Some(subprog as usize);
@@ -377,8 +377,8 @@ impl Walk<'_> {
         refuse!(Misaligned, EACCES, "misaligned {kind}access off 0+{off}+0 size {size}")
     }
 
-    /// The string lies in a frozen map that programs may only read, and ends in it.
-    fn const_str(&mut self, reg: Reg, value: &Value) -> Checked {
+    /// A string lies in a frozen map that programs may only read, and ends in it: its bytes, without the NUL.
+    fn const_str(&self, reg: Reg, value: &Value) -> Checked<Vec<u8>> {
         let Kind::MapValue(map) = value.kind else { return self.unexpected(reg, value, "map_value") };
         let r = reg as u8;
         let Some(spec) = self.map(map) else { return refuse!(Internal, EFAULT, "map is gone") };
@@ -389,10 +389,25 @@ impl Walk<'_> {
             return refuse!(Argument, EACCES, "R{r} is not a constant address'");
         };
         let start = usize::try_from(value.off as i64 + off as i64).unwrap_or(usize::MAX);
-        match bytes.get(start..) {
-            Some(rest) if rest.contains(&0) => Ok(()),
-            Some(_) => refuse!(Argument, EINVAL, "string is not zero-terminated"),
+        match bytes.get(start..).map(|rest| (rest, rest.iter().position(|&byte| byte == 0))) {
+            Some((rest, Some(end))) => Ok(rest.get(..end).unwrap_or_default().to_vec()),
+            Some((_, None)) => refuse!(Argument, EINVAL, "string is not zero-terminated"),
             None => refuse!(OutOfBounds, EACCES, "R{r} min value is outside of the allowed memory range"),
+        }
+    }
+
+    /// The format in R3 suits the words that R5 counts.
+    pub(super) fn check_format(&mut self) -> Checked {
+        let format = self.const_str(Reg::R3, self.state.reg(Reg::R3))?;
+        self.demand(Reg::R5);
+        // Of a length that varies, Linux takes the bits that do not.
+        let bytes = self.state.reg(Reg::R5).num.tnum().value();
+        if !bytes.is_multiple_of(8) {
+            return refuse!(Argument, EINVAL, "data length {bytes} is no number of words");
+        }
+        match rtbpf_abi::format::check(&format, usize::try_from(bytes / 8).unwrap_or(usize::MAX)) {
+            Ok(()) => Ok(()),
+            Err(_) => refuse!(Argument, EINVAL, "Invalid format string"),
         }
     }
 
@@ -404,7 +419,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn uninit_dynptr(&mut self, reg: Reg, value: &Value, kinds: DynptrKinds, call: &mut Call) -> Checked {
+    pub(super) fn uninit_dynptr(&mut self, reg: Reg, value: &Value, kinds: DynptrKinds, call: &mut Call) -> Checked {
         let kind = match kinds {
             DynptrKinds::LOCAL => DynptrKind::Local,
             DynptrKinds::RINGBUF => DynptrKind::Ringbuf,

@@ -75,6 +75,12 @@ impl Walk<'_> {
     /// The call made a dynptr at `slot` (the lower one) and the slot above.
     pub(super) fn make_dynptr(&mut self, kind: DynptrKind, frame: u32, slot: usize, acquires: bool) -> Checked {
         let ref_id = if acquires { self.acquire() } else { 0 };
+        self.place_dynptr(kind, frame, slot, ref_id);
+        Ok(())
+    }
+
+    /// Puts a dynptr that owns `ref_id` (0: nothing) at `slot` and the slot above.
+    pub(super) fn place_dynptr(&mut self, kind: DynptrKind, frame: u32, slot: usize, ref_id: u32) {
         let packet = matches!(kind, DynptrKind::Skb | DynptrKind::Xdp);
         let id = self.fresh_id() | if packet { PACKET_DYNPTR } else { 0 };
         for (at, first) in [(slot, true), (slot - 1, false)] {
@@ -83,7 +89,6 @@ impl Walk<'_> {
             slot.bytes = [Byte::Dynptr; 8];
             slot.value = Some(Rc::new(value));
         }
-        Ok(())
     }
 
     /// Gives back the reference of a ring buffer's dynptr: it and its slices are gone.
@@ -125,7 +130,7 @@ impl Walk<'_> {
     }
 }
 
-fn bit(kind: DynptrKind) -> DynptrKinds {
+pub(super) fn bit(kind: DynptrKind) -> DynptrKinds {
     match kind {
         DynptrKind::Local => DynptrKinds::LOCAL,
         DynptrKind::Ringbuf => DynptrKinds::RINGBUF,

@@ -1,13 +1,20 @@
-//! The closed set of kernel functions: number iterators and regions.
+//! The closed set of kernel functions: number iterators and regions, and those that their row says everything about:
+//! dynptrs over packets, parts of dynptrs, strings.
 
 use std::rc::Rc;
 
+use rtbpf_abi::ProgKind;
+use rtbpf_abi::helper::{DynptrKinds, MemUse};
+use rtbpf_abi::kfunc::{DynptrSource, Kfunc, KfuncArg, KfuncRet, RegionEffect};
 use rtbpf_isa::Reg;
+
+use super::Call;
+use super::dynptr::bit;
 
 use crate::explore::{Next, Walk};
 use crate::reject::{Checked, refuse};
 use crate::state::{Byte, Stack};
-use crate::value::{IterState, Kind, Source, Value};
+use crate::value::{DynptrKind, IterState, Kind, Source, Value};
 
 impl Walk<'_> {
     /// The name under which the loader or the host gave a kernel function.
@@ -47,9 +54,134 @@ impl Walk<'_> {
                 }
                 self.enter_region(|held| held.rcu -= 1);
             }
-            name => return refuse!(Kfunc, EACCES, "calling kernel function {name} is not allowed"),
+            name => match Kfunc::named(name).filter(|row| self.may_call(row)) {
+                Some(row) => self.kfunc_by_row(row)?,
+                None => return refuse!(Kfunc, EACCES, "calling kernel function {name} is not allowed"),
+            },
         }
         Ok(Next::Go(self.at.next()))
+    }
+
+    /// Whether programs of this kind may call `row`, and its arguments are among those checked here.
+    fn may_call(&self, row: &Kfunc) -> bool {
+        let kind = ProgKind::of(self.given.prog_type, self.given.attach_type, self.given.sleepable);
+        kind.is_some_and(|kind| row.kinds.has(kind))
+            && row.region == RegionEffect::None
+            && matches!(row.ret, KfuncRet::Int | KfuncRet::Void | KfuncRet::SliceOrNull { .. })
+            && row.args.iter().all(|arg| match arg {
+                KfuncArg::Scalar | KfuncArg::Ignored | KfuncArg::Address | KfuncArg::Ctx | KfuncArg::Map => true,
+                KfuncArg::Dynptr | KfuncArg::BufferOrNull { .. } | KfuncArg::ConstSize { .. } => true,
+                KfuncArg::DynptrUninit(source) => *source != DynptrSource::SkbMeta,
+                KfuncArg::LocalType | KfuncArg::KernelType | KfuncArg::Words { .. } => false,
+                KfuncArg::IterUninit(_) | KfuncArg::Iter(_) | KfuncArg::IterDestroy(_) => false,
+                KfuncArg::OwnedObj | KfuncArg::OwnedPercpuObj | KfuncArg::RefcountedObj => false,
+                KfuncArg::ListHead | KfuncArg::ListNode | KfuncArg::RbRoot | KfuncArg::RbNode => false,
+                KfuncArg::RbNodeBorrowed | KfuncArg::Less => false,
+                KfuncArg::IrqFlagUninit | KfuncArg::IrqFlag | KfuncArg::ResSpinLock => false,
+            })
+    }
+
+    /// A call that its row says everything about.
+    fn kfunc_by_row(&mut self, row: &Kfunc) -> Checked {
+        let mut call = Call::default();
+        for (&arg, reg) in row.args.iter().zip(Reg::ARGS) {
+            self.kfunc_argument(arg, reg, &mut call)?;
+        }
+        let result = match row.ret {
+            KfuncRet::SliceOrNull { writable } => {
+                if writable && !self.may_write_packet() {
+                    return refuse!(ReadOnly, EINVAL, "the prog does not allow writes to packet data");
+                }
+                let (_, ref_id, dynptr) = call.dynptr.unwrap_or((DynptrKind::Local, 0, 0));
+                let size = u32::try_from(call.alloc_size).unwrap_or(u32::MAX);
+                let slice = Kind::Mem { size, from: Source::Dynptr(dynptr), writable };
+                Value { ref_id, ..Value::pointer_or_null(slice, self.fresh_id()) }
+            }
+            KfuncRet::Int => Value::UNKNOWN,
+            _ => Value::UNINIT,
+        };
+        if let Some((frame, off, size)) = call.overwrites {
+            self.overwrite(frame, off, size)?;
+        }
+        self.clobber();
+        self.set(Reg::R0, result);
+        if let Some((kind, frame, slot)) = call.new_dynptr {
+            // A copy shares what the dynptr that it was made from owns.
+            let ref_id = call.dynptr.map_or(0, |(_, ref_id, _)| ref_id);
+            self.place_dynptr(kind, frame, slot, ref_id);
+        }
+        Ok(())
+    }
+
+    fn kfunc_argument(&mut self, arg: KfuncArg, reg: Reg, call: &mut Call) -> Checked {
+        let r = reg as u8;
+        if matches!(arg, KfuncArg::Ignored | KfuncArg::Address) {
+            return Ok(());
+        }
+        let value = self.read(reg)?;
+        match arg {
+            KfuncArg::Scalar if !value.is_scalar() => refuse!(Argument, EINVAL, "R{r} is not a scalar"),
+            KfuncArg::Ctx if value.kind != Kind::Ctx => {
+                refuse!(Argument, EINVAL, "arg#{} expected pointer to ctx, but got {}", r - 1, value.type_name())
+            }
+            KfuncArg::Ctx => self.check_unmodified(reg, &value),
+            KfuncArg::Map if !matches!(value.kind, Kind::MapPtr(_)) => {
+                refuse!(Argument, EINVAL, "pointer in R{r} isn't map pointer")
+            }
+            KfuncArg::Dynptr => {
+                let earlier = call.dynptr;
+                self.dynptr_argument(reg, &value, DynptrKinds::ANY, false, call)?;
+                call.dynptr = earlier.or(call.dynptr);
+                Ok(())
+            }
+            KfuncArg::DynptrUninit(source) => {
+                let kinds = match (source, call.dynptr) {
+                    (DynptrSource::Xdp, _) => DynptrKinds::XDP,
+                    (DynptrSource::Arg1, Some((kind, ..))) => bit(kind),
+                    (DynptrSource::Skb | DynptrSource::SkbMeta | DynptrSource::Arg1, _) => DynptrKinds::SKB,
+                };
+                self.uninit_dynptr(reg, &value, kinds, call)
+            }
+            KfuncArg::ConstSize { of } => {
+                let Some(size) = value.as_constant() else {
+                    return refuse!(Argument, EINVAL, "R{r} must be a known constant");
+                };
+                self.demand(reg);
+                call.alloc_size = size;
+                let place = Reg::ARGS[usize::from(of).saturating_sub(1).min(4)];
+                let buffer = self.read(place)?;
+                if buffer.is_null() {
+                    self.demand(place);
+                    return Ok(());
+                }
+                if buffer.nullable || buffer.is_scalar() {
+                    return refuse!(Argument, EACCES, "R{} type={} expected=fp", place as u8, buffer.type_name());
+                }
+                let size = u32::try_from(size).unwrap_or(u32::MAX);
+                self.memory_argument(place, &buffer, size, MemUse::Write, true, call)
+            }
+            // Numbers, contexts and maps that were found right above; the rest is not called from here.
+            KfuncArg::Scalar | KfuncArg::Map | KfuncArg::Ignored | KfuncArg::Address => Ok(()),
+            KfuncArg::BufferOrNull { .. } => Ok(()),
+            KfuncArg::LocalType
+            | KfuncArg::KernelType
+            | KfuncArg::IterUninit(_)
+            | KfuncArg::Iter(_)
+            | KfuncArg::IterDestroy(_)
+            | KfuncArg::Words { .. }
+            | KfuncArg::OwnedObj
+            | KfuncArg::OwnedPercpuObj
+            | KfuncArg::RefcountedObj
+            | KfuncArg::ListHead
+            | KfuncArg::ListNode
+            | KfuncArg::RbRoot
+            | KfuncArg::RbNode
+            | KfuncArg::RbNodeBorrowed
+            | KfuncArg::Less
+            | KfuncArg::IrqFlagUninit
+            | KfuncArg::IrqFlag
+            | KfuncArg::ResSpinLock => refuse!(Kfunc, EACCES, "calling this kernel function is not allowed"),
+        }
     }
 
     fn enter_region(&mut self, change: impl Fn(&mut crate::state::Held)) {

@@ -25,6 +25,7 @@ pub(crate) mod id {
     pub const SK_FULLSOCK: u32 = 95;
     pub const TCP_SOCK: u32 = 96;
     pub const FOR_EACH_MAP_ELEM: u32 = 164;
+    pub const SNPRINTF: u32 = 165;
     pub const TIMER_SET_CALLBACK: u32 = 170;
     pub const FIND_VMA: u32 = 180;
     pub const LOOP: u32 = 181;
@@ -205,6 +206,7 @@ impl Walk<'_> {
                 // On success, the frame ends with whatever the other program returns.
                 self.leave_early(Value::UNKNOWN, true)?;
             }
+            id::SNPRINTF => self.check_format()?,
             id::SPIN_LOCK | id::SPIN_UNLOCK => self.spin_lock(proto.id.0 == id::SPIN_LOCK)?,
             _ => {}
         }
