@@ -20,7 +20,9 @@ use crate::ctx::Ctx;
 use crate::engine::Engine;
 use crate::error::{Error, Fault, FaultKind};
 use crate::executable::{Bound, Executable, Session};
-use crate::helpers::{Action, Flow, timer};
+use crate::helpers::dynptr::Dynptr;
+use crate::helpers::{Action, Flow, ringbuf, timer};
+use crate::mem::Buffer;
 use crate::run::Host;
 
 /// A verified program as native code, bound to maps and helpers. Cheap to clone.
@@ -161,6 +163,7 @@ impl Linker for BoundLinker<'_> {
                 Action::Custom(_) => custom,
                 Action::Flow(Flow::Loop) => repeat,
                 Action::Flow(Flow::ForEach) => for_each,
+                Action::Flow(Flow::Drain) => drain,
                 Action::Flow(Flow::TimerSetCallback) => timer_set_callback,
                 Action::Flow(Flow::TailCall) => return None,
             },
@@ -268,6 +271,25 @@ extern "C" fn repeat(rounds: u64, body: u64, arg: u64, flags: u64, _: u64, frame
         }
     }
     rounds
+}
+
+extern "C" fn drain(map: u64, body: u64, arg: u64, flags: u64, _: u64, frame: &mut RunFrame) -> u64 {
+    let Some(map) = rtbpf_maps::map_at(map) else { return Errno::EINVAL.as_ret() };
+    let (cx, body) = (host(frame).cx, callback(body));
+    for done in 0..ringbuf::MOST_RECORDS {
+        let record = match ringbuf::next_record(&*map, &cx, flags) {
+            Ok(Some(record)) => Buffer::from_bytes(&record),
+            Ok(None) => return done,
+            Err(errno) => return errno.as_ret(),
+        };
+        let handle = Buffer::from_bytes(&host(frame).dynptrs.add(Dynptr::shown(&record)));
+        let stops = body(handle.addr(), arg, 0, 0, 0, frame) != 0;
+        host(frame).dynptrs.take(&handle.to_vec(0, handle.len()));
+        if stops || frame.fault != FaultCode::None {
+            return done + 1;
+        }
+    }
+    ringbuf::MOST_RECORDS
 }
 
 extern "C" fn timer_set_callback(timer: u64, body: u64, _: u64, _: u64, _: u64, frame: &mut RunFrame) -> u64 {
@@ -471,6 +493,46 @@ mod tests {
                     assert_eq!(native.run(&mut session, &mut at(3)).unwrap(), u64::MAX, "{text}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn records_of_the_host_are_shown_until_the_callback_has_enough() {
+        let engine = Engine::new(Config::linux());
+        let spec = rtbpf_abi::MapSpec::new(rtbpf_abi::MapKind::UserRingbuf, 0, 0, 4096);
+        // Adds up what records hold; one that holds 9 is the last.
+        let text = "*(u64 *)(r10 - 8) = 0\n r1 = map[idx:0] ll\n r2 = subprog[take] ll\n r3 = r10\n r3 += -8\n r4 = 0\n call 209\n \
+                    r1 = *(u64 *)(r10 - 8)\n r1 <<= 8\n r0 += r1\n exit\n\
+                    take:\n r6 = r2\n r3 = r1\n r1 = r10\n r1 += -8\n r2 = 8\n r4 = 0\n r5 = 0\n call 201\n r7 = 1\n if r0 != 0 goto end\n \
+                    r1 = *(u64 *)(r10 - 8)\n r2 = *(u64 *)(r6 + 0)\n r2 += r1\n *(u64 *)(r6 + 0) = r2\n if r1 == 9 goto end\n r7 = 0\n\
+                    end:\n r0 = r7\n exit";
+        let mut program = rtbpf_isa::decode(&rtbpf_isa::asm::assemble(text).unwrap().slots).unwrap();
+        let mut types = rtbpf_btf::Builder::new();
+        let int = types.int("int", 4, true);
+        let proto = types.func_proto(int, &[]);
+        let function = types.func("take", proto, rtbpf_btf::Linkage::Static);
+        program.subprogs_mut().iter_mut().for_each(|subprog| subprog.btf_id = function.0);
+        let given = Assumptions {
+            maps: vec![Arc::new(spec.clone())],
+            btf: types.build().ok().map(Arc::new),
+            ..Assumptions::new(ProgType::Xdp)
+        };
+        let map = rtbpf_maps::create(&spec, &rtbpf_maps::CreateCx::new(2)).unwrap();
+        let ring: &rtbpf_maps::UserRingbuf = map.as_any().downcast_ref().unwrap();
+        let verified = engine.verify(program, given).unwrap();
+        let native = engine.bind_native(verified.clone(), vec![map.clone()]).unwrap();
+        let checked = engine.bind(verified, vec![map.clone()]).unwrap();
+        for in_native in [true, false] {
+            let run = || {
+                let mut ctx = Ctx::test_run(ProgType::Xdp, None, &[0; 64], &[]).unwrap();
+                let mut session = engine.session(0);
+                if in_native { native.run(&mut session, &mut ctx) } else { checked.run(&mut session, &mut ctx) }
+            };
+            for record in [1u64, 2, 9, 4] {
+                ring.write(&record.to_le_bytes()).unwrap();
+            }
+            // Three records until the one that says enough, then the one behind it, then none.
+            assert_eq!((run().unwrap(), run().unwrap(), run().unwrap()), (12 << 8 | 3, 4 << 8 | 1, 0));
         }
     }
 }

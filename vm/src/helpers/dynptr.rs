@@ -8,6 +8,7 @@ use rtbpf_abi::Errno;
 use super::native::Cx;
 use super::ringbuf::{self, End};
 use super::status;
+use crate::mem::Buffer;
 
 /// The largest dynptr, in bytes (Linux: `DYNPTR_MAX_SIZE`).
 const LARGEST: u64 = (1 << 24) - 1;
@@ -77,6 +78,13 @@ impl Dynptrs {
     /// Takes it out of the table.
     pub fn take(&mut self, handle: &[u8]) -> Option<Dynptr> {
         self.0.get_mut(Dynptrs::index(handle)?)?.take()
+    }
+}
+
+impl Dynptr {
+    /// Over bytes that a callback may read.
+    pub fn shown(bytes: &Buffer) -> Dynptr {
+        Dynptr { over: Over::Local, addr: bytes.addr(), offset: 0, size: bytes.len() as u32, read_only: true }
     }
 }
 

@@ -27,6 +27,21 @@ pub(crate) fn not_supported(_: &mut Cx<'_>) -> u64 {
     Errno::EOPNOTSUPP.as_ret()
 }
 
+/// Not allowed: writing to a user's memory, which no task here has (`probe_write_user`).
+pub(crate) fn not_permitted(_: &mut Cx<'_>) -> u64 {
+    Errno::EPERM.as_ret()
+}
+
+/// `get_task_stack` of a task that is none.
+pub(crate) fn no_stack(cx: &mut Cx<'_>) -> u64 {
+    nothing(cx, 2, Errno::EOPNOTSUPP)
+}
+
+/// `snprintf_btf`: no kernel, no types of it.
+pub(crate) fn no_types(cx: &mut Cx<'_>) -> u64 {
+    nothing(cx, 1, Errno::ENOENT)
+}
+
 /// Refused: binding sockets, SYN cookies of sockets that do not listen, values of counters that do not run.
 pub(crate) fn invalid(_: &mut Cx<'_>) -> u64 {
     Errno::EINVAL.as_ret()

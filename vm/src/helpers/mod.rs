@@ -59,6 +59,7 @@ pub(crate) enum Flow {
     Loop,
     ForEach,
     TimerSetCallback,
+    Drain,
 }
 
 /// A helper as one program calls it.
@@ -99,6 +100,7 @@ pub(crate) fn bind(engine: &Inner, id: i32, given: &Assumptions) -> Result<Bound
         "loop" => Some(Flow::Loop),
         "for_each_map_elem" => Some(Flow::ForEach),
         "timer_set_callback" => Some(Flow::TimerSetCallback),
+        "user_ringbuf_drain" => Some(Flow::Drain),
         _ => None,
     };
     let action = match flow {
@@ -172,6 +174,7 @@ functions! {
     33 kernel::skb_under_cgroup;
     34 skb::get_hash_recalc;
     35 task::get_current_task;
+    36 kernel::not_permitted;
     37 kernel::current_task_under_cgroup;
     38 skb::change_tail;
     39 skb::pull_data;
@@ -271,12 +274,14 @@ functions! {
     138 sock::no_cast;
     139 sock::no_cast;
     140 sock::no_cast;
+    141 kernel::no_stack;
     142 kernel::not_supported;
     143 kernel::not_supported;
     144 kernel::not_supported;
     145 sock::storage_get;
     146 sock::storage_delete;
     148 text::probe_read;
+    149 kernel::no_types;
     151 skb::zero;
     152 xdp::redirect_neigh;
     155 xdp::redirect_peer;

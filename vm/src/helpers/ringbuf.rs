@@ -1,7 +1,11 @@
 //! Ring buffer records (bpf-helpers(7)).
 
+use std::ops::ControlFlow;
+
 use rtbpf_abi::Errno;
-use rtbpf_maps::{Map, MapRef, ProgBytes, Ringbuf};
+use rtbpf_maps::ringbuf::wakeup;
+use rtbpf_maps::{Map, MapError, MapRef, ProgBytes, Ringbuf, UserRingbuf};
+use rtbpf_rt::RunCx;
 
 use super::map_status;
 use super::native::Cx;
@@ -66,6 +70,25 @@ pub(crate) fn discard(cx: &mut Cx<'_>) -> u64 {
 pub(crate) fn query(cx: &mut Cx<'_>) -> u64 {
     let Ok(map) = cx.map(1) else { return 0 };
     ring(map).map_or(0, |ring| ring.query(cx.arg(2)))
+}
+
+/// Records that one `user_ringbuf_drain` shows at most (Linux: `BPF_MAX_USER_RINGBUF_SAMPLES`).
+pub(crate) const MOST_RECORDS: u64 = 128 * 1024;
+
+/// Consumes the next record of a user ring buffer (`bpf_user_ringbuf_drain`); `None` when there is none. `flags` are the
+/// helper's.
+pub(crate) fn next_record(map: &dyn Map, run: &RunCx, flags: u64) -> Result<Option<Vec<u8>>, Errno> {
+    if flags & !(wakeup::NO | wakeup::FORCE) != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let ring: &UserRingbuf = map.as_any().downcast_ref().ok_or(Errno::EINVAL)?;
+    let mut record = None;
+    let take = &mut |bytes: ProgBytes<'_>| {
+        record = Some(bytes.to_vec());
+        ControlFlow::Break(())
+    };
+    ring.drain(run, take).map_err(MapError::errno)?;
+    Ok(record)
 }
 
 /// Records that a run reserved and has not ended.

@@ -11,7 +11,8 @@ use super::call::Native;
 use super::checked::Checked;
 use crate::error::FaultKind;
 use crate::executable::Bound;
-use crate::helpers::{Flow, timer};
+use crate::helpers::dynptr::Dynptr;
+use crate::helpers::{Flow, ringbuf, timer};
 use crate::mem::{Buffer, Span};
 use crate::region::{Region, RegionId, RegionKind};
 
@@ -23,6 +24,19 @@ pub(super) enum Then {
     Loop { callback: InsnIdx, round: u64, rounds: u64, arg: u64 },
     /// The next element of a `bpf_for_each_map_elem`.
     ForEach(Box<ForEach>),
+    /// The next record of a `bpf_user_ringbuf_drain`.
+    Drain(Box<Drain>),
+}
+
+/// Records that a callback is shown, one by one.
+pub(super) struct Drain {
+    callback: InsnIdx,
+    map: MapRef,
+    arg: u64,
+    flags: u64,
+    done: u64,
+    /// The record in the callback's hands, and what stands for it in the program.
+    shown: Option<(Arc<Buffer>, Arc<Buffer>, RegionId)>,
 }
 
 /// A walk over a map's elements.
@@ -52,6 +66,11 @@ impl Checked {
                 let stops = self.get(Reg::R0) != 0;
                 self.restore(super::checked::Frame { then: Then::Return, ..frame });
                 self.next_element(walk, stops)?;
+            }
+            Then::Drain(drain) => {
+                let stops = self.get(Reg::R0) != 0;
+                self.restore(super::checked::Frame { then: Then::Return, ..frame });
+                self.next_record(drain, stops)?;
             }
         }
         Ok(None)
@@ -85,6 +104,15 @@ impl Checked {
                         Ok(())
                     }
                 }
+            }
+            Flow::Drain => {
+                let [_, callback, arg, flags, _] = *args;
+                let callback = self.callback(callback)?;
+                let Some(map) = native.map else {
+                    self.set(Reg::R0, Errno::EINVAL.as_ret());
+                    return Ok(());
+                };
+                self.next_record(Box::new(Drain { callback, map, arg, flags, done: 0, shown: None }), false)
             }
             Flow::TimerSetCallback => {
                 let at = self.callback(args[1])?;
@@ -150,6 +178,39 @@ impl Checked {
         }
         self.regions.end(walk.key_region);
         self.set(Reg::R0, walk.done);
+        Ok(())
+    }
+
+    /// Shows the next record to the callback; after the last one, or when the callback has enough, R0 is their number.
+    fn next_record(&mut self, mut drain: Box<Drain>, stops: bool) -> Result<(), FaultKind> {
+        if let Some((_, handle, region)) = drain.shown.take() {
+            self.host.dynptrs.take(&handle.to_vec(0, handle.len()));
+            self.regions.end(region);
+        }
+        let record = match stops || drain.done == ringbuf::MOST_RECORDS {
+            true => Ok(None),
+            false => ringbuf::next_record(&*drain.map, &self.host.cx, drain.flags),
+        };
+        let record = match record {
+            Ok(Some(record)) => Buffer::from_bytes(&record),
+            Ok(None) => {
+                self.set(Reg::R0, drain.done);
+                return Ok(());
+            }
+            Err(errno) => {
+                self.set(Reg::R0, errno.as_ret());
+                return Ok(());
+            }
+        };
+        let handle = Buffer::from_bytes(&self.host.dynptrs.add(Dynptr::shown(&record)));
+        let span = Span::of(&handle, 0, handle.len());
+        let region = self.regions.add(Region::memory(RegionKind::Mem, span, true))?;
+        drain.done += 1;
+        drain.shown = Some((record, handle, region));
+        let (callback, arg) = (drain.callback, drain.arg);
+        self.push_frame(callback, Then::Drain(drain))?;
+        self.set(Reg::R1, region.pointer(0));
+        self.set(Reg::R2, arg);
         Ok(())
     }
 
