@@ -213,7 +213,7 @@ impl<'a> Walk<'a> {
             stats: Stats::default(),
             log: crate::log::Log::new(opts.log_level),
             stack_bytes: vec![0; program.subprogs().len()],
-            spills: crate::spills::Spills::of(program),
+            spills: crate::spills::Spills::of(program, given),
             pointer_kinds: vec![None; program.len()],
             async_entries: Vec::new(),
             async_frames: Vec::new(),

@@ -11,6 +11,8 @@
 use rtbpf_abi::helper::{self, HelperId};
 use rtbpf_isa::{Callee, Insn, InsnIdx, Operand, Program, Reg, Size};
 
+use crate::verified::Assumptions;
+
 /// The spills of a program, and what else its functions touch.
 #[derive(Clone, Debug, Default)]
 pub struct Spills {
@@ -24,11 +26,11 @@ pub struct Spills {
 
 impl Spills {
     /// Finds them.
-    pub fn of(program: &Program) -> Spills {
+    pub fn of(program: &Program, given: &Assumptions) -> Spills {
         let mut spills = Spills::default();
         for (index, subprog) in program.subprogs().iter().enumerate() {
             let insns = program.insns().get(subprog.start.index()..subprog.end.index()).unwrap_or_default();
-            let calls = || insns.iter().enumerate().filter(|(_, insn)| spares_arguments(insn));
+            let calls = || insns.iter().enumerate().filter(|(_, insn)| spares_arguments(insn, given));
             if calls().next().is_none() {
                 continue;
             }
@@ -74,10 +76,13 @@ impl Spills {
 }
 
 /// Whether `insn` calls a helper that takes nothing and changes R0 only.
-fn spares_arguments(insn: &Insn) -> bool {
+fn spares_arguments(insn: &Insn, given: &Assumptions) -> bool {
     match *insn {
-        Insn::Call(Callee::Helper(id)) => u32::try_from(id)
-            .is_ok_and(|id| helper::rows_of(HelperId(id)).first().is_some_and(|row| row.spares_arguments)),
+        Insn::Call(Callee::Helper(id)) => {
+            let id = HelperId(u32::try_from(id).unwrap_or(u32::MAX));
+            let proto = helper::proto(id, given.prog_type, given.attach_type, given.sleepable).found();
+            proto.is_some_and(|proto| proto.spares_arguments)
+        }
         _ => false,
     }
 }
@@ -117,18 +122,24 @@ fn pairs(insns: &[Insn], at: usize, lowest: i16) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use rtbpf_abi::ProgType;
     use rtbpf_isa::{asm, decode};
 
     use super::*;
 
     #[track_caller]
-    fn check(text: &str, touched: u32, others: &[(u32, u32)], expected: u32) {
+    fn check_as(prog: ProgType, text: &str, touched: u32, others: &[(u32, u32)], expected: u32) {
         let program = decode(&asm::assemble(text).unwrap().slots).unwrap();
-        let mut spills = Spills::of(&program);
+        let mut spills = Spills::of(&program, &Assumptions::new(prog));
         for &(at, bytes) in others {
             spills.touch(InsnIdx(at), 0, bytes);
         }
         assert_eq!(spills.depth(0, touched), expected, "{text}");
+    }
+
+    #[track_caller]
+    fn check(text: &str, touched: u32, others: &[(u32, u32)], expected: u32) {
+        check_as(ProgType::SchedCls, text, touched, others, expected);
     }
 
     #[test]
@@ -136,6 +147,7 @@ mod tests {
         let one = "*(u64 *)(r10 - 8) = r1\n call 8\n r1 = *(u64 *)(r10 - 8)\n exit";
         check(one, 8, &[(0, 8), (2, 8)], 0);
         check(one, 8, &[(3, 8)], 8);
+        check_as(ProgType::CgroupSkb, one, 8, &[(0, 8), (2, 8)], 8);
         check(&one.replace("call 8", "call 7"), 8, &[], 8);
         check(&one.replace("r1 = *", "r2 = *"), 8, &[], 8);
         let two = "*(u64 *)(r10 - 16) = r2\n*(u64 *)(r10 - 24) = r1\n call 8\n r1 = *(u64 *)(r10 - 24)\n\

@@ -59,6 +59,8 @@ pub(super) const EVENTS: ProgKinds =
     PROBES.and(ProgKinds::types(&[T::Tracepoint, T::PerfEvent, T::RawTracepoint, T::RawTracepointWritable]));
 pub(super) const TRACING: ProgKinds = EVENTS.and(BTF_SYSCALL);
 pub(super) const TRACING_NOT_PERF: ProgKinds = TRACING.without(PERF_EVENT);
+/// Programs in which Linux replaces the call for the processor's number by a load.
+pub(super) const PROCESSOR_ID: ProgKinds = TRACING.and(TC_XDP).and(LWT);
 /// Programs that hold a socket: cgroup hooks and socket operations.
 pub(super) const SOCK_HOLDERS: ProgKinds = CGROUP_SKB.and(CGROUP_SOCK).and(SOCK_OPS).and(SOCK_ADDR);
 pub(super) const SOCK_LOOKUPS: ProgKinds = TC_XDP.and(CGROUP_SKB).and(SK_SKB).and(SOCK_ADDR);
