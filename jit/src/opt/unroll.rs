@@ -60,12 +60,13 @@ impl<E: Encode> Fast<'_, E> {
         };
         let (head, out) = (at.target(to), Label(at.next().0));
         let (true, Some(not)) = (self.opt.on.unroll && to < 0, op.inverse()) else { return Ok(false) };
-        let body: Vec<Insn> = self.insns.get(head.index()..at.index()).unwrap_or_default().to_vec();
+        let body = self.insns.get(head.index()..at.index()).filter(|body| body.len() <= MOST_INSNS);
+        let Some(body) = body.map(<[Insn]>::to_vec) else { return Ok(false) };
         let simple = |insn: &Insn| insn.flow() == Flow::Next && !leaves(insn);
         let inside = self.opt.leads.get(head.index() + 1..=at.index()).unwrap_or_default();
         let unreached = (head.index()..=at.index()).any(|at| self.program.proved().at(InsnIdx(at as u32)).unreached);
         let one_block = body.iter().all(simple) && inside.iter().all(|lead| *lead == Lead::No);
-        if body.len() > MOST_INSNS || !one_block || unreached {
+        if !one_block || unreached {
             return Ok(false);
         }
         let branch = |e: &mut E, op, to, reach| e.branch(op, width, reg::<E>(lhs), rhs::<E>(right), to, reach);
