@@ -194,6 +194,21 @@ mod tests {
     }
 
     #[test]
+    fn a_program_array_takes_programs_of_one_type() {
+        // r2 = map; r3 = 0; call tail_call; r0 = 1; exit
+        let case = |of: &str| {
+            format!(
+                r#"{{"name":"t","prog_type":"xdp","insns":"18120000000000000000000000000000b703000000000000850000000c000000b7000000010000009500000000000000","fixups":[[0,0]],
+                "maps":[{{"type":"prog_array","key_size":4,"value_size":4,"max_entries":1,"init_prog":[["00000000",0]]}}],
+                "progs":[{{"prog_type":"{of}","insns":"b7000000000000009500000000000000"}}]}}"#
+            )
+        };
+        let answers = batch(&["xdp", "sched_cls"].map(case).map(|line| line.replace('\n', " ")), 1);
+        assert_eq!((&answers[0]["verdict"], &answers[0]["errno"]), (&json!("accept"), &json!(0)));
+        assert_eq!((&answers[1]["verdict"], &answers[1]["errno"]), (&json!("reject"), &json!(22)));
+    }
+
+    #[test]
     fn threads_keep_the_order_and_the_answers() {
         // r0 = n; exit
         let case = |n: u8| {

@@ -229,7 +229,12 @@ impl Judge<'_> {
     }
 
     fn bind(&self, verified: VerifiedProgram) -> Result<Loaded, Failure> {
-        let failed = |error: Error| Failure::CannotJudge(error.to_string());
+        let processed = verified.stats().processed;
+        let failed = |error: Error| match error {
+            // Maps are made for the case; only what stands in them can differ. Linux refuses that at load.
+            Error::MapDiffers { .. } => Failure::Rejected { errno: 22, log: error.to_string(), processed },
+            error => Failure::CannotJudge(error.to_string()),
+        };
         match self.options.engine {
             EngineKind::Jit => {
                 self.engine.bind_native(verified, self.maps.to_vec()).map(Loaded::Native).map_err(failed)
