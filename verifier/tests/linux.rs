@@ -159,6 +159,23 @@ fn no_bytes_of_the_stack_are_still_on_the_stack() {
 }
 
 #[test]
+fn one_argument_of_a_call_owns() {
+    let program = |call: &str| {
+        let reserve = "r1 = map[ring] ll\n r2 = 16\n r3 = 0\n call 131";
+        format!(
+            "*(u64 *)(r10 - 16) = 0\n *(u64 *)(r10 - 8) = 0\n {reserve}\n if r0 == 0 goto out\n r6 = r0\n {reserve}\n
+             if r0 == 0 goto one\n r7 = r0\n r1 = map[hash] ll\n r2 = r6\n r3 = r10\n r3 += -16\n r4 = 0\n {call}\n
+             r1 = r7\n r2 = 0\n call 133\none:\n r1 = r6\n r2 = 0\n call 133\nout:\n r0 = 0\n exit"
+        )
+    };
+    check(&program("call 2"), Ok(()));
+    check(&program("r3 = r7\n call 2"), EACCES);
+    check(&program("r3 = r6\n call 2"), EACCES);
+    // An argument that is not looked at owns nothing.
+    check(&program("r4 = r7\n call 2"), Ok(()));
+}
+
+#[test]
 fn a_bloom_filters_peek_reads_the_value() {
     let program = |map: &str| format!("r2 = map[readonly][0]+0 ll\n r1 = map[{map}] ll\n call 89\n r0 = 0\n exit");
     check(&program("bloom"), Ok(()));

@@ -52,6 +52,10 @@ impl Walk<'_> {
         self.check_kind(reg, &value, if socket_value { Arg::SockCommonOrBtf } else { arg })?;
         self.check_offset_of(reg, &value, arg, proto.releases as usize == i + 1)?;
         if value.ref_id != 0 {
+            if call.ref_id != 0 {
+                let (one, two) = (value.ref_id, call.ref_id);
+                return refuse!(Reference, EACCES, "more than one arg with ref_obj_id R{r} {one} {two}");
+            }
             call.ref_id = value.ref_id;
         }
         match arg {
