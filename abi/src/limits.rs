@@ -1,5 +1,4 @@
-//! The limits of Linux 6.18, one documented list. Found by bisection: each is the largest that loads, and one more is
-//! refused.
+//! The limits of Linux 6.18, one documented list: each is the largest that loads there, as measured or documented.
 
 /// Bytes of stack per frame, and of a whole call chain where frames share it.
 pub const STACK_BYTES: u32 = 512;

@@ -110,7 +110,13 @@ pub fn main(args: &Args) -> Result<(), Error> {
     let instance = &mut load(args, &trace)?;
     preset_maps(args, instance)?;
     let name = choose(args, instance)?;
-    let located = |source| Error::Load { path: args.object.object.clone(), source: Box::new(source) };
+    let located = |source| match source {
+        rtbpf::Error::Rejected(refusal) => Error::Option {
+            option: args.object.object.display().to_string(),
+            what: format!("{refusal} (`rtbpf verify` shows where, --no-verify runs it in the checked interpreter)"),
+        },
+        source => Error::Load { path: args.object.object.clone(), source: Box::new(source) },
+    };
     let program = match args.engine {
         EngineName::Checked => Runner::Checked(instance.program(&name).map_err(located)?),
         EngineName::Jit => Runner::Native(Box::new(instance.native(&name).map_err(located)?)),
