@@ -5,7 +5,7 @@
 //! | copy propagation, dead code, constants | `value.rs` | `values` |
 //! | base + index * scale + displacement in loads and stores; `lea` | `value.rs` | `values` |
 //! | shift, shift, or → rotate; shift pairs → extension; times 3, 5, 9 → `lea` | `bin` | `values` |
-//! | bytes put together → one wide load | [`combine`] | `combine` |
+//! | bytes put together → one wide load | `combine.rs` | `combine` |
 //! | division and remainder by constants | [`magic`] | `magic` |
 //! | loop heads on 32-byte boundaries | `begin` | `align` |
 //! | a branch over a jump: its inverse, to where the jump goes | `unroll.rs` | `invert` |
