@@ -103,7 +103,7 @@ impl Count {
             // The bound of the last test, seen from the first: no counter in between wraps.
             Operand::Imm(limit) => {
                 let bound = if up { limit.checked_sub(way)? } else { limit.checked_add(way)? };
-                if (limit < 0) != (bound < 0) || limit < 0 {
+                if limit < 0 || bound < 0 {
                     return None;
                 }
                 Test::Compare { op: not, bound }

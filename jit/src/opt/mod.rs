@@ -52,6 +52,9 @@ impl Techniques {
     /// All of them.
     pub const ALL: Techniques =
         Techniques { values: true, combine: true, magic: true, align: true, invert: true, unroll: true };
+    /// None of them.
+    pub const NONE: Techniques =
+        Techniques { values: false, combine: false, magic: false, align: false, invert: false, unroll: false };
 }
 
 /// What the tier knows while it walks a program.
@@ -103,17 +106,24 @@ impl Opt {
                 *place = Lead::Block;
             }
         }
-        let liveness = Liveness::new(program.insns(), program.subprogs());
-        let (narrow, live) = (RegSet::EMPTY, RegSet::EMPTY);
+        Opt::with(on, Liveness::new(program.insns(), program.subprogs()), leads)
+    }
+
+    /// For the fast tier: nothing is known and nothing on.
+    pub fn off() -> Opt {
+        Opt::with(Techniques::NONE, Liveness::default(), Vec::new())
+    }
+
+    fn with(on: Techniques, liveness: Liveness, leads: Vec<Lead>) -> Opt {
         Opt {
             on,
             liveness,
             leads,
             values: Reg::ALL.map(Value::of),
-            narrow,
-            live,
-            after: live,
-            pinned: live,
+            narrow: RegSet::EMPTY,
+            live: RegSet::EMPTY,
+            after: RegSet::EMPTY,
+            pinned: RegSet::EMPTY,
             folded: None,
         }
     }
@@ -127,24 +137,6 @@ impl Opt {
         let insns = combine::combined(program, begins, &self.liveness)?;
         self.liveness = Liveness::new(&insns, program.code().subprogs());
         Some(insns)
-    }
-
-    /// For the fast tier: nothing is known and nothing on.
-    pub fn off() -> Opt {
-        let on = Techniques { values: false, combine: false, magic: false, align: false, invert: false, unroll: false };
-        let liveness = Liveness::default();
-        let (narrow, live) = (RegSet::EMPTY, RegSet::EMPTY);
-        Opt {
-            on,
-            liveness,
-            leads: Vec::new(),
-            values: Reg::ALL.map(Value::of),
-            narrow,
-            live,
-            after: live,
-            pinned: live,
-            folded: None,
-        }
     }
 
     /// Forgets what is known of the contents of registers; all that is read later stands in its own.

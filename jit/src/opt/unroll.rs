@@ -55,7 +55,7 @@ impl<E: Encode> Fast<'_, E> {
 
     /// Emits the branch at `at` and more rounds of the loop that it ends; `false` when it ends none that is unrolled.
     pub(crate) fn unroll(&mut self, at: InsnIdx, starts: &[Label]) -> Result<bool, CompileError> {
-        let Some(&Insn::Branch { op, width, lhs, rhs: right, to }) = self.insns.get(at.index()) else {
+        let Some(&test @ Insn::Branch { op, width, lhs, rhs: right, to }) = self.insns.get(at.index()) else {
             return Ok(false);
         };
         let (head, out) = (at.target(to), Label(at.next().0));
@@ -90,11 +90,10 @@ impl<E: Encode> Fast<'_, E> {
                 self.e.asm().bind(again);
                 self.opt.forget();
                 self.unless(&spare, slow);
+                let other = sums.as_ref().map(|sums| sums.other(&body));
+                let turns = [&body, other.as_ref().unwrap_or(&body)];
                 for round in 0..rounds {
-                    match &sums {
-                        Some(sums) if round % 2 == 1 => self.round(head, &sums.other(&body), starts)?,
-                        Some(_) | None => self.round(head, &body, starts)?,
-                    }
+                    self.round(head, turns[round % 2], starts)?;
                 }
                 again
             }
@@ -102,7 +101,7 @@ impl<E: Encode> Fast<'_, E> {
                 for round in 1..ROUNDS {
                     self.charge(head);
                     self.round(head, &body, starts)?;
-                    self.optimised(at, &Insn::Branch { op, width, lhs, rhs: right, to });
+                    self.optimised(at, &test);
                     if round + 1 < ROUNDS {
                         branch(self.e, not, out, Reach::Near);
                     }
@@ -110,7 +109,7 @@ impl<E: Encode> Fast<'_, E> {
                 Label(head.0)
             }
         };
-        self.optimised(at, &Insn::Branch { op, width, lhs, rhs: right, to });
+        self.optimised(at, &test);
         branch(self.e, op, again, Reach::Far);
         self.opt.pinned = RegSet::EMPTY;
         if let Some(sums) = sums {
@@ -144,46 +143,32 @@ impl<E: Encode> Fast<'_, E> {
     fn unless(&mut self, spare: &Spare, slow: Label) {
         let Spare { width, counter, add, .. } = *spare;
         let (t, x) = (E::SPARE, reg::<E>(counter));
-        match spare.test {
-            Test::Compare { op, bound } => {
-                let mut a = x;
-                if add != 0 {
-                    self.e.bin(Bin::Add, width, t, x, Rhs::Imm(add));
-                    a = t;
-                }
-                self.e.branch(op, width, a, Rhs::Imm(bound), slow, Reach::Far);
+        let compare = |e: &mut E, op, bound| {
+            if add != 0 {
+                e.bin(Bin::Add, width, t, x, Rhs::Imm(add));
             }
+            e.branch(op, width, if add != 0 { t } else { x }, bound, slow, Reach::Far);
+        };
+        match spare.test {
+            Test::Compare { op, bound } => compare(self.e, op, Rhs::Imm(bound)),
             Test::Distance { not, limit, up, most } => {
-                if let Some((op, limit)) = not.zip(match limit {
-                    Operand::Reg(limit) => Some(limit),
-                    Operand::Imm(_) => None,
-                }) {
-                    let mut a = x;
-                    if add != 0 {
-                        self.e.bin(Bin::Add, width, t, x, Rhs::Imm(add));
-                        a = t;
-                    }
-                    self.e.branch(op, width, a, Rhs::Reg(reg::<E>(limit)), slow, Reach::Far);
+                if let Some(op) = not {
+                    compare(self.e, op, rhs::<E>(limit));
                 }
                 // `limit - (x + add)`, or the other way round.
-                match (limit, up) {
-                    (Operand::Reg(limit), true) => {
-                        self.e.bin(Bin::Sub, width, t, reg::<E>(limit), Rhs::Reg(x));
-                        self.e.bin(Bin::Sub, width, t, t, Rhs::Imm(add));
-                    }
-                    (Operand::Reg(limit), false) => {
-                        self.e.bin(Bin::Sub, width, t, x, Rhs::Reg(reg::<E>(limit)));
-                        self.e.bin(Bin::Add, width, t, t, Rhs::Imm(add));
-                    }
-                    (Operand::Imm(limit), true) => {
-                        self.e.mov_imm(t, constant(width, limit));
-                        self.e.bin(Bin::Sub, width, t, t, Rhs::Reg(x));
-                        self.e.bin(Bin::Sub, width, t, t, Rhs::Imm(add));
-                    }
-                    (Operand::Imm(limit), false) => {
-                        self.e.bin(Bin::Sub, width, t, x, Rhs::Imm(limit));
-                        self.e.bin(Bin::Add, width, t, t, Rhs::Imm(add));
-                    }
+                if up {
+                    let from = match limit {
+                        Operand::Reg(limit) => reg::<E>(limit),
+                        Operand::Imm(limit) => {
+                            self.e.mov_imm(t, constant(width, limit));
+                            t
+                        }
+                    };
+                    self.e.bin(Bin::Sub, width, t, from, Rhs::Reg(x));
+                    self.e.bin(Bin::Sub, width, t, t, Rhs::Imm(add));
+                } else {
+                    self.e.bin(Bin::Sub, width, t, x, rhs::<E>(limit));
+                    self.e.bin(Bin::Add, width, t, t, Rhs::Imm(add));
                 }
                 self.e.branch(CmpOp::Le, width, t, Rhs::Imm(most), slow, Reach::Far);
             }
