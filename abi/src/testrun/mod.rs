@@ -62,6 +62,13 @@ pub enum Runner {
     Refused(Errno),
 }
 
+impl Runner {
+    /// Whether runs take `data_in`.
+    pub fn takes_data(self) -> bool {
+        !matches!(self, Runner::RawTracepoint | Runner::Syscall | Runner::SkLookup)
+    }
+}
+
 /// How programs of this type and expected attach type run.
 pub fn runner(prog: ProgType, attach: Option<AttachType>) -> Runner {
     match (prog, attach) {
@@ -191,7 +198,6 @@ fn check_options(runner: Runner, input: &Input) -> Result<(), Refusal> {
         Runner::RawTracepoint => u32::MAX,
         Runner::FlowDissector | Runner::Netfilter | Runner::Syscall | Runner::SkLookup | Runner::Refused(_) => 0,
     };
-    let takes_data = !matches!(runner, Runner::RawTracepoint | Runner::Syscall | Runner::SkLookup);
     let wants_cpu = matches!(runner, Runner::RawTracepoint) && input.flags & ON_CPU != 0;
     let ignores_cpu = matches!(runner, Runner::Xdp | Runner::Syscall);
     let live = matches!(runner, Runner::Xdp) && input.flags & LIVE_FRAMES != 0;
@@ -202,7 +208,7 @@ fn check_options(runner: Runner, input: &Input) -> Result<(), Refusal> {
     if input.flags & !known_flags != 0 {
         return Err((Errno::EINVAL, "a flag that this type does not know"));
     }
-    if !takes_data && !input.data.is_empty() {
+    if !runner.takes_data() && !input.data.is_empty() {
         return Err((Errno::EINVAL, "this type takes no data_in"));
     }
     if wants_cpu && input.cpu >= input.cpus {

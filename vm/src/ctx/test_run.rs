@@ -58,9 +58,7 @@ impl Ctx {
                 ctx
             }
             Runner::Netfilter | Runner::RawTracepoint | Runner::Syscall | Runner::SkLookup | Runner::Refused(_) => {
-                let mut ctx = Ctx::bytes(prog_type, attach_type, &start.ctx);
-                ctx.add_objects();
-                ctx
+                Ctx::bytes(prog_type, attach_type, &start.ctx)
             }
         })
     }

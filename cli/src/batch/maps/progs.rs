@@ -132,9 +132,8 @@ pub(super) fn test_run(step: &Step, world: &mut World) -> Result<Done, Errno> {
     let loaded = programs.loaded.get_mut(text(step, "prog")).ok_or(Errno::EBADF)?;
     let (prog_type, attach_type) = (loaded.program.prog_type(), loaded.program.attach_type());
     let data = ["data_in", "data"].iter().find_map(|name| bytes(step, name).transpose()).transpose()?;
-    let takes_data =
-        !matches!(testrun::runner(prog_type, attach_type), Runner::RawTracepoint | Runner::Syscall | Runner::SkLookup);
-    let data = data.unwrap_or(if takes_data { PACKET.to_vec() } else { Vec::new() });
+    let runner = testrun::runner(prog_type, attach_type);
+    let data = data.unwrap_or(if runner.takes_data() { PACKET.to_vec() } else { Vec::new() });
     let ctx_in = bytes(step, "ctx_in")?.unwrap_or_default();
     let cpu = number(step, "cpu") as u32;
     // A step that names a CPU asks for it.
@@ -149,7 +148,9 @@ pub(super) fn test_run(step: &Step, world: &mut World) -> Result<Done, Errno> {
         ctx_bytes_used: loaded.ctx_bytes_used,
         ..Input::new(&data, &ctx_in)
     };
-    testrun::begin(prog_type, attach_type, &input).map_err(|(errno, _)| errno)?;
+    if let Runner::Refused(errno) = runner {
+        return Err(errno);
+    }
     let mut ctx = Ctx::test_run_with(prog_type, attach_type, &input).map_err(|error| error.errno)?;
     let mut session = programs.engine.session(cpu % world.cpus);
     let mut retval = 0;
