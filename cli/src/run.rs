@@ -111,8 +111,8 @@ pub fn main(args: &Args) -> Result<(), Error> {
     preset_maps(args, instance)?;
     let name = choose(args, instance)?;
     let located = |source| match source {
-        rtbpf::Error::Rejected(refusal) => Error::Option {
-            option: args.object.object.display().to_string(),
+        rtbpf::Error::Rejected(refusal) => Error::Program {
+            path: args.object.object.clone(),
             what: format!("{refusal} (`rtbpf verify` shows where, --no-verify runs it in the checked interpreter)"),
         },
         source => Error::Load { path: args.object.object.clone(), source: Box::new(source) },
