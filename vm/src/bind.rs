@@ -53,19 +53,14 @@ mod tests {
     use std::sync::Arc;
 
     use rtbpf_abi::{AttachType, MapKind, ProgType};
-    use rtbpf_isa::Program;
     use rtbpf_maps::{CreateCx, Object, create};
 
     use super::*;
+    use crate::testing::program;
     use crate::{Config, Ctx, Engine};
 
     fn engine() -> Engine {
         Engine::new(Config::linux())
-    }
-
-    fn program(text: &str) -> Program {
-        let assembly = rtbpf_isa::asm::assemble(text).unwrap_or_else(|error| panic!("{text}: {error}"));
-        rtbpf_isa::decode(&assembly.slots).expect("the test's program decodes")
     }
 
     fn map(spec: &MapSpec) -> MapRef {

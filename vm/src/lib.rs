@@ -36,6 +36,8 @@ pub mod native;
 pub mod packet;
 pub mod region;
 mod run;
+#[cfg(test)]
+mod testing;
 pub(crate) mod timers;
 #[cfg(feature = "workers")]
 pub mod workers;

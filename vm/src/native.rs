@@ -356,6 +356,7 @@ extern "C" fn custom(r1: u64, r2: u64, r3: u64, r4: u64, r5: u64, frame: &mut Ru
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::{describe, program};
     use crate::{Bytes, Config, HelperCx, OutBytes};
     use rtbpf_abi::ProgType;
     use rtbpf_verifier::Assumptions;
@@ -367,8 +368,7 @@ mod tests {
     /// Runs a safe program by both engines, which must agree on everything.
     #[track_caller]
     fn both(engine: &Engine, text: &str) -> Result<u64, (FaultKind, InsnIdx)> {
-        let assembly = rtbpf_isa::asm::assemble(text).unwrap_or_else(|error| panic!("{text}: {error}"));
-        let program = rtbpf_isa::decode(&assembly.slots).expect("the test's program decodes");
+        let program = program(text);
         let given = Assumptions::new(ProgType::Plain);
         let checked = engine.bind_unverified(program.clone(), given.clone(), vec![]).expect("binds");
         // SAFETY: the programs below stay within their context and stack; the checked run above all proves it.
@@ -431,8 +431,7 @@ mod tests {
 
     /// Where both engines fault; the native one does not know the helper's name.
     fn both_faults(engine: &Engine, text: &str) -> InsnIdx {
-        let assembly = rtbpf_isa::asm::assemble(text).expect("assembles");
-        let program = rtbpf_isa::decode(&assembly.slots).expect("decodes");
+        let program = program(text);
         // SAFETY: the program only calls a helper without arguments.
         let verified = unsafe { VerifiedProgram::assume(program, Assumptions::new(ProgType::Plain)) };
         let native = engine.bind_native(verified, vec![]).expect("has native code");
@@ -445,8 +444,7 @@ mod tests {
     #[test]
     fn a_prepared_run_repeats_and_a_cancelled_session_stops_it() {
         let engine = engine();
-        let assembly = rtbpf_isa::asm::assemble("r0 = *(u8 *)(r1 + 0)\nr0 += 1\n*(u8 *)(r1 + 0) = r0\nexit");
-        let program = rtbpf_isa::decode(&assembly.expect("assembles").slots).expect("decodes");
+        let program = program("r0 = *(u8 *)(r1 + 0)\nr0 += 1\n*(u8 *)(r1 + 0) = r0\nexit");
         // SAFETY: the program touches the first byte of a context that has eight.
         let verified = unsafe { VerifiedProgram::assume(program, Assumptions::new(ProgType::Plain)) };
         let native = engine.bind_native(verified, vec![]).expect("has native code");
@@ -472,7 +470,6 @@ mod tests {
                  r2 += -4\n call 1\n if r0 == 0 goto none\n r6 = r0\n call 8\n r0 += 1\n r1 = *(u64 *)(r6 + 0)\n \
                  r1 += r0\n *(u64 *)(r6 + 0) = r1\n r0 = r1\n exit\nnone:\n r0 = -1\n exit"
             );
-            let program = rtbpf_isa::decode(&rtbpf_isa::asm::assemble(&text).unwrap().slots).unwrap();
             let given = || Assumptions {
                 maps: vec![Arc::new(spec.clone())],
                 plain_ctx_bytes: 4,
@@ -480,7 +477,7 @@ mod tests {
                 ..Assumptions::new(ProgType::Plain)
             };
             let map = rtbpf_maps::create(&spec, &rtbpf_maps::CreateCx::new(3)).unwrap();
-            let verified = engine.verify(program, given()).unwrap();
+            let verified = engine.verify(program(&text), given()).unwrap();
             let native = engine.bind_native(verified.clone(), vec![map.clone()]).unwrap();
             let checked = engine.bind(verified, vec![map]).unwrap();
             for slot in 0..3 {
@@ -506,15 +503,10 @@ mod tests {
                     take:\n r6 = r2\n r3 = r1\n r1 = r10\n r1 += -8\n r2 = 8\n r4 = 0\n r5 = 0\n call 201\n r7 = 1\n if r0 != 0 goto end\n \
                     r1 = *(u64 *)(r10 - 8)\n r2 = *(u64 *)(r6 + 0)\n r2 += r1\n *(u64 *)(r6 + 0) = r2\n if r1 == 9 goto end\n r7 = 0\n\
                     end:\n r0 = r7\n exit";
-        let mut program = rtbpf_isa::decode(&rtbpf_isa::asm::assemble(text).unwrap().slots).unwrap();
-        let mut types = rtbpf_btf::Builder::new();
-        let int = types.int("int", 4, true);
-        let proto = types.func_proto(int, &[]);
-        let function = types.func("take", proto, rtbpf_btf::Linkage::Static);
-        program.subprogs_mut().iter_mut().for_each(|subprog| subprog.btf_id = function.0);
+        let mut program = program(text);
         let given = Assumptions {
             maps: vec![Arc::new(spec.clone())],
-            btf: types.build().ok().map(Arc::new),
+            btf: Some(describe(&mut program)),
             ..Assumptions::new(ProgType::Xdp)
         };
         let map = rtbpf_maps::create(&spec, &rtbpf_maps::CreateCx::new(2)).unwrap();

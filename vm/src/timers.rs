@@ -75,6 +75,16 @@ impl State {
         self.timers.get_mut(&word).filter(|timer| number != 0 && timer.number == number).ok_or(Errno::EINVAL)
     }
 
+    /// Makes the timer at `word` due at `due`, and at no other time.
+    fn enqueue(&mut self, word: u64, due: u64) {
+        self.unqueue(word);
+        if let Some(timer) = self.timers.get_mut(&word) {
+            timer.due = Some(due);
+            self.queue.insert((due, word));
+        }
+    }
+
+    /// Whether the timer at `word` was due at some time; it no longer is.
     fn unqueue(&mut self, word: u64) -> bool {
         let due = self.timers.get_mut(&word).and_then(|timer| timer.due.take());
         due.is_some_and(|due| self.queue.remove(&(due, word)))
@@ -140,9 +150,7 @@ impl Timers {
         };
         let wait = if flags & ABSOLUTE != 0 { ns.saturating_sub(now) } else { ns };
         let due = clock.monotonic_ns().saturating_add(wait);
-        state.unqueue(at);
-        state.timer(at, number)?.due = Some(due);
-        state.queue.insert((due, at));
+        state.enqueue(at, due);
         Ok(())
     }
 
@@ -150,11 +158,11 @@ impl Timers {
     pub fn cancel(&self, word: &AtomicU64, firing: Option<u64>) -> Result<bool, Errno> {
         let (at, number) = (word.as_ptr() as u64, word.load(Ordering::Acquire));
         let mut state = self.state();
-        state.timer(at, number)?;
+        let timer = state.timer(at, number)?;
         if firing == Some(at) {
             return Err(Errno::EDEADLK);
         }
-        state.timer(at, number)?.callback = None;
+        timer.callback = None;
         Ok(state.unqueue(at))
     }
 
@@ -185,11 +193,8 @@ impl Timers {
     /// Makes a timer that was taken due again.
     pub fn put_back(&self, due: &Due) {
         let mut state = self.state();
-        if let Ok(timer) = state.timer(due.word, due.number)
-            && timer.due.is_none()
-        {
-            timer.due = Some(0);
-            state.queue.insert((0, due.word));
+        if state.timer(due.word, due.number).is_ok_and(|timer| timer.due.is_none()) {
+            state.enqueue(due.word, 0);
         }
     }
 
@@ -211,6 +216,7 @@ mod tests {
     use rtbpf_verifier::Assumptions;
 
     use super::*;
+    use crate::testing::{describe, program};
     use crate::{Config, Ctx, Engine, Executable, Native, World};
 
     /// A clock that is set by hand.
@@ -253,15 +259,9 @@ mod tests {
                 "*(u32 *)(r10 - 4) = 0\n r1 = map[idx:0] ll\n r2 = r10\n r2 += -4\n call 1\n if r0 == 0 goto out\n \
                  r6 = r0\n r6 += 8\n {body}\nout:\n exit\n{callback}"
             );
-            let assembly = rtbpf_isa::asm::assemble(&text).unwrap_or_else(|error| panic!("{text}: {error}"));
-            let mut program = rtbpf_isa::decode(&assembly.slots).expect("the test's program decodes");
-            let mut types = rtbpf_btf::Builder::new();
-            let int = types.int("int", 4, true);
-            let proto = types.func_proto(int, &[]);
-            let function = types.func("fire", proto, rtbpf_btf::Linkage::Static);
-            program.subprogs_mut().iter_mut().for_each(|subprog| subprog.btf_id = function.0);
+            let mut program = program(&text);
             let given = Assumptions {
-                btf: types.build().ok().map(Arc::new),
+                btf: Some(describe(&mut program)),
                 maps: vec![Arc::new(self.map.spec().clone())],
                 ..Assumptions::new(ProgType::Xdp)
             };

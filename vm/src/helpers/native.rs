@@ -106,10 +106,7 @@ impl<'a> Cx<'a> {
 
     /// The map in argument `n`, to be held beyond the call.
     pub fn map_ref(&self, n: usize) -> Result<MapRef, Errno> {
-        // SAFETY: the row says that the argument is a map; engines pass the address of the head of one that the run
-        // keeps alive.
-        let head = unsafe { &*(self.arg(n) as *const Head) };
-        head.map().ok_or(Errno::EINVAL)
+        self.map(n)?.head().map().ok_or(Errno::EINVAL)
     }
 
     /// The `len` readable bytes in argument `n`.

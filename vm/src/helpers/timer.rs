@@ -11,9 +11,8 @@ use crate::run::Host;
 use crate::timers::Callback;
 
 pub(crate) fn init(cx: &mut Cx<'_>) -> u64 {
-    let (map, flags) = (cx.map_ref(2), cx.arg(3));
-    let engine = cx.host().engine().clone();
-    status(cx.word(1).ok_or(Errno::EINVAL).and_then(|word| engine.timers.init(word, &map?, flags)))
+    let (word, map, flags) = (cx.word(1).ok_or(Errno::EINVAL), cx.map_ref(2), cx.arg(3));
+    status(word.and_then(|word| cx.host().engine().timers.init(word, &map?, flags)))
 }
 
 /// A step of the engine, which knows where a callback begins. `timer` is an address that an engine vouches for.
@@ -25,15 +24,13 @@ pub(crate) fn set_callback(host: &Host, timer: u64, at: InsnIdx) -> u64 {
 }
 
 pub(crate) fn start(cx: &mut Cx<'_>) -> u64 {
-    let (ns, flags) = (cx.arg(2), cx.arg(3));
-    let engine = cx.host().engine().clone();
-    let word = cx.word(1).ok_or(Errno::EINVAL);
+    let (word, ns, flags) = (cx.word(1).ok_or(Errno::EINVAL), cx.arg(2), cx.arg(3));
+    let engine = cx.host().engine();
     status(word.and_then(|word| engine.timers.start(word, &*engine.config.world.clock, ns, flags)))
 }
 
 pub(crate) fn cancel(cx: &mut Cx<'_>) -> u64 {
-    let engine = cx.host().engine().clone();
-    let firing = cx.host().timer;
     let word = cx.word(1).ok_or(Errno::EINVAL);
-    value(word.and_then(|word| engine.timers.cancel(word, firing)).map(u64::from))
+    let host = cx.host();
+    value(word.and_then(|word| host.engine().timers.cancel(word, host.timer)).map(u64::from))
 }

@@ -76,14 +76,13 @@ impl Checked {
 
     /// `callback(map, key, value)`.
     fn fire(&mut self, due: &Due, key: &[u8]) -> Result<(), FaultKind> {
-        let copy = Buffer::from_bytes(key);
-        let span = Span::of(&copy, 0, copy.len());
-        self.host.keep(copy);
+        let key = Buffer::from_bytes(key);
         let map = self.map_pointer(&due.map)?;
         let value = self.value_pointer(&due.map, due.value)?;
-        let key = self.regions.add(Region::memory(RegionKind::Mem, span, false))?.pointer(0);
+        let region = self.show(&key, false)?;
+        self.host.keep(key);
         self.set(Reg::R1, map);
-        self.set(Reg::R2, key);
+        self.set(Reg::R2, region.pointer(0));
         self.set(Reg::R3, value);
         Ok(())
     }

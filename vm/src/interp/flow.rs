@@ -131,6 +131,11 @@ impl Checked {
         }
     }
 
+    /// Makes `buffer`, which the run keeps, memory of the program.
+    pub(super) fn show(&mut self, buffer: &Arc<Buffer>, writable: bool) -> Result<RegionId, FaultKind> {
+        self.regions.add(Region::memory(RegionKind::Mem, Span::of(buffer, 0, buffer.len()), writable))
+    }
+
     fn next_round(&mut self, callback: InsnIdx, round: u64, rounds: u64, arg: u64) -> Result<(), FaultKind> {
         if round >= rounds {
             self.set(Reg::R0, round);
@@ -153,8 +158,7 @@ impl Checked {
             return Ok(());
         }
         let key = Buffer::zeroed(map.spec().key_size as usize);
-        let span = Span::of(&key, 0, key.len());
-        let key_region = self.regions.add(Region::memory(RegionKind::Mem, span, false))?;
+        let key_region = self.show(&key, false)?;
         let keys = keys.into_iter();
         let walk = Box::new(ForEach { callback, map, map_pointer, arg, keys, key, key_region, done: 0 });
         self.next_element(walk, false)
@@ -203,8 +207,7 @@ impl Checked {
             }
         };
         let handle = Buffer::from_bytes(&self.host.dynptrs.add(Dynptr::shown(&record)));
-        let span = Span::of(&handle, 0, handle.len());
-        let region = self.regions.add(Region::memory(RegionKind::Mem, span, true))?;
+        let region = self.show(&handle, true)?;
         drain.done += 1;
         drain.shown = Some((record, handle, region));
         let (callback, arg) = (drain.callback, drain.arg);

@@ -6,6 +6,7 @@ use rtbpf_verifier::Assumptions;
 
 use crate::error::FaultKind;
 use crate::region::RegionKind;
+use crate::testing::program;
 use crate::{Config, Ctx, Engine, Error, Executable};
 
 fn engine() -> Engine {
@@ -13,9 +14,7 @@ fn engine() -> Engine {
 }
 
 fn bind(engine: &Engine, text: &str) -> Executable {
-    let assembly = rtbpf_isa::asm::assemble(text).unwrap_or_else(|error| panic!("{text}: {error}"));
-    let program = rtbpf_isa::decode(&assembly.slots).expect("the test's program decodes");
-    engine.bind_unverified(program, Assumptions::new(ProgType::Plain), vec![]).expect("the test's program binds")
+    engine.bind_unverified(program(text), Assumptions::new(ProgType::Plain), vec![]).expect("the test's program binds")
 }
 
 fn run(text: &str) -> Result<u64, FaultKind> {
