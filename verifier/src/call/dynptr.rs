@@ -59,27 +59,17 @@ impl Walk<'_> {
         let (Kind::Dynptr { kind, first: true }, Kind::Dynptr { first: false, .. }) = (low.kind, high.kind) else {
             return uninit();
         };
-        if kinds.0 & bit(kind).0 == 0 {
-            if released && low.ref_id == 0 {
-                return refuse!(Reference, EINVAL, "arg {n} is an unacquired reference");
-            }
-            return refuse!(Dynptr, EINVAL, "Expected a dynptr of type {} as arg #{n}", name(kinds));
-        }
         if released && low.ref_id == 0 {
             return refuse!(Reference, EINVAL, "arg {n} is an unacquired reference");
+        }
+        if kinds.0 & bit(kind).0 == 0 {
+            return refuse!(Dynptr, EINVAL, "Expected a dynptr of type {} as arg #{n}", name(kinds));
         }
         call.dynptr = Some((kind, low.ref_id, low.id));
         Ok(())
     }
 
-    /// The call made a dynptr at `slot` (the lower one) and the slot above.
-    pub(super) fn make_dynptr(&mut self, kind: DynptrKind, frame: u32, slot: usize, acquires: bool) -> Checked {
-        let ref_id = if acquires { self.acquire() } else { 0 };
-        self.place_dynptr(kind, frame, slot, ref_id);
-        Ok(())
-    }
-
-    /// Puts a dynptr that owns `ref_id` (0: nothing) at `slot` and the slot above.
+    /// Puts a dynptr that owns `ref_id` (0: nothing) at `slot` (the lower one) and the slot above.
     pub(super) fn place_dynptr(&mut self, kind: DynptrKind, frame: u32, slot: usize, ref_id: u32) {
         let packet = matches!(kind, DynptrKind::Skb | DynptrKind::Xdp);
         let id = self.fresh_id() | if packet { PACKET_DYNPTR } else { 0 };

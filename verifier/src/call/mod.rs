@@ -223,7 +223,8 @@ impl Walk<'_> {
         self.clobber();
         self.set(Reg::R0, result);
         if let Some((kind, frame, slot)) = call.new_dynptr {
-            self.make_dynptr(kind, frame, slot, proto.acquires)?;
+            let ref_id = if proto.acquires { self.acquire() } else { 0 };
+            self.place_dynptr(kind, frame, slot, ref_id);
         }
         if proto.invalidates_packet || moves_packet(proto, call) {
             self.drop_packet_pointers();
