@@ -11,7 +11,7 @@ use rtbpf::{Config, Engine, Instance, Proof};
 use rtbpf_abi::{MapKind, ProgType};
 use rtbpf_btf::Btf;
 
-use crate::kernel::KernelObject;
+use crate::kernel::{self, KernelObject};
 
 /// One side's answer.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -70,8 +70,9 @@ fn is_known(prog_type: ProgType) -> bool {
 }
 
 impl Judge {
-    /// Fails where the running kernel has no types to show.
+    /// Fails where the running kernel may not be asked, or has no types to show.
     pub fn new() -> Result<Judge, String> {
+        kernel::permitted()?;
         let bytes = std::fs::read("/sys/kernel/btf/vmlinux").map_err(|error| format!("the kernel's types: {error}"))?;
         let system = Btf::parse(&bytes).map_err(|error| format!("the kernel's types: {error}"))?;
         Ok(Judge { engine: Engine::new(Config::linux()), system })

@@ -2,28 +2,23 @@
 
 use std::time::{Duration, Instant};
 
-use rtbpf_tests::kernel;
 use rtbpf_tests::objects::{Judge, Judged, files};
 
 use crate::Request;
 
 /// Prints each difference, then the counts.
 pub fn run(request: &Request) {
-    if let Err(reason) = kernel::permitted() {
-        println!("skipped: {reason}");
-        return;
-    }
+    let judge = match Judge::new() {
+        Ok(judge) => judge,
+        Err(reason) => {
+            println!("skipped: {reason}");
+            return;
+        }
+    };
     let files = match files(&request.folder) {
         Ok(files) => files,
         Err(error) => {
             println!("{}: {error}", request.folder.display());
-            return;
-        }
-    };
-    let judge = match Judge::new() {
-        Ok(judge) => judge,
-        Err(error) => {
-            println!("skipped: {error}");
             return;
         }
     };

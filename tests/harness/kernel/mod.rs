@@ -171,15 +171,7 @@ fn types() -> Result<&'static OwnedFd, String> {
 
 fn create(map: &CaseMap) -> Result<OwnedFd, String> {
     let spec = &map.spec;
-    let attr = sys::MapAttr {
-        kind: spec.kind.number(),
-        key_size: spec.key_size,
-        value_size: spec.value_size,
-        max_entries: spec.max_entries,
-        flags: spec.flags,
-        ..sys::MapAttr::default()
-    };
-    let fd = sys::map_create(attr).map_err(|error| format!("{} map: {error}", spec.kind.name()))?;
+    let fd = sys::map_create(sys::MapAttr::of(spec)).map_err(|error| format!("{} map: {error}", spec.kind.name()))?;
     for (key, value) in &map.init {
         sys::map_update(&fd, key, value).map_err(|error| format!("{} map, update: {error}", spec.kind.name()))?;
     }

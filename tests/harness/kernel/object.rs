@@ -125,17 +125,8 @@ fn create(spec: &MapSpec, types: Option<&Types>) -> Result<OwnedFd, String> {
     let inner = spec.inner.as_ref().map(|inner| create(inner, types)).transpose()?;
     let takes_types = !matches!(spec.kind, MapKind::PerfEventArray | MapKind::StackTrace | MapKind::ProgArray);
     let types = types.filter(|_| takes_types && spec.inner.is_none());
-    let mut attr = sys::MapAttr {
-        kind: spec.kind.number(),
-        key_size: spec.key_size,
-        value_size: spec.value_size,
-        max_entries: spec.max_entries,
-        flags: spec.flags,
-        inner: inner.as_ref().map_or(0, |fd| fd.as_raw_fd() as u32),
-        numa_node: spec.numa_node,
-        extra: spec.map_extra,
-        ..sys::MapAttr::default()
-    };
+    let mut attr =
+        sys::MapAttr { inner: inner.as_ref().map_or(0, |fd| fd.as_raw_fd() as u32), ..sys::MapAttr::of(spec) };
     if let Some(types) = types.filter(|_| spec.btf_value != 0) {
         attr.btf = types.fd.as_raw_fd() as u32;
         (attr.btf_key, attr.btf_value) = (types.id(spec.btf_key), types.id(spec.btf_value));

@@ -7,6 +7,8 @@ use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
+use rtbpf_abi::MapSpec;
+
 const MAP_CREATE: i64 = 0;
 const MAP_LOOKUP: i64 = 1;
 const MAP_UPDATE: i64 = 2;
@@ -47,6 +49,22 @@ pub struct MapAttr {
     pub btf_kernel_value: u32,
     /// What some kinds take besides.
     pub extra: u64,
+}
+
+impl MapAttr {
+    /// A map like `spec`, without its types and its inner map, which the kernel knows by descriptor.
+    pub fn of(spec: &MapSpec) -> MapAttr {
+        MapAttr {
+            kind: spec.kind.number(),
+            key_size: spec.key_size,
+            value_size: spec.value_size,
+            max_entries: spec.max_entries,
+            flags: spec.flags,
+            numa_node: spec.numa_node,
+            extra: spec.map_extra,
+            ..MapAttr::default()
+        }
+    }
 }
 
 #[repr(C)]
