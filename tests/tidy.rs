@@ -21,6 +21,7 @@ const EDGES: &[(&str, &[&str])] = &[
 const UNSAFE_ROOMS: &[&str] = &[
     "rt/src/lock/",
     "rt/src/slot.rs",
+    "rt/src/interrupt.rs",
     "rt/src/pin.rs",
     "rt/src/alloc_gate.rs",
     "maps/src/slab.rs",

@@ -4,6 +4,7 @@ pub mod alloc_gate;
 pub mod entry;
 pub mod freelist;
 pub mod gate;
+pub mod interrupt;
 pub mod lease;
 pub mod level;
 pub mod lock;
@@ -13,7 +14,9 @@ pub mod stats;
 pub mod token;
 
 pub use entry::{Entry, Guard as RunGuard, Missed, Path, ProgCounters, Quiet};
+pub use interrupt::{InterruptError, Interrupted, Interrupts, Source};
 pub use lease::Lease;
 pub use level::{Level, Model, RunCx};
 pub use lock::{Class, Guard, Lock, LockError, PiMutex, RawLock, ZeroIsValid};
 pub use slot::{Delivery, Slot, Slots};
+pub use stats::Misses;

@@ -13,12 +13,17 @@ pub struct Misses {
     pub busy_slot: AtomicU64,
     /// An interrupt that was put off found no room.
     pub lost: AtomicU64,
+    /// An interrupt came while such ones were kept out: under a raw lock, or in a handler.
+    pub masked: AtomicU64,
 }
 
 impl Misses {
     /// All of them.
     pub fn total(&self) -> u64 {
-        [&self.recursion, &self.busy_slot, &self.lost].iter().map(|count| count.load(Ordering::Relaxed)).sum()
+        [&self.recursion, &self.busy_slot, &self.lost, &self.masked]
+            .iter()
+            .map(|count| count.load(Ordering::Relaxed))
+            .sum()
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use rtbpf_abi::{HelperId, Policy};
 use rtbpf_isa::Program;
 use rtbpf_maps::MapRef;
+use rtbpf_rt::Slots;
 use rtbpf_rt::level::Model;
 use rtbpf_verifier::{Assumptions, Profile, VerifiedProgram};
 
@@ -69,14 +70,20 @@ impl Config {
 }
 
 /// A machine: makes executables from programs. Cheap to clone; clones share everything.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Engine {
     inner: Arc<Inner>,
 }
 
-#[derive(Default)]
+impl Default for Engine {
+    fn default() -> Engine {
+        Engine::new(Config::default())
+    }
+}
+
 pub(crate) struct Inner {
     pub config: Config,
+    pub slots: Arc<Slots>,
     pub timers: Arc<Timers>,
     pub custom: Vec<Arc<Custom>>,
 }
@@ -84,7 +91,13 @@ pub(crate) struct Inner {
 impl Engine {
     /// An engine with this configuration and no helpers but Linux's.
     pub fn new(config: Config) -> Engine {
-        Engine { inner: Arc::new(Inner { config, timers: Arc::default(), custom: Vec::new() }) }
+        let slots = Arc::new(Slots::new(config.slots, config.model));
+        Engine { inner: Arc::new(Inner { config, slots, timers: Arc::default(), custom: Vec::new() }) }
+    }
+
+    /// Its slots. A thread that samples itself leases one.
+    pub fn slots(&self) -> &Arc<Slots> {
+        &self.inner.slots
     }
 
     /// Adds a helper that programs call by name or by the number returned.
@@ -109,7 +122,9 @@ impl Engine {
         let id = HelperId(HelperId::FIRST_CUSTOM.0 + self.inner.custom.len() as u32);
         let mut custom = self.inner.custom.clone();
         custom.push(Arc::new(function.into_helper(id, name)));
-        self.inner = Arc::new(Inner { config: self.inner.config.clone(), timers: self.inner.timers.clone(), custom });
+        let Inner { config, slots, timers, .. } = &*self.inner;
+        let (config, slots, timers) = (config.clone(), slots.clone(), timers.clone());
+        self.inner = Arc::new(Inner { config, slots, timers, custom });
         Ok(id)
     }
 

@@ -26,6 +26,8 @@ pub mod engine;
 pub mod error;
 mod executable;
 pub mod helpers;
+#[cfg(feature = "jit")]
+pub mod hook;
 mod instance;
 pub mod interp;
 #[allow(unsafe_code)]
@@ -48,6 +50,8 @@ pub use engine::{CancelHandle, Config, Engine};
 pub use error::{Error, Fault, FaultKind};
 pub use executable::{Executable, Session};
 pub use helpers::custom::{Bytes, HelperArg, HelperCx, HelperRet, IntoHelper, OutBytes};
+#[cfg(feature = "jit")]
+pub use hook::{HookError, Sampler};
 pub use instance::{Instance, Live, Proof};
 pub use interp::{Checked, Observer};
 #[cfg(feature = "jit")]

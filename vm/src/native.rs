@@ -14,6 +14,7 @@ use rtbpf_abi::{Arg, Errno};
 use rtbpf_isa::{InsnIdx, MapIdx, Size};
 use rtbpf_jit::{ArrayLookup, HelperTraits, Linker, Options, Symbol};
 use rtbpf_maps::{Layout, MapRef, ProgOut};
+use rtbpf_rt::RunCx;
 use rtbpf_verifier::VerifiedProgram;
 
 use crate::ctx::Ctx;
@@ -110,6 +111,24 @@ pub struct Prepared {
 impl Prepared {
     /// Runs the program once more, on the context as the last run left it.
     pub fn run(&mut self, session: &Session) -> Result<u64, Error> {
+        let r0 = self.enter(session);
+        if self.frame.fault == FaultCode::None { Ok(r0) } else { Err(self.fault(r0)) }
+    }
+
+    /// Runs a perf_event program in a handler, on the registers and the stack that were interrupted; whether it ended
+    /// without a fault, and the room for frames back. Allocates nothing.
+    pub(crate) fn sample(&mut self, session: &Session, cx: RunCx, regs: &[u64], frames: Vec<u64>) -> (bool, Vec<u64>) {
+        for (register, value) in regs.iter().enumerate() {
+            self.host.ctx.set(register * 8, Size::D, *value);
+        }
+        self.host.cx = cx;
+        self.host.frames = Some(frames);
+        self.enter(session);
+        let finished = std::mem::take(&mut self.frame.fault) == FaultCode::None;
+        (finished, self.host.frames.take().unwrap_or_default())
+    }
+
+    fn enter(&mut self, session: &Session) -> u64 {
         self.frame.fuel = session.fuel();
         self.frame.tail_calls = 0;
         self.host.programs.truncate(1);
@@ -118,8 +137,7 @@ impl Prepared {
         let _section = rtbpf_rt::gate::enter();
         // SAFETY: `bind_native` compiled a verified program for this type of context; `host` owns the context, the
         // stack that `stack_top` ends, the cancel word, and through the program the maps, all of which outlive the call.
-        let r0 = unsafe { self.native.code.call(&mut self.frame) };
-        if self.frame.fault == FaultCode::None { Ok(r0) } else { Err(self.fault(r0)) }
+        unsafe { self.native.code.call(&mut self.frame) }
     }
 
     #[cold]

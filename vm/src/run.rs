@@ -41,6 +41,8 @@ pub(crate) struct Host {
     pub timer: Option<u64>,
     /// What a cgroup program answers beside R0.
     pub retval: i32,
+    /// The call stack of the code that this run interrupted, innermost first; `None` when it interrupted none.
+    pub frames: Option<Vec<u64>>,
     /// Objects that helpers made for this run.
     objects: Vec<Arc<Buffer>>,
     /// Ring buffer records in the program's hands.
@@ -72,6 +74,7 @@ impl Host {
             locks: Vec::new(),
             timer: None,
             retval: 0,
+            frames: None,
             objects: Vec::new(),
             records: Records::default(),
             dynptrs: Dynptrs::default(),

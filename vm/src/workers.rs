@@ -60,10 +60,10 @@ pub struct Workers {
 
 impl Workers {
     /// A thread for each slot of `engine`, pinned to the slot's CPU where the process may run there. Where there are more
-    /// slots than CPUs, several share one.
+    /// slots than CPUs, several share one. A worker begins when its slot is free: nobody else leases it.
     pub fn new(engine: &Engine) -> Result<Workers, WorkersError> {
         let count = engine.config().slots.max(1);
-        let slots = Arc::new(Slots::new(count, engine.config().model));
+        let slots = engine.slots().clone();
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         let pinned: Arc<[Mutex<Option<usize>>]> = (0..count).map(|_| Mutex::new(None)).collect();
         let (mailboxes, receivers): (Vec<_>, Vec<_>) = (0..count).map(|_| channel::<Job>()).unzip();

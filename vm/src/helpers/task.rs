@@ -1,6 +1,7 @@
 //! Who runs, and what programs report about it (bpf-helpers(7)).
 
 use rtbpf_abi::Errno;
+use rtbpf_maps::stack_trace::stack;
 use rtbpf_maps::{PerfEventArray, ProgBytes, StackTrace};
 
 use super::native::Cx;
@@ -118,17 +119,25 @@ pub(crate) fn perf_event_read_value(cx: &mut Cx<'_>) -> u64 {
     status(read.map(|_| ()))
 }
 
-/// The one frame a program in the machine has: the place its context names, or the program's start.
-fn frames(cx: &mut Cx<'_>) -> Vec<u64> {
-    let ip = get_func_ip(cx);
-    vec![if ip == 0 { 0xffff_ffff_8100_0000 } else { ip }]
+/// Shows the call stack. In a handler it is the interrupted one, all of it user's: there are no kernel frames. Elsewhere
+/// it is the one frame a program in the machine has: the place its context names, or the program's start.
+fn with_frames<R>(cx: &mut Cx<'_>, flags: u64, show: impl FnOnce(&mut Cx<'_>, &[u64]) -> R) -> R {
+    // Out of the run's state meanwhile, and back.
+    let Some(frames) = cx.host().frames.take() else {
+        let ip = get_func_ip(cx);
+        return show(cx, &[if ip == 0 { 0xffff_ffff_8100_0000 } else { ip }]);
+    };
+    let shown = show(cx, if flags & stack::USER != 0 { &frames } else { &[] });
+    cx.host().frames = Some(frames);
+    shown
 }
 
 pub(crate) fn get_stackid(cx: &mut Cx<'_>) -> u64 {
     let Ok(map) = cx.map(2) else { return Errno::EINVAL.as_ret() };
     let Some(stacks) = map.as_any().downcast_ref::<StackTrace>() else { return Errno::EINVAL.as_ret() };
-    let (run, flags, frames) = (cx.run_cx(), cx.arg(3), frames(cx));
-    value(stacks.id_of(&run, &frames, flags).map(u64::from).map_err(|error| error.errno()))
+    let flags = cx.arg(3);
+    let id = with_frames(cx, flags, |cx, frames| stacks.id_of(&cx.run_cx(), frames, flags));
+    value(id.map(u64::from).map_err(|error| error.errno()))
 }
 
 /// Writes the stack to argument 2; the number of bytes, or a negated error number.
@@ -140,9 +149,9 @@ pub(crate) fn get_stack(cx: &mut Cx<'_>) -> u64 {
     if flags & !KNOWN != 0 || len % 8 != 0 {
         return Errno::EINVAL.as_ret();
     }
-    let frames = frames(cx);
-    let shown: Vec<u8> =
-        frames.iter().skip((flags & SKIP) as usize).take(len / 8).flat_map(|f| f.to_ne_bytes()).collect();
+    let shown: Vec<u8> = with_frames(cx, flags, |_, frames| {
+        frames.iter().skip((flags & SKIP) as usize).take(len / 8).flat_map(|f| f.to_ne_bytes()).collect()
+    });
     let mut out = shown.clone();
     out.resize(len, 0);
     cx.write(2, len, &out);
