@@ -1,0 +1,121 @@
+//! Programs made to cost much: each ends with a verdict, an errno and a reason, in a bounded number of steps and seconds.
+
+use std::fmt::Write;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rtbpf_abi::{MapKind, MapSpec, ProgType};
+use rtbpf_isa::{asm, decode};
+use rtbpf_verifier::{Assumptions, Options, Profile, Stats, verify};
+
+/// A build without optimisation is some ten times slower than one that people use.
+const MOST: Duration = Duration::from_secs(if cfg!(debug_assertions) { 100 } else { 10 });
+
+/// Verifies `text` and gives what was walked, accepted or not.
+fn walk(text: &str, profile: Profile) -> Stats {
+    let assembly = asm::assemble(text).expect("the program assembles");
+    let program = decode(&assembly.slots).expect("the program decodes");
+    let mut given = Assumptions::new(ProgType::SchedCls);
+    given.maps = assembly.maps.iter().map(|_| Arc::new(MapSpec::new(MapKind::Hash, 4, 16, 8))).collect();
+    let budget = cfg!(debug_assertions).then_some(100_000);
+    let options = Options { profile, budget, ..Options::default() };
+    let (budget, begun) = (options.budget(), Instant::now());
+    let stats = match verify(program, given, &options) {
+        Ok(verified) => verified.stats(),
+        Err(why) => {
+            assert!(why.errno.number() > 0 && !why.message.is_empty(), "{why:?}");
+            why.stats
+        }
+    };
+    let took = begun.elapsed();
+    assert!(took < MOST, "{took:?}");
+    assert!(stats.processed <= budget + 1, "{} processed", stats.processed);
+    stats
+}
+
+fn compat(text: &str) -> u64 {
+    walk(text, Profile::Compat).processed
+}
+
+/// `count` forks, each of which leaves another number behind.
+fn diamonds(count: usize, used: bool) -> String {
+    let mut text = String::from("r6 = r1\n r7 = 0\n");
+    for i in 0..count {
+        let _ = writeln!(text, "r2 = *(u32 *)(r6 + 0)\n if r2 > {i} goto l{i}\n r7 += {}\nl{i}:", 1u32 << (i % 20));
+    }
+    if used {
+        text += "r7 &= 7\n r1 = r10\n r1 -= r7\n *(u8 *)(r1 - 8) = 1\n";
+    }
+    text + "r0 = 0\n exit"
+}
+
+#[test]
+fn forks_that_nothing_depends_on_are_walked_once() {
+    let (some, more) = (compat(&diamonds(100, false)), compat(&diamonds(400, false)));
+    assert!(more <= some * 5, "{some} and {more} processed");
+}
+
+#[test]
+fn forks_that_a_check_depends_on_end_too() {
+    compat(&diamonds(24, true));
+}
+
+#[test]
+fn nested_loops_end() {
+    let text = "r0 = 0\n r1 = 0\na:\n r2 = 0\nb:\n r3 = 0\nc:\n r0 += r3\n r3 += 1\n if r3 != 1000 goto c\n r2 += 1\n \
+                if r2 != 1000 goto b\n r1 += 1\n if r1 != 1000 goto a\n r0 = 0\n exit";
+    compat(text);
+    assert!(walk(text, Profile::Strict).processed < 5_000);
+}
+
+#[test]
+fn calls_of_calls_end() {
+    // Eight deep, each twice: the innermost is reached 2^7 times.
+    let mut text = String::from("r6 = r1\n call f1\n r1 = r6\n call f1\n r0 = 0\n exit\n");
+    for i in 1..7 {
+        let _ = writeln!(text, "f{i}:\n r6 = r1\n call f{}\n r1 = r6\n call f{}\n r0 = 0\n exit", i + 1, i + 1);
+    }
+    compat(&(text + "f7:\n r0 = *(u32 *)(r1 + 0)\n exit"));
+}
+
+#[test]
+fn many_lookups_with_many_ids_end() {
+    let mut text = String::from("*(u32 *)(r10 - 4) = 0\n");
+    for i in 0..300 {
+        let _ = writeln!(
+            text,
+            "r2 = r10\n r2 += -4\n r1 = map[m{}] ll\n call 1\n *(u64 *)(r10 - {}) = r0\n if r0 == 0 goto l{i}\n r1 = *(u8 *)(r0 + 0)\nl{i}:",
+            i % 60,
+            16 + i % 60 * 8
+        );
+    }
+    compat(&(text + "r0 = 0\n exit"));
+}
+
+#[test]
+fn linked_copies_everywhere_end() {
+    let mut text = String::from("r6 = r1\n r7 = *(u32 *)(r6 + 0)\n");
+    for i in 0..200 {
+        let slot = 8 + i % 60 * 8;
+        let _ =
+            writeln!(text, "*(u64 *)(r10 - {slot}) = r7\n r8 = r7\n r8 += 1\n if r8 > {i} goto l{i}\n r9 = r7\nl{i}:");
+    }
+    compat(&(text + "r0 = 0\n exit"));
+}
+
+#[test]
+fn a_thousand_million_rounds_take_a_few_in_strict() {
+    let text = "r1 = 0\nagain:\n r1 += 1\n if r1 != 1000000000 goto again\n r0 = 0\n exit";
+    let processed = walk(text, Profile::Strict).processed;
+    println!("{processed} processed");
+    assert!(processed < 5_000);
+}
+
+#[test]
+fn a_hundred_thousand_instructions_are_walked_once_each() {
+    let mut text = String::from("r0 = 0\n");
+    for _ in 0..99_998 {
+        text += "r0 += 1\n";
+    }
+    assert_eq!(compat(&(text + "exit")), 100_000);
+}
