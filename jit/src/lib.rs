@@ -13,6 +13,7 @@ pub mod a64;
 pub mod abi;
 pub mod asm;
 pub mod code;
+pub mod elf;
 pub mod encode;
 pub mod exec_mem;
 mod fast;
