@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rtbpf::maps::{CreateCx, MapRef, create};
 use rtbpf::verifier::{Assumptions, Options, verify};
-use rtbpf::{Config, Ctx, Error, Executable, Native};
+use rtbpf::{Config, Ctx, Error, Executable, Native, Threaded};
 use rtbpf_abi::{MapKind, MapSpec, ProgType};
 use rtbpf_isa::decode;
 
@@ -18,6 +18,10 @@ pub enum Engine {
     /// The checked interpreter with the verifier's facts, each of which it asserts. Cases that the verifier refuses have
     /// no outcome.
     CheckedWithFacts,
+    /// The threaded interpreter.
+    Threaded,
+    /// The threaded interpreter without facts.
+    ThreadedWithoutFacts,
     /// Native code of the verified program, with the facts that it was compiled by.
     Native,
     /// Native code that assumes the worst.
@@ -27,9 +31,16 @@ pub enum Engine {
 impl Engine {
     /// All engines of this machine.
     pub const ALL: &[Engine] = if cfg!(any(target_arch = "x86_64", target_arch = "aarch64")) {
-        &[Engine::Checked, Engine::CheckedWithFacts, Engine::Native, Engine::NativeWithoutFacts]
+        &[
+            Engine::Checked,
+            Engine::CheckedWithFacts,
+            Engine::Threaded,
+            Engine::ThreadedWithoutFacts,
+            Engine::Native,
+            Engine::NativeWithoutFacts,
+        ]
     } else {
-        &[Engine::Checked, Engine::CheckedWithFacts]
+        &[Engine::Checked, Engine::CheckedWithFacts, Engine::Threaded, Engine::ThreadedWithoutFacts]
     };
 }
 
@@ -63,6 +74,7 @@ pub fn run(engine: Engine, case: &Case) -> Option<Outcome> {
     let mut session = machine.session(0);
     let result = match bound {
         Bound::Interpreted(executable) => executable.run(&mut session, &mut ctx),
+        Bound::Threaded(threaded) => threaded.run(&mut session, &mut ctx),
         Bound::Native(native) => native.run(&mut session, &mut ctx),
     };
     let mem_after = if case.packet.is_none() { ctx.to_vec() } else { Vec::new() };
@@ -71,6 +83,7 @@ pub fn run(engine: Engine, case: &Case) -> Option<Outcome> {
 
 enum Bound {
     Interpreted(Executable),
+    Threaded(Threaded),
     Native(Native),
 }
 
@@ -94,6 +107,8 @@ fn bind(engine: Engine, machine: &rtbpf::Engine, case: &Case, prog_type: ProgTyp
     let Ok(verified) = verify(program, given, &Options::default()) else { return Ok(None) };
     Ok(Some(match engine {
         Engine::Checked | Engine::CheckedWithFacts => Bound::Interpreted(machine.bind(verified, maps)?),
+        Engine::Threaded => Bound::Threaded(machine.bind_threaded(verified, maps)?),
+        Engine::ThreadedWithoutFacts => Bound::Threaded(machine.bind_threaded(verified.without_facts(), maps)?),
         Engine::Native => Bound::Native(machine.bind_native(verified, maps)?),
         Engine::NativeWithoutFacts => Bound::Native(machine.bind_native(verified.without_facts(), maps)?),
     }))

@@ -41,7 +41,7 @@ pub fn agree(case: &Case, count: usize) -> Agreement {
         let Ok(verified) = machine.judge(case) else { return Agreement::NotRun };
         if let Err(error) = machine.bind(verified, way) {
             match way {
-                Way::Native | Way::NativeWithoutFacts => continue,
+                Way::Threaded | Way::Native | Way::NativeWithoutFacts => continue,
                 Way::Checked | Way::Unverified => {
                     return Agreement::Differs(format!("{way:?} cannot be bound: {error}"));
                 }

@@ -9,7 +9,7 @@ use rtbpf::maps::{CreateCx, MapRef, create};
 use rtbpf::rt::RunCx;
 use rtbpf::verifier::{Assumptions, Options, Profile, Rejection, VerifiedProgram, verify};
 use rtbpf::world::FixedClock;
-use rtbpf::{Config, Ctx, Engine, Error, Executable, FaultKind, Native, World};
+use rtbpf::{Config, Ctx, Engine, Error, Executable, FaultKind, Native, Threaded, World};
 
 use crate::generate::Case;
 
@@ -26,6 +26,8 @@ pub enum Way {
     Checked,
     /// The checked interpreter on a program of which nothing is claimed.
     Unverified,
+    /// The threaded interpreter.
+    Threaded,
     /// Native code made with the verifier's facts.
     Native,
     /// Native code made without facts.
@@ -34,7 +36,7 @@ pub enum Way {
 
 impl Way {
     /// Every way.
-    pub const ALL: [Way; 4] = [Way::Checked, Way::Unverified, Way::Native, Way::NativeWithoutFacts];
+    pub const ALL: [Way; 5] = [Way::Checked, Way::Unverified, Way::Threaded, Way::Native, Way::NativeWithoutFacts];
 }
 
 /// What a run gives.
@@ -76,6 +78,7 @@ pub type Contents = Vec<(Vec<u8>, Vec<u8>)>;
 /// A program ready to run.
 enum Bound {
     Checked(Executable),
+    Threaded(Threaded),
     Native(Native),
 }
 
@@ -129,6 +132,7 @@ impl Machine {
                 let given = verified.given().clone();
                 self.engine.bind_unverified(verified.code().clone(), given, maps).map(Bound::Checked)
             }
+            Way::Threaded => self.engine.bind_threaded(verified, maps).map(Bound::Threaded),
             Way::Native => self.engine.bind_native(verified, maps).map(Bound::Native),
             Way::NativeWithoutFacts => self.engine.bind_native(verified.without_facts(), maps).map(Bound::Native),
         };
@@ -141,6 +145,7 @@ impl Machine {
         let result = match &self.program {
             None => return Outcome::Fault("nothing is bound".into()),
             Some(Bound::Checked(program)) => program.run(&mut session, ctx),
+            Some(Bound::Threaded(program)) => program.run(&mut session, ctx),
             Some(Bound::Native(program)) => program.run(&mut session, ctx),
         };
         match result {

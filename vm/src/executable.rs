@@ -43,6 +43,8 @@ pub(crate) struct Bound {
     helpers: Vec<(i32, Result<BoundHelper, FaultKind>)>,
     /// For the first instruction of each straight run, how many instructions the run has; 0 for the others.
     pub costs: Vec<u32>,
+    /// Its threaded code, once translated: where tail calls go.
+    pub threaded: std::sync::OnceLock<crate::interp::threaded::Thread>,
     /// Its native code, once compiled: where tail calls go.
     #[cfg(feature = "jit")]
     pub native: std::sync::OnceLock<rtbpf_jit::Native>,
@@ -77,6 +79,7 @@ impl Bound {
             engine: engine.clone(),
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             costs: costs(&program),
+            threaded: std::sync::OnceLock::new(),
             #[cfg(feature = "jit")]
             native: std::sync::OnceLock::new(),
             program,
@@ -245,7 +248,6 @@ impl Executable {
         &self.0.maps
     }
 
-    #[cfg(feature = "jit")]
     pub(crate) fn bound(&self) -> &Arc<Bound> {
         &self.0
     }

@@ -22,7 +22,8 @@ use rtbpf_rt::{
 use crate::ctx::Ctx;
 use crate::error::Error;
 use crate::executable::{Executable, Session};
-use crate::native::{Native, Prepared};
+use crate::native::Native;
+use crate::unchecked::Prepared;
 
 /// Helpers that neither allocate nor wait.
 const SAFE: &[&str] = &[
@@ -178,7 +179,7 @@ fn check(exe: &Executable) -> Result<(), HookError> {
 struct Sample {
     counts: Arc<Counts>,
     session: Session,
-    prepared: Prepared,
+    prepared: Prepared<rtbpf_jit::Native>,
     /// Lent to each run.
     frames: Option<Vec<u64>>,
 }

@@ -41,6 +41,8 @@ mod run;
 #[cfg(test)]
 mod testing;
 pub(crate) mod timers;
+#[allow(unsafe_code)]
+pub mod unchecked;
 #[cfg(feature = "workers")]
 pub mod workers;
 pub mod world;
@@ -53,11 +55,12 @@ pub use helpers::custom::{Bytes, HelperArg, HelperCx, HelperRet, IntoHelper, Out
 #[cfg(feature = "jit")]
 pub use hook::{HookError, Sampler};
 pub use instance::{Instance, Live, Proof};
-pub use interp::{Checked, Observer};
+pub use interp::{Checked, Observer, Threaded};
 #[cfg(feature = "jit")]
-pub use native::{Native, Prepared};
+pub use native::Native;
 pub use packet::Packet;
 pub use rtbpf_rt::level::Model;
+pub use unchecked::Prepared;
 #[cfg(feature = "workers")]
 pub use workers::{Workers, WorkersError};
 pub use world::World;

@@ -189,20 +189,7 @@ impl Span {
             return None;
         }
         // SAFETY: `ptr` is aligned, covers the operand, and `keep` keeps it alive.
-        Some(unsafe {
-            match width {
-                Width::W32 => {
-                    let step = |old: u32| Some(eval::atomic(op, width, old as u64, src, r0) as u32);
-                    let cell = AtomicU32::from_ptr(ptr.cast());
-                    cell.fetch_update(SeqCst, SeqCst, step).unwrap_or_else(|old| old) as u64
-                }
-                Width::W64 => {
-                    let step = |old| Some(eval::atomic(op, width, old, src, r0));
-                    let cell = AtomicU64::from_ptr(ptr.cast());
-                    cell.fetch_update(SeqCst, SeqCst, step).unwrap_or_else(|old| old)
-                }
-            }
-        })
+        Some(unsafe { atomic(ptr, op, width, src, r0) })
     }
 
     /// Who keeps it alive.
@@ -233,10 +220,8 @@ impl Span {
 pub(crate) unsafe fn load(ptr: *const u8, size: Size) -> u64 {
     let ptr = ptr.cast_mut();
     if !ptr.addr().is_multiple_of(size.bytes() as usize) {
-        let mut bytes = [0; 8];
         // SAFETY: the caller's promise.
-        unsafe { copy_out(ptr, &mut bytes[..size.bytes() as usize]) }
-        return u64::from_ne_bytes(bytes);
+        return unsafe { load_misaligned(ptr, size) };
     }
     // SAFETY: readable by the caller's promise, aligned by the test above; the cells are atomic, so writers may race.
     unsafe {
@@ -251,12 +236,34 @@ pub(crate) unsafe fn load(ptr: *const u8, size: Size) -> u64 {
 
 /// # Safety
 ///
+/// As for [`load`].
+#[cold]
+#[inline(never)]
+unsafe fn load_misaligned(ptr: *const u8, size: Size) -> u64 {
+    let mut bytes = [0; 8];
+    // SAFETY: the caller's promise.
+    unsafe { copy_out(ptr, &mut bytes[..size.bytes() as usize]) }
+    u64::from_ne_bytes(bytes)
+}
+
+/// # Safety
+///
+/// As for [`store`].
+#[cold]
+#[inline(never)]
+unsafe fn store_misaligned(ptr: *mut u8, size: Size, value: u64) {
+    // SAFETY: the caller's promise.
+    unsafe { copy_in(ptr, &value.to_ne_bytes()[..size.bytes() as usize]) }
+}
+
+/// # Safety
+///
 /// `ptr` must be writable for `size` bytes.
 #[inline(always)]
 pub(crate) unsafe fn store(ptr: *mut u8, size: Size, value: u64) {
     if !ptr.addr().is_multiple_of(size.bytes() as usize) {
         // SAFETY: the caller's promise.
-        return unsafe { copy_in(ptr, &value.to_ne_bytes()[..size.bytes() as usize]) };
+        return unsafe { store_misaligned(ptr, size, value) };
     }
     // SAFETY: writable by the caller's promise, aligned by the test above. The casts keep the low bits, as BPF stores do.
     unsafe {
@@ -265,6 +272,28 @@ pub(crate) unsafe fn store(ptr: *mut u8, size: Size, value: u64) {
             Size::H => AtomicU16::from_ptr(ptr.cast()).store(value as u16, Relaxed),
             Size::W => AtomicU32::from_ptr(ptr.cast()).store(value as u32, Relaxed),
             Size::D => AtomicU64::from_ptr(ptr.cast()).store(value, Relaxed),
+        }
+    }
+}
+
+/// A read-modify-write; the old value, zero-extended.
+///
+/// # Safety
+///
+/// `ptr` is aligned to the width, and readable and writable for its bytes.
+pub(crate) unsafe fn atomic(ptr: *mut u8, op: AtomicOp, width: Width, src: u64, r0: u64) -> u64 {
+    match width {
+        Width::W32 => {
+            let step = |old: u32| Some(eval::atomic(op, width, old as u64, src, r0) as u32);
+            // SAFETY: the caller's promise.
+            let cell = unsafe { AtomicU32::from_ptr(ptr.cast()) };
+            cell.fetch_update(SeqCst, SeqCst, step).unwrap_or_else(|old| old) as u64
+        }
+        Width::W64 => {
+            let step = |old| Some(eval::atomic(op, width, old, src, r0));
+            // SAFETY: the caller's promise.
+            let cell = unsafe { AtomicU64::from_ptr(ptr.cast()) };
+            cell.fetch_update(SeqCst, SeqCst, step).unwrap_or_else(|old| old)
         }
     }
 }

@@ -7,30 +7,29 @@
 use std::ptr;
 use std::sync::Arc;
 
+use rtbpf_abi::Errno;
 use rtbpf_abi::frame::{FaultCode, HelperFn, RunFrame};
-use rtbpf_abi::helper::MemSize;
-use rtbpf_abi::limits::{MAX_LOOPS, MAX_TAIL_CALLS};
-use rtbpf_abi::{Arg, Errno};
-use rtbpf_isa::{InsnIdx, MapIdx, Size};
+use rtbpf_abi::limits::MAX_TAIL_CALLS;
+use rtbpf_isa::MapIdx;
 use rtbpf_jit::{ArrayLookup, HelperTraits, Linker, Options, Symbol};
-use rtbpf_maps::{Layout, MapRef, ProgOut};
-use rtbpf_rt::RunCx;
+use rtbpf_maps::{Layout, MapRef};
 use rtbpf_verifier::VerifiedProgram;
 
-use crate::ctx::Ctx;
 use crate::engine::Engine;
-use crate::error::{Error, Fault, FaultKind};
-use crate::executable::{Bound, Executable, Session};
-use crate::helpers::dynptr::Dynptr;
-use crate::helpers::{Action, Flow, ringbuf, timer};
-use crate::mem::Buffer;
-use crate::run::Host;
+use crate::error::Error;
+use crate::executable::Bound;
+use crate::helpers::{Action, Flow, timer};
+use crate::unchecked::{self, Code, Unchecked, array_base, custom, host, packet_load};
 
 /// A verified program as native code, bound to maps and helpers. Cheap to clone.
-#[derive(Clone, Debug)]
-pub struct Native {
-    exe: Executable,
-    code: rtbpf_jit::Native,
+pub type Native = Unchecked<rtbpf_jit::Native>;
+
+impl Code for rtbpf_jit::Native {
+    // SAFETY: what `Code::call` asks for is what the call of native code asks for.
+    unsafe fn call(&self, frame: &mut RunFrame) -> u64 {
+        // SAFETY: the caller's promises are those of the call.
+        unsafe { rtbpf_jit::Native::call(self, frame) }
+    }
 }
 
 impl Engine {
@@ -58,112 +57,7 @@ impl Engine {
         let code = published.pop().ok_or_else(|| none(&"nothing was published"))?;
         // A program is bound once, so the cell is empty.
         let _ = exe.bound().native.set(code.clone());
-        Ok(Native { exe, code })
-    }
-}
-
-impl Native {
-    /// Runs it on `ctx`, and returns R0 at its end.
-    pub fn run(&self, session: &mut Session, ctx: &mut Ctx) -> Result<u64, Error> {
-        let mut prepared = self.prepare(session, std::mem::replace(ctx, Ctx::taken()));
-        let result = match &mut prepared {
-            Ok(prepared) => prepared.run(session),
-            Err((error, _)) => Err(std::mem::replace(error, Error::NoNativeCode(String::new()))),
-        };
-        *ctx = match prepared {
-            Ok(prepared) => prepared.finish(session),
-            Err((_, ctx)) => ctx,
-        };
-        result
-    }
-
-    /// A run that is ready to begin, to be repeated on the same context without setting up again.
-    #[allow(clippy::result_large_err)] // The context must come back.
-    pub fn prepare(&self, session: &mut Session, ctx: Ctx) -> Result<Prepared, (Error, Ctx)> {
-        if let Err(error) = self.exe.bound().admits(&ctx) {
-            return Err((error, ctx));
-        }
-        let host = Box::new(session.host(self.exe.bound(), ctx));
-        let mut frame = host.frame();
-        let top = host.stack.addr() + host.stack.len() as u64;
-        frame.stack_top = ptr::with_exposed_provenance_mut(top as usize);
-        Ok(Prepared { native: self.clone(), frame, host })
-    }
-
-    /// The same program for the checked interpreter.
-    pub fn executable(&self) -> &Executable {
-        &self.exe
-    }
-
-    /// Its machine code.
-    pub fn code(&self) -> &rtbpf_jit::Native {
-        &self.code
-    }
-}
-
-/// A native run with its context and frame.
-pub struct Prepared {
-    native: Native,
-    frame: RunFrame,
-    host: Box<Host>,
-}
-
-impl Prepared {
-    /// Runs the program once more, on the context as the last run left it.
-    pub fn run(&mut self, session: &Session) -> Result<u64, Error> {
-        let r0 = self.enter(session);
-        if self.frame.fault == FaultCode::None { Ok(r0) } else { Err(self.fault(r0)) }
-    }
-
-    /// Runs a perf_event program in a handler, on the registers and the stack that were interrupted; whether it ended
-    /// without a fault, and the room for frames back. Allocates nothing.
-    pub(crate) fn sample(&mut self, session: &Session, cx: RunCx, regs: &[u64], frames: Vec<u64>) -> (bool, Vec<u64>) {
-        for (register, value) in regs.iter().enumerate() {
-            self.host.ctx.set(register * 8, Size::D, *value);
-        }
-        self.host.cx = cx;
-        self.host.frames = Some(frames);
-        self.enter(session);
-        let finished = std::mem::take(&mut self.frame.fault) == FaultCode::None;
-        (finished, self.host.frames.take().unwrap_or_default())
-    }
-
-    fn enter(&mut self, session: &Session) -> u64 {
-        self.frame.fuel = session.fuel();
-        self.frame.tail_calls = 0;
-        self.host.programs.truncate(1);
-        self.frame.host = ptr::from_mut(&mut *self.host).cast();
-        // Maps and programs that are replaced meanwhile live until the run ends.
-        let _section = rtbpf_rt::gate::enter();
-        // SAFETY: `bind_native` compiled a verified program for this type of context; `host` owns the context, the
-        // stack that `stack_top` ends, the cancel word, and through the program the maps, all of which outlive the call.
-        unsafe { self.native.code.call(&mut self.frame) }
-    }
-
-    #[cold]
-    fn fault(&mut self, r0: u64) -> Error {
-        let kind = match std::mem::take(&mut self.frame.fault) {
-            FaultCode::OutOfFuel => FaultKind::OutOfFuel,
-            FaultCode::Cancelled => FaultKind::Cancelled,
-            FaultCode::Deadline => FaultKind::Deadline,
-            FaultCode::Thrown => FaultKind::Thrown(r0),
-            FaultCode::Memory => FaultKind::NotAPointer { value: 0 },
-            FaultCode::None | FaultCode::Helper => FaultKind::HelperPanicked("(in native code)".into()),
-        };
-        let at = InsnIdx(std::mem::replace(&mut self.frame.fault_at, RunFrame::NOWHERE));
-        let program = self.host.programs.last().map_or(self.native.exe.program(), |bound| &bound.program);
-        Fault::new(kind, at, program).into()
-    }
-
-    /// The context.
-    pub fn ctx(&self) -> &Ctx {
-        &self.host.ctx
-    }
-
-    /// Gives the context back.
-    pub fn finish(self, session: &mut Session) -> Ctx {
-        let regions = session.take_regions();
-        session.take_back(regions, self.frame.fuel, *self.host)
+        Ok(Unchecked { exe, code })
     }
 }
 
@@ -221,33 +115,11 @@ impl Linker for BoundLinker<'_> {
     }
 }
 
-fn array_base(map: &MapRef) -> Option<u64> {
-    match map.layout() {
-        Layout::Array { base, .. } | Layout::PercpuArray { base, .. } => Some(base),
-        Layout::Opaque => None,
-    }
-}
-
-/// The run's state, for a function that native code called.
-fn host(frame: &mut RunFrame) -> &mut Host {
-    // SAFETY: `Prepared::run` set `host` to the state of this run, which lives as long as the run, and native code
-    // waits for the function that asks; `&mut frame` makes this the only reference made from it meanwhile.
-    unsafe { &mut *frame.host.cast::<Host>() }
-}
-
 /// A subprogram that a program passed as a callback.
 fn callback(address: u64) -> HelperFn {
     // SAFETY: the verifier proved that the argument is a subprogram, and native code passes the address of its
     // callback entry, which is a `HelperFn`.
     unsafe { std::mem::transmute::<usize, HelperFn>(address as usize) }
-}
-
-extern "C" fn packet_load(_: u64, at: u64, bytes: u64, _: u64, _: u64, frame: &mut RunFrame) -> u64 {
-    let loaded = Size::from_bytes(bytes as u32).map(|size| host(frame).ctx.load_packet(at as u32 as i32 as i64, size));
-    match loaded {
-        Some(Ok(Some(value))) => value,
-        Some(Ok(None) | Err(_)) | None => u64::MAX,
-    }
 }
 
 extern "C" fn tail_call(_: u64, map: u64, index: u64, _: u64, _: u64, frame: &mut RunFrame) -> u64 {
@@ -273,41 +145,13 @@ extern "C" fn tail_call(_: u64, map: u64, index: u64, _: u64, _: u64, frame: &mu
 }
 
 extern "C" fn repeat(rounds: u64, body: u64, arg: u64, flags: u64, _: u64, frame: &mut RunFrame) -> u64 {
-    // The number of rounds is a u32: the upper half of the register is ignored.
-    let rounds = rounds as u32 as u64;
-    if flags != 0 {
-        return Errno::EINVAL.as_ret();
-    }
-    if rounds > MAX_LOOPS {
-        return Errno::E2BIG.as_ret();
-    }
-    let body = callback(body);
-    for round in 0..rounds {
-        let stops = body(round, arg, 0, 0, 0, frame) != 0;
-        if stops || frame.fault != FaultCode::None {
-            return round + 1;
-        }
-    }
-    rounds
+    let call = |[r1, r2, r3, r4]: [u64; 4], frame: &mut RunFrame| callback(body)(r1, r2, r3, r4, 0, frame);
+    unchecked::repeat(rounds, arg, flags, frame, call)
 }
 
 extern "C" fn drain(map: u64, body: u64, arg: u64, flags: u64, _: u64, frame: &mut RunFrame) -> u64 {
-    let Some(map) = rtbpf_maps::map_at(map) else { return Errno::EINVAL.as_ret() };
-    let (cx, body) = (host(frame).cx, callback(body));
-    for done in 0..ringbuf::MOST_RECORDS {
-        let record = match ringbuf::next_record(&*map, &cx, flags) {
-            Ok(Some(record)) => Buffer::from_bytes(&record),
-            Ok(None) => return done,
-            Err(errno) => return errno.as_ret(),
-        };
-        let handle = Buffer::from_bytes(&host(frame).dynptrs.add(Dynptr::shown(&record)));
-        let stops = body(handle.addr(), arg, 0, 0, 0, frame) != 0;
-        host(frame).dynptrs.take(&handle.to_vec(0, handle.len()));
-        if stops || frame.fault != FaultCode::None {
-            return done + 1;
-        }
-    }
-    ringbuf::MOST_RECORDS
+    let call = |[r1, r2, r3, r4]: [u64; 4], frame: &mut RunFrame| callback(body)(r1, r2, r3, r4, 0, frame);
+    unchecked::drain(map, arg, flags, frame, call)
 }
 
 extern "C" fn timer_set_callback(timer: u64, body: u64, _: u64, _: u64, _: u64, frame: &mut RunFrame) -> u64 {
@@ -320,70 +164,26 @@ extern "C" fn timer_set_callback(timer: u64, body: u64, _: u64, _: u64, _: u64, 
 }
 
 extern "C" fn for_each(map: u64, body: u64, arg: u64, flags: u64, _: u64, frame: &mut RunFrame) -> u64 {
-    let Some(found) = rtbpf_maps::map_at(map).filter(|_| flags == 0) else { return Errno::EINVAL.as_ret() };
-    let cx = host(frame).cx;
-    let mut keys = Vec::new();
-    let shown = found.for_each(&cx, &mut |key, _| {
-        keys.push(key.to_vec());
-        true
-    });
-    if let Err(error) = shown {
-        return error.errno().as_ret();
-    }
-    let (body, mut done) = (callback(body), 0);
-    for key in keys {
-        let Some(value) = found.lookup(&cx, &key) else { continue };
-        done += 1;
-        let stops = body(map, key.as_ptr() as u64, value.addr(), arg, 0, frame) != 0;
-        if stops || frame.fault != FaultCode::None {
-            break;
-        }
-    }
-    done
-}
-
-/// Every embedder's helper; its number stands in the frame.
-extern "C" fn custom(r1: u64, r2: u64, r3: u64, r4: u64, r5: u64, frame: &mut RunFrame) -> u64 {
-    let args = [r1, r2, r3, r4, r5];
-    let number = frame.helper as i32;
-    let host = host(frame);
-    let bound = host.programs.last().cloned();
-    let helper = bound.as_ref().and_then(|bound| bound.helper(number).ok());
-    let result = match helper.map(|helper| (&helper.action, &helper.args)) {
-        Some((Action::Custom(custom), kinds)) => {
-            let mut memory = [None; 5];
-            for (at, (slot, kind)) in memory.iter_mut().zip(kinds).enumerate() {
-                if let Arg::Mem { size: MemSize::Arg(n), .. } = kind
-                    && args[at] != 0
-                {
-                    let len = args.get((*n as usize).wrapping_sub(1)).copied().unwrap_or_default() as usize;
-                    // SAFETY: the verifier proved that the argument covers as many bytes as its size argument says.
-                    *slot = Some(unsafe { ProgOut::new(args[at] as *mut u8, len) });
-                }
-            }
-            custom.call(host, memory, &args).ok()
-        }
-        Some(_) | None => None,
-    };
-    result.unwrap_or_else(|| {
-        frame.fault = FaultCode::Helper;
-        0
-    })
+    let call = |[r1, r2, r3, r4]: [u64; 4], frame: &mut RunFrame| callback(body)(r1, r2, r3, r4, 0, frame);
+    unchecked::for_each(map, arg, flags, frame, call)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ctx::Ctx;
+    use crate::error::FaultKind;
     use crate::testing::{describe, program};
     use crate::{Bytes, Config, HelperCx, OutBytes};
     use rtbpf_abi::ProgType;
+    use rtbpf_isa::InsnIdx;
     use rtbpf_verifier::Assumptions;
 
     fn bytes() -> Ctx {
         Ctx::plain(&[1, 2, 3, 4, 5, 6, 7, 8])
     }
 
-    /// Runs a safe program by both engines, which must agree on everything.
+    /// Runs a safe program by native code and by both interpreters, which must agree on everything.
     #[track_caller]
     fn both(engine: &Engine, text: &str) -> Result<u64, (FaultKind, InsnIdx)> {
         let program = program(text);
@@ -391,7 +191,8 @@ mod tests {
         let checked = engine.bind_unverified(program.clone(), given.clone(), vec![]).expect("binds");
         // SAFETY: the programs below stay within their context and stack; the checked run above all proves it.
         let verified = unsafe { VerifiedProgram::assume(program, given) };
-        let native = engine.bind_native(verified, vec![]).expect("has native code");
+        let native = engine.bind_native(verified.clone(), vec![]).expect("has native code");
+        let threaded = engine.bind_threaded(verified, vec![]).expect("the threaded interpreter takes it");
         let outcome = |result: Result<u64, Error>| match result {
             Ok(r0) => Ok(r0),
             Err(Error::Fault(fault)) => Err((fault.kind, fault.at)),
@@ -402,6 +203,9 @@ mod tests {
         let (mut session, mut ctx) = (engine.session(0), bytes());
         let got = (outcome(native.run(&mut session, &mut ctx)), ctx.to_vec(), session.insns_left());
         assert_eq!(got, want, "{text}");
+        let (mut session, mut ctx) = (engine.session(0), bytes());
+        let got = (outcome(threaded.run(&mut session, &mut ctx)), ctx.to_vec(), session.insns_left());
+        assert_eq!(got, want, "threaded: {text}");
         got.0
     }
 

@@ -8,6 +8,9 @@ mod kfunc;
 pub mod observe;
 #[cfg(test)]
 mod tests;
+#[allow(unsafe_code)]
+pub mod threaded;
 
 pub use checked::Checked;
 pub use observe::Observer;
+pub use threaded::Threaded;

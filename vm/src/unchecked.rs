@@ -1,0 +1,279 @@
+//! Running verified programs without checks [unsafe room]: what native code and the threaded interpreter share.
+//!
+//! An [`Unchecked`] program works on native addresses, with the helper functions that the checked interpreter calls too.
+//! What is a step of that interpreter (`loop`, `for_each` ...) is a function here, which calls the program back.
+
+use std::ptr;
+
+use rtbpf_abi::frame::{FaultCode, RunFrame};
+use rtbpf_abi::helper::MemSize;
+use rtbpf_abi::limits::MAX_LOOPS;
+use rtbpf_abi::{Arg, Errno};
+use rtbpf_isa::{InsnIdx, Size};
+use rtbpf_maps::{Layout, MapRef, ProgOut};
+#[cfg(feature = "jit")]
+use rtbpf_rt::RunCx;
+
+use crate::ctx::Ctx;
+use crate::error::{Error, Fault, FaultKind};
+use crate::executable::{Executable, Session};
+use crate::helpers::dynptr::Dynptr;
+use crate::helpers::{Action, ringbuf};
+use crate::mem::Buffer;
+use crate::run::Host;
+
+/// Code that runs without checks.
+pub trait Code: Clone {
+    /// Runs it: R0, or a fault in the frame.
+    ///
+    /// # Safety
+    ///
+    /// The frame is that of a run which the proof of the program admits, with its [`Host`] in place; what the code was
+    /// bound to is alive.
+    unsafe fn call(&self, frame: &mut RunFrame) -> u64;
+}
+
+/// A verified program in a form that runs without checks, bound to maps and helpers. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Unchecked<C> {
+    pub(crate) exe: Executable,
+    pub(crate) code: C,
+}
+
+impl<C: Code> Unchecked<C> {
+    /// Runs it on `ctx`, and returns R0 at its end.
+    pub fn run(&self, session: &mut Session, ctx: &mut Ctx) -> Result<u64, Error> {
+        let mut prepared = self.prepare(session, std::mem::replace(ctx, Ctx::taken()));
+        let result = match &mut prepared {
+            Ok(prepared) => prepared.run(session),
+            Err((error, _)) => Err(std::mem::replace(error, Error::NoNativeCode(String::new()))),
+        };
+        *ctx = match prepared {
+            Ok(prepared) => prepared.finish(session),
+            Err((_, ctx)) => ctx,
+        };
+        result
+    }
+
+    /// A run that is ready to begin, to be repeated on the same context without setting up again.
+    #[allow(clippy::result_large_err)] // The context must come back.
+    pub fn prepare(&self, session: &mut Session, ctx: Ctx) -> Result<Prepared<C>, (Error, Ctx)> {
+        if let Err(error) = self.exe.bound().admits(&ctx) {
+            return Err((error, ctx));
+        }
+        let host = Box::new(session.host(self.exe.bound(), ctx));
+        let mut frame = host.frame();
+        let top = host.stack.addr() + host.stack.len() as u64;
+        frame.stack_top = ptr::with_exposed_provenance_mut(top as usize);
+        Ok(Prepared { program: self.clone(), frame, host })
+    }
+
+    /// The same program for the checked interpreter.
+    pub fn executable(&self) -> &Executable {
+        &self.exe
+    }
+
+    /// Its code.
+    pub fn code(&self) -> &C {
+        &self.code
+    }
+}
+
+/// A run with its context and frame.
+pub struct Prepared<C: Code> {
+    program: Unchecked<C>,
+    frame: RunFrame,
+    host: Box<Host>,
+}
+
+impl<C: Code> Prepared<C> {
+    /// Runs the program once more, on the context as the last run left it.
+    pub fn run(&mut self, session: &Session) -> Result<u64, Error> {
+        let r0 = self.enter(session);
+        if self.frame.fault == FaultCode::None { Ok(r0) } else { Err(self.fault(r0)) }
+    }
+
+    /// Runs a perf_event program in a handler, on the registers and the stack that were interrupted; whether it ended
+    /// without a fault, and the room for frames back. Allocates nothing.
+    #[cfg(feature = "jit")]
+    pub(crate) fn sample(&mut self, session: &Session, cx: RunCx, regs: &[u64], frames: Vec<u64>) -> (bool, Vec<u64>) {
+        for (register, value) in regs.iter().enumerate() {
+            self.host.ctx.set(register * 8, Size::D, *value);
+        }
+        self.host.cx = cx;
+        self.host.frames = Some(frames);
+        self.enter(session);
+        let finished = std::mem::take(&mut self.frame.fault) == FaultCode::None;
+        (finished, self.host.frames.take().unwrap_or_default())
+    }
+
+    fn enter(&mut self, session: &Session) -> u64 {
+        self.frame.fuel = session.fuel();
+        self.frame.tail_calls = 0;
+        self.host.programs.truncate(1);
+        self.frame.host = ptr::from_mut(&mut *self.host).cast();
+        // Maps and programs that are replaced meanwhile live until the run ends.
+        let _section = rtbpf_rt::gate::enter();
+        // SAFETY: the code is that of a verified program for this type of context; `host` owns the context, the
+        // stack that `stack_top` ends, the cancel word, and through the program the maps, all of which outlive the call.
+        unsafe { self.program.code.call(&mut self.frame) }
+    }
+
+    #[cold]
+    fn fault(&mut self, r0: u64) -> Error {
+        let kind = match std::mem::take(&mut self.frame.fault) {
+            FaultCode::OutOfFuel => FaultKind::OutOfFuel,
+            FaultCode::Cancelled => FaultKind::Cancelled,
+            FaultCode::Deadline => FaultKind::Deadline,
+            FaultCode::Thrown => FaultKind::Thrown(r0),
+            FaultCode::Memory => FaultKind::NotAPointer { value: 0 },
+            FaultCode::None | FaultCode::Helper => FaultKind::HelperPanicked("(without checks)".into()),
+        };
+        let at = InsnIdx(std::mem::replace(&mut self.frame.fault_at, RunFrame::NOWHERE));
+        let program = self.host.programs.last().map_or(self.program.exe.program(), |bound| &bound.program);
+        Fault::new(kind, at, program).into()
+    }
+
+    /// The context.
+    pub fn ctx(&self) -> &Ctx {
+        &self.host.ctx
+    }
+
+    /// Gives the context back.
+    pub fn finish(self, session: &mut Session) -> Ctx {
+        let regions = session.take_regions();
+        session.take_back(regions, self.frame.fuel, *self.host)
+    }
+}
+
+pub(crate) fn array_base(map: &MapRef) -> Option<u64> {
+    match map.layout() {
+        Layout::Array { base, .. } | Layout::PercpuArray { base, .. } => Some(base),
+        Layout::Opaque => None,
+    }
+}
+
+/// The run's state, for a function that unchecked code called.
+pub(crate) fn host(frame: &mut RunFrame) -> &mut Host {
+    // SAFETY: `Prepared::run` set `host` to the state of this run, which lives as long as the run, and the code
+    // waits for the function that asks; `&mut frame` makes this the only reference made from it meanwhile.
+    unsafe { &mut *frame.host.cast::<Host>() }
+}
+
+pub(crate) extern "C" fn packet_load(_: u64, at: u64, bytes: u64, _: u64, _: u64, frame: &mut RunFrame) -> u64 {
+    let loaded = Size::from_bytes(bytes as u32).map(|size| host(frame).ctx.load_packet(at as u32 as i32 as i64, size));
+    match loaded {
+        Some(Ok(Some(value))) => value,
+        Some(Ok(None) | Err(_)) | None => u64::MAX,
+    }
+}
+
+/// `bpf_loop`; `body` calls the callback.
+pub(crate) fn repeat(
+    rounds: u64,
+    arg: u64,
+    flags: u64,
+    frame: &mut RunFrame,
+    mut body: impl FnMut([u64; 4], &mut RunFrame) -> u64,
+) -> u64 {
+    // The number of rounds is a u32: the upper half of the register is ignored.
+    let rounds = rounds as u32 as u64;
+    if flags != 0 {
+        return Errno::EINVAL.as_ret();
+    }
+    if rounds > MAX_LOOPS {
+        return Errno::E2BIG.as_ret();
+    }
+    for round in 0..rounds {
+        let stops = body([round, arg, 0, 0], frame) != 0;
+        if stops || frame.fault != FaultCode::None {
+            return round + 1;
+        }
+    }
+    rounds
+}
+
+/// `bpf_user_ringbuf_drain`.
+pub(crate) fn drain(
+    map: u64,
+    arg: u64,
+    flags: u64,
+    frame: &mut RunFrame,
+    mut body: impl FnMut([u64; 4], &mut RunFrame) -> u64,
+) -> u64 {
+    let Some(map) = rtbpf_maps::map_at(map) else { return Errno::EINVAL.as_ret() };
+    let cx = host(frame).cx;
+    for done in 0..ringbuf::MOST_RECORDS {
+        let record = match ringbuf::next_record(&*map, &cx, flags) {
+            Ok(Some(record)) => Buffer::from_bytes(&record),
+            Ok(None) => return done,
+            Err(errno) => return errno.as_ret(),
+        };
+        let handle = Buffer::from_bytes(&host(frame).dynptrs.add(Dynptr::shown(&record)));
+        let stops = body([handle.addr(), arg, 0, 0], frame) != 0;
+        host(frame).dynptrs.take(&handle.to_vec(0, handle.len()));
+        if stops || frame.fault != FaultCode::None {
+            return done + 1;
+        }
+    }
+    ringbuf::MOST_RECORDS
+}
+
+/// `bpf_for_each_map_elem`.
+pub(crate) fn for_each(
+    map: u64,
+    arg: u64,
+    flags: u64,
+    frame: &mut RunFrame,
+    mut body: impl FnMut([u64; 4], &mut RunFrame) -> u64,
+) -> u64 {
+    let Some(found) = rtbpf_maps::map_at(map).filter(|_| flags == 0) else { return Errno::EINVAL.as_ret() };
+    let cx = host(frame).cx;
+    let mut keys = Vec::new();
+    let shown = found.for_each(&cx, &mut |key, _| {
+        keys.push(key.to_vec());
+        true
+    });
+    if let Err(error) = shown {
+        return error.errno().as_ret();
+    }
+    let mut done = 0;
+    for key in keys {
+        let Some(value) = found.lookup(&cx, &key) else { continue };
+        done += 1;
+        let stops = body([map, key.as_ptr() as u64, value.addr(), arg], frame) != 0;
+        if stops || frame.fault != FaultCode::None {
+            break;
+        }
+    }
+    done
+}
+
+/// Every embedder's helper; its number stands in the frame.
+pub(crate) extern "C" fn custom(r1: u64, r2: u64, r3: u64, r4: u64, r5: u64, frame: &mut RunFrame) -> u64 {
+    let args = [r1, r2, r3, r4, r5];
+    let number = frame.helper as i32;
+    let host = host(frame);
+    let bound = host.programs.last().cloned();
+    let helper = bound.as_ref().and_then(|bound| bound.helper(number).ok());
+    let result = match helper.map(|helper| (&helper.action, &helper.args)) {
+        Some((Action::Custom(custom), kinds)) => {
+            let mut memory = [None; 5];
+            for (at, (slot, kind)) in memory.iter_mut().zip(kinds).enumerate() {
+                if let Arg::Mem { size: MemSize::Arg(n), .. } = kind
+                    && args[at] != 0
+                {
+                    let len = args.get((*n as usize).wrapping_sub(1)).copied().unwrap_or_default() as usize;
+                    // SAFETY: the verifier proved that the argument covers as many bytes as its size argument says.
+                    *slot = Some(unsafe { ProgOut::new(args[at] as *mut u8, len) });
+                }
+            }
+            custom.call(host, memory, &args).ok()
+        }
+        Some(_) | None => None,
+    };
+    result.unwrap_or_else(|| {
+        frame.fault = FaultCode::Helper;
+        0
+    })
+}
