@@ -1,13 +1,14 @@
 //! The rules that make run-to-completion work without disabling preemption, one test a rule, named by its row in
 //! docs/locking.md.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use rtbpf_rt::lock::order;
 use rtbpf_rt::{
-    Class, Delivery, Entry, Level, Lock, LockError, Missed, Model, Path, PiMutex, ProgCounters, Quiet, RawLock, RunCx,
-    RunGuard, Slots, pin,
+    Class, Delivery, Entry, Interrupted, Interrupts, Level, Lock, LockError, Missed, Model, Path, PiMutex,
+    ProgCounters, Quiet, RawLock, RunCx, RunGuard, Slot, Slots, Source, pin,
 };
 
 const MODELS: [Model; 2] = [Model::NonRt, Model::Rt];
@@ -150,6 +151,35 @@ fn row_15_other_threads_never_run_on_a_held_slot() {
             assert_eq!(program.misses().busy_slot.load(Ordering::Relaxed), 1);
         });
     });
+}
+
+/// How often of 100 runs a handler's program changed the slot's scratch value under the one it interrupted.
+fn torn(path: Path, signal: i32) -> usize {
+    let slots = Arc::new(Slots::new(1, Model::Rt));
+    let lease = slots.lease().expect("free");
+    let scratch = Arc::new(AtomicU64::new(0));
+    let (outer, inner, shared) = (ProgCounters::new(1), ProgCounters::new(1), scratch.clone());
+    let hook = Box::new(move |slot: &Slot, at: &Interrupted<'_>| {
+        if let Ok(_run) = Entry::begin(slot, path, at.level(), &inner) {
+            shared.store(u64::MAX, Ordering::Relaxed);
+        }
+    });
+    let never = Source::Timer { period_ns: 3_600_000_000_000 };
+    let _interrupts = Interrupts::start(&slots, 0, (never, signal, Level::Nmi), hook).expect("permitted");
+    let tears = |value: u64| {
+        let _run = Entry::begin(lease.slot(), path, Level::Task, &outer).expect("nothing runs");
+        scratch.store(value, Ordering::Relaxed);
+        // SAFETY: a signal to this thread, whose handler is installed.
+        unsafe { libc::raise(signal) };
+        scratch.load(Ordering::Relaxed) != value
+    };
+    (0..100).filter(|value| tears(*value)).count()
+}
+
+#[test]
+fn row_15b_scratch_of_two_programs_is_torn_where_linux_tears_it_and_nowhere_else() {
+    assert_eq!(torn(Path::Trampoline, libc::SIGRTMIN() + 1), 100, "another program may interrupt this one");
+    assert_eq!(torn(Path::Trace, libc::SIGRTMIN() + 2), 0, "the slot's counter keeps it out");
 }
 
 #[test]

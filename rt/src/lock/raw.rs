@@ -163,6 +163,24 @@ mod tests {
         }
     }
 
+    /// The steps of `acquire` one by one, and what a handler meets between them.
+    #[test]
+    fn a_handler_between_intent_and_lock_is_served_and_after_it_is_refused_at_once() {
+        let (lock, me) = (RawLock::default(), held::me());
+        me.push_raw(lock.address(), Class::Bucket, Level::Task as u8);
+        for cx in [HARD, NMI] {
+            assert_eq!(lock.acquire(&cx, Class::Bucket), Ok(()), "nobody has it yet");
+            lock.release();
+        }
+        assert!(word::try_take(&lock.word, me.tid));
+        for cx in [HARD, NMI] {
+            assert_eq!(lock.acquire(&cx, Class::Bucket), Err(LockError::Deadlock), "not after a timeout");
+        }
+        me.taken();
+        lock.release();
+        assert!(!lock.is_held());
+    }
+
     #[test]
     fn nmi_only_tries() {
         let (lock, held) = (RawLock::default(), Barrier::new(2));
