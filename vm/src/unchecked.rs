@@ -28,7 +28,7 @@ pub trait Code: Clone {
     ///
     /// # Safety
     ///
-    /// The frame is that of a run which the proof of the program admits, with its [`Host`] in place; what the code was
+    /// The frame is that of a run which the proof of the program admits, with its `Host` in place; what the code was
     /// bound to is alive.
     unsafe fn call(&self, frame: &mut RunFrame) -> u64;
 }

@@ -8,7 +8,7 @@
 //!
 //! Three ways to dispatch were measured on a hash and a byte scan (ns an operation): one `match` in a loop 1.6 and 1.7, functions
 //! that return the next one 5.9 and 3.1, functions that call the next one last 0.9 and 1.2. Optimised, such a call is a
-//! jump, but stable Rust does not promise it: [`op`] therefore bounds how many may nest.
+//! jump, but stable Rust does not promise it: `op` therefore bounds how many may nest.
 
 mod flow;
 mod op;
