@@ -9,6 +9,7 @@ mod dump;
 mod error;
 mod input;
 mod inspect;
+mod loaded;
 mod object;
 mod policy;
 mod run;

@@ -9,13 +9,14 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 use rtbpf::abi::ProgType;
 use rtbpf::abi::verdict::{Fate, verdict};
-use rtbpf::{Config, Ctx, Engine, Executable, Instance, Proof, Session, World};
+use rtbpf::{Config, Ctx, Engine, Instance, Proof, Session, World};
 use serde_json::json;
 
 use crate::capture::{Capture, CaptureOut, Packet};
 use crate::dump;
 use crate::error::Error;
 use crate::input;
+use crate::loaded::Loaded;
 use crate::object::{ObjectArgs, value_bytes};
 
 /// Runs a program of an object on packets or contexts.
@@ -47,7 +48,7 @@ pub struct Args {
     /// Run without a proof, in the checked interpreter, which stops at the first bad access.
     #[arg(long)]
     no_verify: bool,
-    /// What runs the program: the checked interpreter, which tests every access, or native code.
+    /// What runs the program.
     #[arg(long, value_enum, default_value_t = EngineName::Checked, conflicts_with = "no_verify")]
     engine: EngineName,
     /// Virtual CPUs of the machine.
@@ -60,30 +61,12 @@ pub struct Args {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
 enum EngineName {
+    /// The interpreter that tests every access
     Checked,
+    /// The interpreter that trusts the proof
+    Threaded,
+    /// Native code
     Jit,
-}
-
-/// The program on its engine.
-enum Runner {
-    Checked(Executable),
-    Native(Box<rtbpf::Native>),
-}
-
-impl Runner {
-    fn executable(&self) -> &Executable {
-        match self {
-            Runner::Checked(program) => program,
-            Runner::Native(native) => native.executable(),
-        }
-    }
-
-    fn run(&self, session: &mut Session, ctx: &mut Ctx) -> Result<u64, rtbpf::Error> {
-        match self {
-            Runner::Checked(program) => program.run(session, ctx),
-            Runner::Native(native) => native.run(session, ctx),
-        }
-    }
 }
 
 /// Lines of trace output that are kept.
@@ -118,9 +101,11 @@ pub fn main(args: &Args) -> Result<(), Error> {
         source => Error::Load { path: args.object.object.clone(), source: Box::new(source) },
     };
     let program = match args.engine {
-        EngineName::Checked => Runner::Checked(instance.program(&name).map_err(located)?),
-        EngineName::Jit => Runner::Native(Box::new(instance.native(&name).map_err(located)?)),
+        EngineName::Checked => instance.program(&name).map(Loaded::Checked),
+        EngineName::Threaded => instance.threaded(&name).map(Loaded::Threaded),
+        EngineName::Jit => instance.native(&name).map(Loaded::Native),
     };
+    let program = program.map_err(located)?;
     let mut session = instance.engine().session(0);
     let ctx_in = args.ctx.as_deref().map(input::bytes).transpose()?.unwrap_or_default();
     let mut tally = Tally::default();
@@ -269,7 +254,7 @@ fn default_input(prog_type: ProgType) -> Vec<u8> {
 /// Runs on one input; the packet as the program left it, if it goes on.
 fn one(
     args: &Args,
-    runner: &Runner,
+    runner: &Loaded,
     session: &mut Session,
     data: &[u8],
     ctx_in: &[u8],

@@ -109,6 +109,11 @@ fn recorded_programs_agree_in_the_checked_interpreter() {
 }
 
 #[test]
+fn recorded_programs_agree_in_the_threaded_interpreter() {
+    programs_agree("threaded");
+}
+
+#[test]
 fn recorded_programs_agree_where_facts_are_asserted() {
     programs_agree("interp");
 }

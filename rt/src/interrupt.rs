@@ -15,6 +15,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Instant;
 
 use crate::level::Level;
 use crate::lock::held;
@@ -23,7 +24,8 @@ use crate::slot::{Slot, Slots};
 /// What interrupts the thread.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Source {
-    /// A timer: every so many nanoseconds of real time.
+    /// A timer: every so many nanoseconds of real time. Where handlers leave the thread no time in between, its period is
+    /// doubled, as often as needed (Linux lowers the rate of its samples then, too).
     Timer {
         /// Nanoseconds.
         period_ns: u64,
@@ -83,7 +85,39 @@ struct State {
     stack: Range<u64>,
     /// Set while the hook runs: it is never entered twice.
     busy: Cell<bool>,
+    pace: Pace,
     hook: UnsafeCell<Hook>,
+}
+
+/// How often the source interrupts.
+struct Pace {
+    period_ns: Cell<u64>,
+    timer: Cell<Option<libc::timer_t>>,
+    /// When the last interrupt began.
+    last: Cell<Option<Instant>>,
+    /// Interrupts in a row that came later than their period.
+    late: Cell<u32>,
+}
+
+impl Pace {
+    /// A periodic timer that is late once is early the next time. Late so many times in a row, its interrupts take longer
+    /// than the period.
+    const STARVED: u32 = 16;
+
+    /// An interrupt begins.
+    fn begin(&self) {
+        let Some(timer) = self.timer.get() else { return };
+        let (now, period) = (Instant::now(), self.period_ns.get());
+        let since = self.last.replace(Some(now)).map_or(0, |last| now.duration_since(last).as_nanos() as u64);
+        let late = since > period.saturating_add(period / 16);
+        self.late.set(if late { self.late.get() + 1 } else { 0 });
+        if self.late.get() >= Self::STARVED {
+            self.late.set(0);
+            self.period_ns.set(period.saturating_mul(2));
+            // A timer that cannot be set keeps its pace.
+            let _ = set_timer(timer, self.period_ns.get());
+        }
+    }
 }
 
 thread_local! {
@@ -124,12 +158,20 @@ impl Interrupts {
         }
         install(signal, level)?;
         let (busy, hook) = (Cell::new(false), UnsafeCell::new(hook));
-        let state = Box::new(State { signal, level, slots: slots.clone(), slot, stack: stack_bounds(), busy, hook });
+        let period_ns = Cell::new(source.period_ns());
+        let pace = Pace { period_ns, timer: Cell::new(None), last: Cell::new(None), late: Cell::new(0) };
+        let (slots, stack) = (slots.clone(), stack_bounds());
+        let state = Box::new(State { signal, level, slots, slot, stack, busy, pace, hook });
         // The box does not move: what the handler reads lives until `drop` has taken it out of `MINE`.
         MINE.with(|all| all[mine].set(&*state));
-        let source =
-            Running::start(source, signal).inspect_err(|_| MINE.with(|all| all[mine].set(std::ptr::null())))?;
+        let source = Running::start(source, signal, &state.pace)
+            .inspect_err(|_| MINE.with(|all| all[mine].set(std::ptr::null())))?;
         Ok(Interrupts { state, source, thread_bound: PhantomData })
+    }
+
+    /// Nanoseconds between two interrupts, as it is now.
+    pub fn period_ns(&self) -> u64 {
+        self.state.pace.period_ns.get()
     }
 
     /// Interrupts the thread now.
@@ -142,6 +184,7 @@ impl Interrupts {
 
 impl Drop for Interrupts {
     fn drop(&mut self) {
+        self.state.pace.timer.set(None);
         self.source.stop();
         if let Some(mine) = index(self.state.level) {
             MINE.with(|all| all[mine].set(std::ptr::null()));
@@ -210,7 +253,9 @@ extern "C" fn handler(signal: libc::c_int, _: *mut libc::siginfo_t, context: *mu
         }
         // SAFETY: the system passes the registers of the interrupted code to a handler with SA_SIGINFO.
         let context = unsafe { &*context.cast::<libc::ucontext_t>() };
-        let interrupted = Interrupted { context, level: state.level, stack: &state.stack };
+        state.pace.begin();
+        let period_ns = state.pace.period_ns.get();
+        let interrupted = Interrupted { context, level: state.level, period_ns, stack: &state.stack };
         // SAFETY: `busy` makes this the only reference to the hook; it is not moved while the state is in `MINE`.
         unsafe { (*state.hook.get())(slot, &interrupted) };
         state.busy.set(false);
@@ -223,6 +268,7 @@ extern "C" fn handler(signal: libc::c_int, _: *mut libc::siginfo_t, context: *mu
 pub struct Interrupted<'a> {
     context: &'a libc::ucontext_t,
     level: Level,
+    period_ns: u64,
     stack: &'a Range<u64>,
 }
 
@@ -233,6 +279,11 @@ impl Interrupted<'_> {
     /// The level that the handler runs at.
     pub fn level(&self) -> Level {
         self.level
+    }
+
+    /// Nanoseconds between two interrupts, as it is now.
+    pub fn period_ns(&self) -> u64 {
+        self.period_ns
     }
 
     /// The registers as programs read them: x86-64's `struct pt_regs`, on every host. On aarch64 the arguments x0 to x5,
@@ -346,9 +397,9 @@ enum Running {
 }
 
 impl Running {
-    fn start(source: Source, signal: i32) -> Result<Running, InterruptError> {
+    fn start(source: Source, signal: i32, pace: &Pace) -> Result<Running, InterruptError> {
         match source {
-            Source::Timer { period_ns } => start_timer(period_ns, signal).map(Running::Timer),
+            Source::Timer { .. } => start_timer(signal, pace).map(Running::Timer),
             Source::CpuClock { period_ns } => start_counter(period_ns, signal).map(Running::Counter),
         }
     }
@@ -364,11 +415,7 @@ impl Running {
     }
 }
 
-fn start_timer(period_ns: u64, signal: i32) -> Result<libc::timer_t, InterruptError> {
-    let every = libc::timespec {
-        tv_sec: (period_ns / 1_000_000_000) as libc::time_t,
-        tv_nsec: (period_ns % 1_000_000_000) as libc::c_long,
-    };
+fn start_timer(signal: i32, pace: &Pace) -> Result<libc::timer_t, InterruptError> {
     // SAFETY: plain structures, zeroed and filled; the timer is deleted where it cannot be set.
     unsafe {
         let mut event: libc::sigevent = std::mem::zeroed();
@@ -379,13 +426,27 @@ fn start_timer(period_ns: u64, signal: i32) -> Result<libc::timer_t, InterruptEr
         if libc::timer_create(libc::CLOCK_MONOTONIC, &mut event, &mut timer) != 0 {
             return Err(system("timer_create"));
         }
-        let setting = libc::itimerspec { it_interval: every, it_value: every };
-        if libc::timer_settime(timer, 0, &setting, std::ptr::null_mut()) != 0 {
-            let error = system("timer_settime");
+        // Known before its first interrupt, which may be the first of many that leave no time.
+        pace.timer.set(Some(timer));
+        set_timer(timer, pace.period_ns.get()).inspect_err(|_| {
+            pace.timer.set(None);
             libc::timer_delete(timer);
-            return Err(error);
-        }
+        })?;
         Ok(timer)
+    }
+}
+
+/// Lets the timer fire every `period_ns` from now on.
+fn set_timer(timer: libc::timer_t, period_ns: u64) -> Result<(), InterruptError> {
+    let every = libc::timespec {
+        tv_sec: (period_ns / 1_000_000_000) as libc::time_t,
+        tv_nsec: (period_ns % 1_000_000_000) as libc::c_long,
+    };
+    let setting = libc::itimerspec { it_interval: every, it_value: every };
+    // SAFETY: the timer is one that `start_timer` made and nobody has deleted; handlers may call timer_settime(2).
+    match unsafe { libc::timer_settime(timer, 0, &setting, std::ptr::null_mut()) } {
+        0 => Ok(()),
+        _ => Err(system("timer_settime")),
     }
 }
 
@@ -435,7 +496,7 @@ mod tests {
     use super::*;
     use crate::level::Model;
     use std::sync::atomic::AtomicU64;
-    use std::time::{Duration, Instant};
+    use std::time::Duration;
 
     /// Works at level Task for a while; `sum` keeps it from being optimised away.
     #[inline(never)]
@@ -469,6 +530,24 @@ mod tests {
     fn timers_interrupt_the_thread_that_holds_the_slot_and_show_where() {
         let (hits, inside) = count(Source::Timer { period_ns: 1_000_000 }, libc::SIGRTMIN() + 5, Level::Hard).unwrap();
         assert!(hits > 3 && hits == inside, "{hits} {inside}");
+    }
+
+    #[test]
+    fn a_timer_faster_than_its_handler_slows_down_until_the_thread_gets_on() {
+        let slots = Arc::new(Slots::new(1, Model::NonRt));
+        let _lease = slots.lease().expect("free");
+        let period = Arc::new(AtomicU64::new(0));
+        let seen = period.clone();
+        let hook: Hook = Box::new(move |_, at| {
+            seen.store(at.period_ns(), Ordering::Relaxed);
+            work(Instant::now() + Duration::from_micros(200));
+        });
+        let source = Source::Timer { period_ns: 20_000 };
+        let interrupts = Interrupts::start(&slots, 0, (source, libc::SIGRTMIN() + 8, Level::Hard), hook).unwrap();
+        work(Instant::now() + Duration::from_millis(100));
+        assert!(interrupts.period_ns() >= 160_000, "{}", interrupts.period_ns());
+        drop(interrupts);
+        assert!(period.load(Ordering::Relaxed) >= 160_000);
     }
 
     #[test]

@@ -103,8 +103,7 @@ impl Native {
             return Err(HookError::OtherSlots);
         }
         let mut session = Session::new(&engine, slot.id());
-        let mut ctx = Ctx::bytes(ProgType::PerfEvent, exe.attach_type(), &[]);
-        ctx.set_field("sample_period", source.period_ns());
+        let ctx = Ctx::bytes(ProgType::PerfEvent, exe.attach_type(), &[]);
         let prepared = self.prepare(&mut session, ctx).map_err(|(error, _)| HookError::Prepare(error))?;
         // Registers the thread as a reader of maps, so that the handler need not.
         drop(rtbpf_rt::gate::enter());
@@ -198,7 +197,7 @@ impl Sample {
         let mut frames = self.frames.take().unwrap_or_default();
         frames.clear();
         at.frames(&mut frames);
-        let (finished, frames) = self.prepared.sample(&self.session, entry.cx(), &at.registers(), frames);
+        let (finished, frames) = self.prepared.sample(&self.session, entry.cx(), at, frames);
         self.frames = Some(frames);
         counts.faults.fetch_add(u64::from(!finished), Ordering::Relaxed);
     }

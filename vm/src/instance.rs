@@ -13,6 +13,7 @@ use rtbpf_verifier::{Assumptions, Options, VerifiedProgram, verify};
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::executable::Executable;
+use crate::unchecked::{Code, Unchecked};
 
 /// Whether programs must be proved before they run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -83,23 +84,33 @@ impl Instance {
         Ok(executable)
     }
 
-    /// The same program as native code, and the programs of the object's program arrays with it: native code tail-calls
-    /// only native code. Always proved: native code does not check.
+    /// The same program as native code. Always proved: native code does not check.
+    ///
+    /// The programs of the object's program arrays become native code with it, as an engine without checks tail-calls only
+    /// its own.
     #[cfg(feature = "jit")]
     pub fn native(&mut self, name: &str) -> Result<crate::Native, Error> {
+        self.unchecked(name)
+    }
+
+    /// The same program for the threaded interpreter, which every machine has; all else as [`Instance::native`] does it.
+    pub fn threaded(&mut self, name: &str) -> Result<crate::Threaded, Error> {
+        self.unchecked(name)
+    }
+
+    fn unchecked<C: Code>(&mut self, name: &str) -> Result<Unchecked<C>, Error> {
         for (at, key, target) in self.initial_entries() {
             if let InitialTarget::Program(name) = target {
-                let program = self.bind_native(&name)?.executable().as_prog();
+                let program = self.bind_proved::<C>(&name)?.executable().as_prog();
                 self.put(at, key, MapObject::Prog(program))?;
             }
         }
-        self.bind_native(name)
+        self.bind_proved(name)
     }
 
-    #[cfg(feature = "jit")]
-    fn bind_native(&self, name: &str) -> Result<crate::Native, Error> {
+    fn bind_proved<C: Code>(&self, name: &str) -> Result<Unchecked<C>, Error> {
         let spec = self.object.program(name).ok_or_else(|| self.no_program(name))?;
-        self.engine.bind_native(self.verify(spec)?, self.maps.clone())
+        C::bind(&self.engine, self.verify(spec)?, self.maps.clone())
     }
 
     fn no_program(&self, name: &str) -> Error {

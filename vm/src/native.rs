@@ -25,6 +25,10 @@ use crate::unchecked::{self, Code, Unchecked, array_base, custom, host, packet_l
 pub type Native = Unchecked<rtbpf_jit::Native>;
 
 impl Code for rtbpf_jit::Native {
+    fn bind(engine: &Engine, verified: VerifiedProgram, maps: Vec<MapRef>) -> Result<Native, Error> {
+        engine.bind_native(verified, maps)
+    }
+
     // SAFETY: what `Code::call` asks for is what the call of native code asks for.
     unsafe fn call(&self, frame: &mut RunFrame) -> u64 {
         // SAFETY: the caller's promises are those of the call.
@@ -40,16 +44,8 @@ impl Engine {
     pub fn bind_native(&self, verified: VerifiedProgram, maps: Vec<MapRef>) -> Result<Native, Error> {
         let none = |what: &dyn std::fmt::Display| Error::NoNativeCode(what.to_string());
         let mut options = Options::host().ok_or_else(|| none(&"this processor is neither x86_64 nor aarch64"))?;
-        let config = self.config();
-        if config.timeout.is_some() {
-            return Err(none(&"native code counts instructions and has no clock; set max_insns instead of timeout"));
-        }
-        let bounded = |max| verified.proved().worst_case_insns.is_some_and(|worst| worst <= max);
-        let metered = !config.max_insns.is_none_or(bounded);
+        let metered = self.metered_unchecked(&verified)?;
         (options.fuel, options.cancel) = (metered, metered);
-        if verified.tp_bytes_used() > crate::ctx::OBJECT_BYTES as u32 {
-            return Err(none(&"it reaches further into the tracepoint's buffer than there is one"));
-        }
         let exe = self.bind(verified.clone(), maps)?;
         let linker = BoundLinker(exe.bound());
         let code = rtbpf_jit::compile(&verified, &linker, &options).map_err(|error| none(&error))?;

@@ -12,9 +12,11 @@ use rtbpf_abi::{Arg, Errno};
 use rtbpf_isa::{InsnIdx, Size};
 use rtbpf_maps::{Layout, MapRef, ProgOut};
 #[cfg(feature = "jit")]
-use rtbpf_rt::RunCx;
+use rtbpf_rt::{Interrupted, RunCx};
+use rtbpf_verifier::VerifiedProgram;
 
 use crate::ctx::Ctx;
+use crate::engine::Engine;
 use crate::error::{Error, Fault, FaultKind};
 use crate::executable::{Executable, Session};
 use crate::helpers::dynptr::Dynptr;
@@ -24,6 +26,9 @@ use crate::run::Host;
 
 /// Code that runs without checks.
 pub trait Code: Clone {
+    /// Translates a verified program and binds it to live maps.
+    fn bind(engine: &Engine, verified: VerifiedProgram, maps: Vec<MapRef>) -> Result<Unchecked<Self>, Error>;
+
     /// Runs it: R0, or a fault in the frame.
     ///
     /// # Safety
@@ -38,6 +43,25 @@ pub trait Code: Clone {
 pub struct Unchecked<C> {
     pub(crate) exe: Executable,
     pub(crate) code: C,
+}
+
+impl Engine {
+    /// What every engine without checks asks of a program; whether it must count instructions.
+    pub(crate) fn metered_unchecked(&self, verified: &VerifiedProgram) -> Result<bool, Error> {
+        let config = self.config();
+        if config.timeout.is_some() {
+            return Err(Error::NoNativeCode(
+                "only the checked interpreter has a clock; set max_insns instead of timeout".into(),
+            ));
+        }
+        if verified.tp_bytes_used() > crate::ctx::OBJECT_BYTES as u32 {
+            return Err(Error::NoNativeCode(
+                "it reaches further into the tracepoint's buffer than there is one".into(),
+            ));
+        }
+        let bounded = |max| verified.proved().worst_case_insns.is_some_and(|worst| worst <= max);
+        Ok(!config.max_insns.is_none_or(bounded))
+    }
 }
 
 impl<C: Code> Unchecked<C> {
@@ -96,10 +120,17 @@ impl<C: Code> Prepared<C> {
     /// Runs a perf_event program in a handler, on the registers and the stack that were interrupted; whether it ended
     /// without a fault, and the room for frames back. Allocates nothing.
     #[cfg(feature = "jit")]
-    pub(crate) fn sample(&mut self, session: &Session, cx: RunCx, regs: &[u64], frames: Vec<u64>) -> (bool, Vec<u64>) {
-        for (register, value) in regs.iter().enumerate() {
-            self.host.ctx.set(register * 8, Size::D, *value);
+    pub(crate) fn sample(
+        &mut self,
+        session: &Session,
+        cx: RunCx,
+        at: &Interrupted<'_>,
+        frames: Vec<u64>,
+    ) -> (bool, Vec<u64>) {
+        for (register, value) in at.registers().into_iter().enumerate() {
+            self.host.ctx.set(register * 8, Size::D, value);
         }
+        self.host.ctx.set_field("sample_period", at.period_ns());
         self.host.cx = cx;
         self.host.frames = Some(frames);
         self.enter(session);

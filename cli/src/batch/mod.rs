@@ -53,6 +53,8 @@ pub enum EngineKind {
     Checked,
     /// The same, which also asserts every claim of the verifier
     Interp,
+    /// The interpreter that trusts the proof
+    Threaded,
     /// Native code
     Jit,
 }

@@ -11,10 +11,11 @@ use rtbpf::isa::{Program, RawInsn, decode};
 use rtbpf::maps::{CreateCx, MapRef, Object, control, create};
 use rtbpf::rt::RunCx;
 use rtbpf::verifier::{self, Assumptions, Profile, VerifiedProgram};
-use rtbpf::{Config, Ctx, Engine, Error, Executable, Session};
+use rtbpf::{Config, Ctx, Engine, Error};
 use serde_json::{Value, json};
 
 use super::{EngineKind, ModelKind, Options, ProfileKind};
+use crate::loaded::Loaded;
 
 /// Runs of a case may take this many instructions, all together; Linux stops none of the corpus' programs.
 const MAX_INSNS: u64 = 1 << 30;
@@ -78,28 +79,6 @@ fn judge(case: &Value, options: &Options) -> Result<Value, Failure> {
         "runs": runs,
         "maps_out": dump(case, &maps),
     }))
-}
-
-/// A program that is ready to run.
-enum Loaded {
-    Checked(Executable),
-    Native(rtbpf::Native),
-}
-
-impl Loaded {
-    fn executable(&self) -> &Executable {
-        match self {
-            Loaded::Checked(executable) => executable,
-            Loaded::Native(native) => native.executable(),
-        }
-    }
-
-    fn run(&self, session: &mut Session, ctx: &mut Ctx) -> Result<u64, Error> {
-        match self {
-            Loaded::Checked(executable) => executable.run(session, ctx),
-            Loaded::Native(native) => native.run(session, ctx),
-        }
-    }
 }
 
 fn config(case: &Value, options: &Options) -> Config {
@@ -238,6 +217,9 @@ impl Judge<'_> {
         match self.options.engine {
             EngineKind::Jit => {
                 self.engine.bind_native(verified, self.maps.to_vec()).map(Loaded::Native).map_err(failed)
+            }
+            EngineKind::Threaded => {
+                self.engine.bind_threaded(verified, self.maps.to_vec()).map(Loaded::Threaded).map_err(failed)
             }
             // Without facts, so that a wrong one shows as a difference between engines and not in both.
             EngineKind::Checked => {

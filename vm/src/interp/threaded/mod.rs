@@ -58,6 +58,10 @@ impl Thread {
 }
 
 impl Code for Thread {
+    fn bind(engine: &Engine, verified: VerifiedProgram, maps: Vec<MapRef>) -> Result<Threaded, Error> {
+        engine.bind_threaded(verified, maps)
+    }
+
     // SAFETY: operations trust what `Code::call` asks for: the proof, the frame and its host.
     unsafe fn call(&self, frame: &mut RunFrame) -> u64 {
         let mut machine = Machine::new(frame);
@@ -72,17 +76,7 @@ impl Engine {
     /// Fails with [`Error::NoNativeCode`] where the program needs what only [`Engine::bind`] has: kernel functions,
     /// kernel variables, a clock that ends runs.
     pub fn bind_threaded(&self, verified: VerifiedProgram, maps: Vec<MapRef>) -> Result<Threaded, Error> {
-        let config = self.config();
-        if config.timeout.is_some() {
-            return Err(Error::NoNativeCode("runs that a clock ends are for the checked interpreter".into()));
-        }
-        if verified.tp_bytes_used() > crate::ctx::OBJECT_BYTES as u32 {
-            return Err(Error::NoNativeCode(
-                "it reaches further into the tracepoint's buffer than there is one".into(),
-            ));
-        }
-        let bounded = |max| verified.proved().worst_case_insns.is_some_and(|worst| worst <= max);
-        let metered = !config.max_insns.is_none_or(bounded);
+        let metered = self.metered_unchecked(&verified)?;
         let exe = self.bind(verified.clone(), maps)?;
         let code = translate::translate(&verified, exe.bound(), metered)?;
         // A program is bound once, so the cell is empty.
