@@ -77,6 +77,12 @@ fn main() {
     time("lpm /24 lookup", |key| {
         black_box(trie.lookup(&CX, &prefix(key, 32)));
     });
+    let hosts = map(MapKind::LpmTrie, 8, 8, KEYS, flags::NO_PREALLOC);
+    let host = |key: u32| (u64::from(key) << 32 | 32).to_le_bytes();
+    (0..KEYS).for_each(|key| hosts.update(&CX, &host(key), value[..].into(), 0).expect("room"));
+    time("lpm /32 lookup", |key| {
+        black_box(hosts.lookup(&CX, &host(key)));
+    });
     let queue = map(MapKind::Queue, 0, 8, 64, 0);
     time("queue push and pop", |_| {
         let mut out = [0; 8];
@@ -90,6 +96,14 @@ fn main() {
             ring.discard(record.addr(), 0);
         }
         ring.consume(&mut |_| true);
+    });
+    time("ringbuf reserve, discard in silence", |key| {
+        if let Some(record) = ring.reserve(&CX, 16, 0) {
+            ring.discard(record.addr(), rtbpf_maps::ringbuf::wakeup::NO);
+        }
+        if key == 0 {
+            ring.consume(&mut |_| true);
+        }
     });
     let (raw, sleeping) = (RawLock::default(), PiMutex::default());
     time("raw lock pair", |_| drop(black_box(raw.lock(&CX, Class::Queue))));

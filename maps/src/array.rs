@@ -145,6 +145,7 @@ impl Map for Array {
         match &self.values {
             Values::Shared(slab) => {
                 let cell = slab.cell(index);
+                out.reserve(self.head.spec().value_size as usize);
                 let _held = self.value_lock(cx, cell, flags)?;
                 self.shape.read(cell, out);
             }

@@ -93,8 +93,8 @@ pub fn create(spec: &MapSpec, cx: &CreateCx) -> Result<MapRef, MapError> {
             let seed = seed(&spec, cx);
             Box::new(Bloom::new(Head::new(spec, cx.cpus), seed, preallocated)?)
         }
-        MapKind::Ringbuf => Box::new(Ringbuf::new(Head::new(spec, cx.cpus))?),
-        MapKind::UserRingbuf => Box::new(UserRingbuf::new(Head::new(spec, cx.cpus))?),
+        MapKind::Ringbuf => Box::new(Ringbuf::new(Head::new(spec, cx.cpus), preallocated)?),
+        MapKind::UserRingbuf => Box::new(UserRingbuf::new(Head::new(spec, cx.cpus), preallocated)?),
         MapKind::ProgArray => Box::new(ProgArray::new(Head::new(spec, cx.cpus))?),
         MapKind::PerfEventArray | MapKind::CgroupArray => Box::new(PerfEventArray::new(Head::new(spec, cx.cpus))?),
         MapKind::StackTrace => Box::new(StackTrace::new(Head::new(spec, cx.cpus), preallocated)?),

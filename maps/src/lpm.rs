@@ -2,11 +2,14 @@
 //!
 //! A node is a prefix; its children are longer prefixes that differ in the first bit after it. Nodes without a value
 //! join two branches. Updates build a node whole and then swing one link; lookups follow links without a lock, over
-//! type-stable nodes. A node taken out keeps its links, so that a reader who stands on it goes on.
+//! type-stable nodes. A node taken out keeps its links, so that a reader who stands on it goes on; a reader looks again
+//! when a node was reused meanwhile.
+//!
+//! The first 8 bits are not walked: a table leads behind them, and knows the longest prefix among them.
 
 use std::any::Any;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 use rtbpf_abi::Errno;
 use rtbpf_rt::freelist::{FreeLists, Links};
@@ -27,6 +30,10 @@ const PREFIX: usize = 12;
 const HEADER: usize = 16;
 /// A node without a value.
 const JOIN: u32 = 1 << 31;
+/// Bits that lookups do not walk.
+const JUMP: u32 = 8;
+/// How often a lookup looks again at most. Each time an update has come between, which takes longer than a lookup.
+const LOOKS: u32 = 64;
 
 struct Nodes(Slab);
 
@@ -43,6 +50,11 @@ pub(crate) struct Lpm<L> {
     /// Protects all links. Taken by updates and deletes, under no other lock; before the free list.
     lock: L,
     root: AtomicU32,
+    /// Where lookups begin, by the first [`JUMP`] bits of a key that has as many: the link to the first node that has
+    /// them (low half) and to the last node with a value that has fewer (high half). Written under the lock.
+    jumps: Box<[AtomicU64]>,
+    /// Counts nodes that are used again: what a walk found meanwhile may be another's.
+    reused: AtomicU32,
     nodes: Nodes,
     free: FreeLists,
     used: AtomicU32,
@@ -85,6 +97,8 @@ impl<L: Lock> Lpm<L> {
             shape: Shape::of(spec),
             lock: L::default(),
             root: AtomicU32::new(0),
+            jumps: (0..1 << JUMP).map(|_| AtomicU64::new(0)).collect(),
+            reused: AtomicU32::new(0),
             nodes: Nodes(nodes),
             free: FreeLists::new(head.slots()),
             used: AtomicU32::new(0),
@@ -101,10 +115,11 @@ impl<L: Lock> Lpm<L> {
 
     fn parse<'a>(&self, key: KeyRef<'a>) -> Option<Prefix<'a>> {
         let (len, data) = key.split_first_chunk::<4>()?;
-        let mut word = [0; 8];
-        let head = data.len().min(8);
-        word[..head].copy_from_slice(&data[..head]);
-        let word = u64::from_be_bytes(word);
+        let word = match (data.first_chunk(), data) {
+            (Some(first), _) => u64::from_be_bytes(*first),
+            (None, &[a, b, c, d]) => u64::from(u32::from_be_bytes([a, b, c, d])) << 32,
+            (None, data) => data.iter().zip(1..).fold(0, |word, (byte, at)| word | u64::from(*byte) << (64 - 8 * at)),
+        };
         (data.len() == self.data_bytes).then_some(Prefix { len: u32::from_le_bytes(*len), data, word })
     }
 
@@ -126,10 +141,20 @@ impl<L: Lock> Lpm<L> {
         (word & !JOIN, word & JOIN != 0)
     }
 
-    fn data_of<'b>(&self, node: u32, buffer: &'b mut Vec<u8>) -> &'b [u8] {
-        buffer.clear();
-        self.cell(node).part(HEADER, self.data_bytes).append_to(buffer);
-        buffer
+    fn data_of(&self, node: u32) -> Cell<'_> {
+        self.cell(node).part(HEADER, self.data_bytes)
+    }
+
+    /// Bit `at` of a node's data.
+    fn bit_of(&self, node: u32, at: u32) -> usize {
+        let mut byte = [0];
+        self.cell(node).part(HEADER + at as usize / 8, 1).bytes().copy_to(&mut byte);
+        usize::from(byte[0] >> (7 - at % 8) & 1)
+    }
+
+    /// The first byte of a node's data.
+    fn first_of(&self, node: u32) -> u8 {
+        (u64::from_be(self.cell(node).load_u64(HEADER)) >> 56) as u8
     }
 
     fn value_of(&self, node: u32) -> Cell<'_> {
@@ -173,23 +198,43 @@ impl<L: Lock> Lpm<L> {
     }
 
     /// The node with the longest prefix of `key`.
+    #[inline]
     fn longest(&self, key: Prefix<'_>) -> Option<u32> {
+        for _ in 0..LOOKS {
+            // Acquire, and the fence below: pair with those in `take_node`. Who read what a node was reused for sees
+            // that one was.
+            let before = self.reused.load(Ordering::Acquire);
+            let found = self.walk(key);
+            fence(Ordering::Acquire);
+            if self.reused.load(Ordering::Relaxed) == before {
+                return found;
+            }
+        }
+        self.walk(key)
+    }
+
+    #[inline]
+    fn walk(&self, key: Prefix<'_>) -> Option<u32> {
         match self.data_bytes {
-            0..=8 => self.longest_by(key, |cell, len| {
+            0..=8 => self.walk_by(key, |cell, len| {
                 // What agrees up to `len` has nothing but zeroes there. Data is followed by zeroes up to 8 bytes.
                 let differ = u64::from_be(cell.load_u64(HEADER)) ^ key.word;
                 differ.leading_zeros() >= len
             }),
-            _ => self.longest_by(key, |cell, len| self.matching_in(cell, len, key) >= len),
+            _ => self.walk_by(key, |cell, len| self.matching_in(cell, len, key) >= len),
         }
     }
 
     /// The last node with a value on the path of prefixes that hold; `holds` is asked about no more bits than `key` has.
     #[inline(always)]
-    fn longest_by(&self, key: Prefix<'_>, holds: impl Fn(Cell<'_>, u32) -> bool) -> Option<u32> {
-        let mut found = 0;
+    fn walk_by(&self, key: Prefix<'_>, holds: impl Fn(Cell<'_>, u32) -> bool) -> Option<u32> {
         let most = self.max_prefix().min(key.len);
-        let mut link = self.root.load(Ordering::Acquire);
+        let (mut link, mut found) = if key.len < JUMP {
+            (self.root.load(Ordering::Acquire), 0)
+        } else {
+            let jump = self.jumps[(key.word >> (64 - JUMP)) as usize].load(Ordering::Acquire);
+            (jump as u32, (jump >> 32) as u32)
+        };
         // Prefixes grow along a path, so a torn walk ends by this count.
         let mut steps = self.max_prefix() + 2;
         while link != 0 {
@@ -207,6 +252,33 @@ impl<L: Lock> Lpm<L> {
             link = cell.atomic_u32(CHILD[0] + 4 * key.bit(len)).load(Ordering::Acquire);
         }
         found.checked_sub(1)
+    }
+
+    /// Brings the jumps of keys that begin like `key` up to date: after a change of its node, before what left the trie
+    /// is free. Under the lock.
+    fn refresh(&self, key: Prefix<'_>) {
+        let open = JUMP.saturating_sub(key.len);
+        let low = (key.word >> (64 - JUMP)) as usize >> open << open;
+        for (byte, jump) in self.jumps.iter().enumerate().skip(low).take(1 << open) {
+            jump.store(self.jump_of(byte as u8), Ordering::Release);
+        }
+    }
+
+    /// The jump of keys whose first byte is `byte`.
+    fn jump_of(&self, byte: u8) -> u64 {
+        let (mut link, mut found) = (&self.root, 0);
+        while let Some(node) = Self::follow(link) {
+            let (len, joins) = self.prefix_of(node);
+            if (self.first_of(node) ^ byte).leading_zeros() < len.min(JUMP) {
+                break;
+            }
+            if len >= JUMP {
+                return found << 32 | u64::from(node + 1);
+            }
+            found = if joins { found } else { u64::from(node + 1) };
+            link = self.child(node, usize::from(byte >> (7 - len) & 1));
+        }
+        found << 32
     }
 
     /// The link under which `key`'s node is, or would be put.
@@ -230,15 +302,17 @@ impl<L: Lock> Lpm<L> {
 
     fn take_node(&self, cx: &RunCx) -> Result<u32, MapError> {
         if let Some(node) = self.free.pop(&self.nodes, cx.slot) {
+            self.reused.fetch_add(1, Ordering::Relaxed);
+            fence(Ordering::Release);
             return Ok(node);
         }
         bump(&self.used, self.nodes.0.count()).ok_or(Errno::ENOMEM.into())
     }
 
-    fn build(&self, node: u32, prefix: u32, data: &[u8], children: [u32; 2]) {
+    fn build(&self, node: u32, prefix: u32, data: ProgBytes<'_>, children: [u32; 2]) {
         let cell = self.cell(node);
         cell.atomic_u32(PREFIX).store(prefix, Ordering::Relaxed);
-        cell.part(HEADER, self.data_bytes).fill(data.into());
+        cell.part(HEADER, self.data_bytes).fill(data);
         for (side, child) in children.into_iter().enumerate() {
             cell.atomic_u32(CHILD[side]).store(child, Ordering::Relaxed);
         }
@@ -250,7 +324,7 @@ impl<L: Lock> Lpm<L> {
 
     fn key_of(&self, node: u32, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.prefix_of(node).0.to_le_bytes());
-        self.cell(node).part(HEADER, self.data_bytes).append_to(out);
+        self.data_of(node).append_to(out);
     }
 
     /// The first node with a value below `node` in post-order.
@@ -316,48 +390,39 @@ impl<L: Lock> Lpm<L> {
         let cell = self.value_of(node);
         self.shape.reset(cell);
         self.shape.write(cell, value);
-        let publish = |node: u32| link.store(node + 1, Ordering::Release);
-        let Some(at) = at else {
-            self.build(node, key.len, key.data, [0, 0]);
-            publish(node);
-            self.count.fetch_add(1, Ordering::Relaxed);
-            return Ok(());
-        };
-        let (len, _) = self.prefix_of(at);
-        let same = self.matching(at, key);
-        if same == len && len == key.len {
-            // The same prefix, with a value or joining: the new node takes its place.
-            self.build(node, key.len, key.data, self.children_of(at));
-            publish(node);
-            self.free.push(&self.nodes, cx.slot, at);
-            if exact.is_none() {
-                self.count.fetch_add(1, Ordering::Relaxed);
-            }
-            return Ok(());
-        }
-        let mut buffer = Vec::with_capacity(self.data_bytes);
-        let theirs = self.data_of(at, &mut buffer);
+        let data = ProgBytes::from(key.data);
+        let same = at.map_or(0, |at| self.matching(at, key));
         let mut children = [0; 2];
-        if same == key.len {
+        let (top, left) = match at {
+            None => (node, None),
+            // The same prefix, with a value or joining: the new node takes its place.
+            Some(at) if same == key.len && self.prefix_of(at).0 == same => {
+                children = self.children_of(at);
+                (node, Some(at))
+            }
             // The new node is a prefix of the one that is here.
-            children[bit(theirs, same)] = at + 1;
-            self.build(node, key.len, key.data, children);
-            publish(node);
-        } else {
-            let join = match self.take_node(cx) {
-                Ok(join) => join,
-                Err(error) => {
-                    self.free.push(&self.nodes, cx.slot, node);
-                    return Err(error);
-                }
-            };
-            self.build(node, key.len, key.data, [0, 0]);
-            children[bit(key.data, same)] = node + 1;
-            children[bit(theirs, same)] = at + 1;
-            self.build(join, same | JOIN, theirs, children);
-            publish(join);
+            Some(at) if same == key.len => {
+                children[self.bit_of(at, same)] = at + 1;
+                (node, None)
+            }
+            Some(at) => {
+                let join = self.take_node(cx).inspect_err(|_| self.free.push(&self.nodes, cx.slot, node))?;
+                let mut both = [0; 2];
+                both[bit(key.data, same)] = node + 1;
+                both[self.bit_of(at, same)] = at + 1;
+                self.build(join, same | JOIN, self.data_of(at).bytes(), both);
+                (join, None)
+            }
+        };
+        self.build(node, key.len, data, children);
+        link.store(top + 1, Ordering::Release);
+        self.refresh(key);
+        if let Some(left) = left {
+            self.free.push(&self.nodes, cx.slot, left);
         }
-        self.count.fetch_add(1, Ordering::Relaxed);
+        if exact.is_none() {
+            self.count.fetch_add(1, Ordering::Relaxed);
+        }
         Ok(())
     }
 
@@ -380,7 +445,7 @@ impl<L: Lock> Lpm<L> {
             parent = Some((link, node));
             link = self.child(node, bit(key.data, len));
         };
-        self.count.fetch_sub(1, Ordering::Relaxed);
+        let mut emptied = None;
         match self.children_of(node) {
             [0, 0] => match parent {
                 // A joining parent has exactly one child left: that takes its place.
@@ -388,26 +453,23 @@ impl<L: Lock> Lpm<L> {
                     let [left, right] = self.children_of(parent);
                     let other = if left == node + 1 { right } else { left };
                     parent_link.store(other, Ordering::Release);
-                    self.free.push(&self.nodes, cx.slot, parent);
+                    emptied = Some(parent);
                 }
                 _ => link.store(0, Ordering::Release),
             },
             [child, 0] | [0, child] => link.store(child, Ordering::Release),
             children => {
                 // Two branches meet here: the node stays as a join. A new one, since readers may hold its value.
-                let join = match self.take_node(cx) {
-                    Ok(join) => join,
-                    Err(error) => {
-                        self.count.fetch_add(1, Ordering::Relaxed);
-                        return Err(error);
-                    }
-                };
-                let mut buffer = Vec::with_capacity(self.data_bytes);
-                self.build(join, key.len | JOIN, self.data_of(node, &mut buffer), children);
+                let join = self.take_node(cx)?;
+                self.build(join, key.len | JOIN, self.data_of(node).bytes(), children);
                 link.store(join + 1, Ordering::Release);
             }
         }
-        self.free.push(&self.nodes, cx.slot, node);
+        self.refresh(key);
+        for left in emptied.into_iter().chain([node]) {
+            self.free.push(&self.nodes, cx.slot, left);
+        }
+        self.count.fetch_sub(1, Ordering::Relaxed);
         Ok(())
     }
 }

@@ -69,6 +69,11 @@ impl PercpuCells {
         }
     }
 
+    /// Bytes that [`PercpuCells::read_all`] appends.
+    pub(crate) fn read_bytes(&self) -> usize {
+        self.stride * self.slots as usize
+    }
+
     pub(crate) fn layout(&self) -> Layout {
         Layout::PercpuArray {
             base: self.region.address(),

@@ -23,7 +23,7 @@ use rtbpf_rt::{Class, Lock, RawLock, RunCx};
 use crate::access::{Cell, KeyRef, ProgBytes, ValuePtr};
 use crate::head::Head;
 use crate::map::{Map, MapError, UpdateFlags};
-use crate::slab::Region;
+use crate::slab::{Pages, Region};
 
 const BUSY: u32 = 1 << 31;
 const DISCARD: u32 = 1 << 30;
@@ -64,8 +64,8 @@ pub struct Ringbuf {
 }
 
 impl Ringbuf {
-    pub(crate) fn new(head: Head) -> Result<Ringbuf, MapError> {
-        let data = Region::mirrored(head.spec().max_entries as usize)?;
+    pub(crate) fn new(head: Head, pages: Pages) -> Result<Ringbuf, MapError> {
+        let data = Region::mirrored(head.spec().max_entries as usize, pages)?;
         let word = || AtomicU64::new(0);
         let (producer, pending, consumer) = (word(), word(), word());
         let doorbell = AtomicU32::new(0);
@@ -141,11 +141,17 @@ impl Ringbuf {
     fn commit(&self, at: u64, flags: u64, discard: bool) {
         let header = self.header_at(at);
         let len = header.load(Ordering::Relaxed) & !(BUSY | DISCARD);
+        let word = if discard { len | DISCARD } else { len };
+        if flags & (wakeup::NO | wakeup::FORCE) == wakeup::NO {
+            // Nobody is told, so nothing of the reader need be known. Release: its acquire sees the record's bytes.
+            header.store(word, Ordering::Release);
+            return;
+        }
         // Sequentially consistent: the reader, who reads the header and then sleeps, and we, who write the header and
         // then look at its position, must not miss each other.
-        header.swap(if discard { len | DISCARD } else { len }, Ordering::SeqCst);
+        header.swap(word, Ordering::SeqCst);
         let reader_waits_here = self.consumer.load(Ordering::SeqCst) & (self.size() - 1) == at & (self.size() - 1);
-        if flags & wakeup::FORCE != 0 || (reader_waits_here && flags & wakeup::NO == 0) {
+        if flags & wakeup::FORCE != 0 || reader_waits_here {
             self.doorbell.fetch_add(1, Ordering::Release);
         }
     }
@@ -276,7 +282,7 @@ mod tests {
     const CX: RunCx = RunCx::program(0);
 
     fn ring() -> Ringbuf {
-        Ringbuf::new(Head::new(MapSpec::new(MapKind::Ringbuf, 0, 0, 4096), 2)).expect("two pages")
+        Ringbuf::new(Head::new(MapSpec::new(MapKind::Ringbuf, 0, 0, 4096), 2), Pages::Now).expect("two pages")
     }
 
     fn records(ring: &Ringbuf) -> Vec<Vec<u8>> {

@@ -49,17 +49,22 @@ impl Region {
             return Err(Errno::ENOMEM.into());
         }
         let region = Region { base: base.cast(), bytes };
+        region.populate(pages);
+        Ok(region)
+    }
+
+    /// Lets all pages come into being, where that is asked for.
+    fn populate(&self, pages: Pages) {
         if pages == Pages::Now {
             // Kernels before 5.14 lack the advice; then pages come on first touch.
-            // SAFETY: the range was just mapped.
-            unsafe { libc::madvise(base, bytes.max(1), libc::MADV_POPULATE_WRITE) };
+            // SAFETY: the range is ours, and writable.
+            unsafe { libc::madvise(self.base.cast(), self.bytes.max(1), libc::MADV_POPULATE_WRITE) };
         }
-        Ok(region)
     }
 
     /// Memory of `bytes` (a multiple of the page size) that appears twice in a row, so that a record which wraps around
     /// the end is contiguous.
-    pub(crate) fn mirrored(bytes: usize) -> Result<Region, MapError> {
+    pub(crate) fn mirrored(bytes: usize, pages: Pages) -> Result<Region, MapError> {
         let total = bytes.checked_mul(2).ok_or(Errno::E2BIG)?;
         // SAFETY: a fresh reservation; then two mappings of one fresh file laid over it, inside the reservation.
         unsafe {
@@ -86,7 +91,11 @@ impl Region {
             };
             let done = libc::ftruncate(file, bytes as libc::off_t) == 0 && lay(0) && lay(bytes);
             libc::close(file);
-            if done { Ok(region) } else { Err(Errno::ENOMEM.into()) }
+            if !done {
+                return Err(Errno::ENOMEM.into());
+            }
+            region.populate(pages);
+            Ok(region)
         }
     }
 
@@ -219,7 +228,7 @@ mod tests {
 
     #[test]
     fn a_mirrored_region_shows_its_first_bytes_again() {
-        let region = Region::mirrored(4096).expect("two pages");
+        let region = Region::mirrored(4096, Pages::Now).expect("two pages");
         region.cell(4088, 16).fill(ProgBytes::from(&(1..=16).collect::<Vec<u8>>()[..]));
         assert_eq!(region.cell(0, 8).bytes().to_vec(), (9..=16).collect::<Vec<u8>>());
         assert_eq!(region.cell(8184, 8).bytes().to_vec(), (1..=8).collect::<Vec<u8>>());

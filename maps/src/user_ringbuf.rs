@@ -10,7 +10,7 @@ use rtbpf_rt::RunCx;
 use crate::access::{Cell, KeyRef, ProgBytes, ValuePtr};
 use crate::head::Head;
 use crate::map::{Map, MapError, UpdateFlags};
-use crate::slab::Region;
+use crate::slab::{Pages, Region};
 
 const BUSY: u32 = 1 << 31;
 const DISCARD: u32 = 1 << 30;
@@ -31,8 +31,8 @@ pub struct UserRingbuf {
 }
 
 impl UserRingbuf {
-    pub(crate) fn new(head: Head) -> Result<UserRingbuf, MapError> {
-        let data = Region::mirrored(head.spec().max_entries as usize)?;
+    pub(crate) fn new(head: Head, pages: Pages) -> Result<UserRingbuf, MapError> {
+        let data = Region::mirrored(head.spec().max_entries as usize, pages)?;
         let (producer, consumer) = (AtomicU64::new(0), AtomicU64::new(0));
         Ok(UserRingbuf { head, data, producer, consumer, draining: AtomicU32::new(0), writing: AtomicU32::new(0) })
     }
@@ -151,7 +151,8 @@ mod tests {
 
     #[test]
     fn what_the_host_writes_is_drained_in_order() {
-        let map = UserRingbuf::new(Head::new(MapSpec::new(MapKind::UserRingbuf, 0, 0, 4096), 1)).expect("two pages");
+        let map = UserRingbuf::new(Head::new(MapSpec::new(MapKind::UserRingbuf, 0, 0, 4096), 1), Pages::Now)
+            .expect("two pages");
         let mut seen = Vec::new();
         for round in 0..2000u32 {
             map.write(&round.to_le_bytes()).expect("room");

@@ -1,6 +1,7 @@
 //! Maps under several threads: what is read was written for that key, what is promised of capacity holds.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use rtbpf_abi::map_spec::flags;
 use rtbpf_abi::{MapKind, MapSpec};
@@ -12,6 +13,9 @@ fn map(kind: MapKind, key: u32, value: u32, max: u32, flags: u32, sleeping: bool
     spec.flags = flags;
     create(&spec, &CreateCx { sleeping_locks: sleeping, ..CreateCx::new(2) }).expect("legal attributes")
 }
+
+/// How long a storm may last at most: an emulator is a hundred times slower, and now and then much more.
+const STORM: Duration = Duration::from_secs(2);
 
 fn value_of(key: u32, round: u32) -> [u8; 8] {
     (u64::from(key) << 32 | u64::from(round)).to_le_bytes()
@@ -29,6 +33,7 @@ fn a_value_always_belongs_to_its_key() {
         let max = 32;
         let map = map(kind, 4, 8, max, flags, sleeping);
         let done = AtomicBool::new(false);
+        let until = Instant::now() + STORM;
         std::thread::scope(|scope| {
             let (map, done) = (&map, &done);
             for slot in 0..2u32 {
@@ -39,6 +44,9 @@ fn a_value_always_belongs_to_its_key() {
                         let _ = map.update(&cx, &key.to_le_bytes(), value_of(key, round)[..].into(), 0);
                         if round % 3 == 0 {
                             let _ = map.delete(&cx, &(key ^ 1).to_le_bytes());
+                        }
+                        if round % 256 == 0 && Instant::now() > until {
+                            break;
                         }
                     }
                     done.store(true, Ordering::Release);
@@ -73,6 +81,46 @@ fn a_value_always_belongs_to_its_key() {
                 map.update(&RunCx::CONTROL, &key.to_le_bytes(), value_of(key, 0)[..].into(), 0).expect("all free");
             }
         }
+    }
+}
+
+#[test]
+fn a_prefix_that_is_always_there_is_always_found() {
+    let key = |len: u32, data: u32| [len.to_le_bytes(), data.to_be_bytes()].concat();
+    for sleeping in [false, true] {
+        let map = map(MapKind::LpmTrie, 8, 8, 256, flags::NO_PREALLOC, sleeping);
+        let put = |len, data| map.update(&RunCx::CONTROL, &key(len, data), value_of(len, 0)[..].into(), 0);
+        // One behind the table of first bits and one before it; both are written again and again.
+        let fixed = [(6, 0x0400_0000), (24, 0x0a0b_0c00)];
+        fixed.iter().for_each(|(len, data)| put(*len, *data).expect("room"));
+        let done = AtomicBool::new(false);
+        let until = Instant::now() + STORM / 2;
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for round in 0..100_000u32 {
+                    fixed.iter().for_each(|(len, data)| put(*len, *data).expect("room"));
+                    // Neighbours and longer ones come and go, and with them the nodes that join them.
+                    let (len, data) = (1 + round % 32, round.wrapping_mul(0x9e37_79b9) | 0x8000_0000);
+                    let _ = put(len, data);
+                    let _ = put(32, 0x0a0b_0c80 | round % 4);
+                    let _ = map.delete(&RunCx::CONTROL, &key(32, 0x0a0b_0c80 | (round + 1) % 4));
+                    let _ = map.delete(&RunCx::CONTROL, &key(len, data));
+                    if Instant::now() > until {
+                        break;
+                    }
+                }
+                done.store(true, Ordering::Release);
+            });
+            let mut looks = 0u64;
+            while !done.load(Ordering::Acquire) {
+                for (_, data) in fixed {
+                    let found = map.lookup(&RunCx::program(1), &key(32, data));
+                    assert!(found.is_some(), "{data:#x} after {looks} looks");
+                    looks += 1;
+                }
+            }
+            println!("{looks} looks");
+        });
     }
 }
 

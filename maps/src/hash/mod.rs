@@ -103,6 +103,14 @@ where
         Ok(())
     }
 
+    /// Bytes that [`Hash::read_node`] appends.
+    fn read_bytes(&self) -> usize {
+        match &self.values {
+            Values::Inline => self.head.spec().value_size as usize,
+            Values::Percpu(cells) => cells.read_bytes(),
+        }
+    }
+
     fn is_percpu(&self) -> bool {
         matches!(self.values, Values::Percpu(_))
     }
@@ -251,11 +259,13 @@ where
     }
 
     fn read(&self, cx: &RunCx, key: KeyRef<'_>, flags: u64, out: &mut Vec<u8>) -> Result<(), MapError> {
+        out.reserve(self.read_bytes());
         let node = self.find(key).ok_or(Errno::ENOENT)?;
         self.read_node(cx, node, flags, out)
     }
 
     fn take(&self, cx: &RunCx, key: KeyRef<'_>, flags: u64, out: &mut Vec<u8>) -> Result<(), MapError> {
+        out.reserve(self.read_bytes());
         self.remove(cx, key, |node| self.read_node(cx, node, flags, out))
     }
 
@@ -307,24 +317,35 @@ where
     }
 
     fn bucket(&self, cx: &RunCx, bucket: u32, room: u32, take: bool, out: &mut Pairs) -> Result<(), MapError> {
-        if self.table.chain(bucket).next().is_none() {
-            return Ok(());
-        }
-        let held = self.table.lock(cx, bucket)?;
-        let nodes: Vec<u32> = self.table.chain(bucket).collect();
+        let (key_bytes, value_bytes) = (self.head.spec().key_size as usize, self.read_bytes());
+        // Nothing is allocated under the lock: the room is there before, for as many as there seem to be.
+        let (mut nodes, mut pairs) = (Vec::new(), Pairs::new());
+        let held = loop {
+            let count = self.table.chain(bucket).count();
+            if count == 0 {
+                return Ok(());
+            }
+            nodes.reserve(count);
+            pairs.resize_with(count, || (Vec::with_capacity(key_bytes), Vec::with_capacity(value_bytes)));
+            let held = self.table.lock(cx, bucket)?;
+            if self.table.chain(bucket).count() <= count {
+                break held;
+            }
+        };
+        nodes.extend(self.table.chain(bucket));
         if nodes.len() > room as usize {
             return Err(Errno::ENOSPC.into());
         }
-        for node in &nodes {
-            let (mut key, mut value) = (Vec::new(), Vec::new());
-            self.table.key(*node).append_to(&mut key);
-            self.read_node(cx, *node, 0, &mut value)?;
-            out.push((key, value));
+        for (node, (key, value)) in nodes.iter().zip(&mut pairs) {
+            self.table.key(*node).append_to(key);
+            self.read_node(cx, *node, 0, value)?;
             if take {
                 self.table.unlink(*node);
             }
         }
         drop(held);
+        pairs.truncate(nodes.len());
+        out.append(&mut pairs);
         if take {
             nodes.into_iter().for_each(|node| self.pool.give_back(cx, &self.table, node));
         }
