@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rtbpf_rt::lock::order;
 use rtbpf_rt::{
@@ -153,6 +153,36 @@ fn row_15_other_threads_never_run_on_a_held_slot() {
     });
 }
 
+#[test]
+fn row_18_no_program_preempts_another_on_its_slot_in_either_model() {
+    for model in MODELS {
+        let slots = Slots::new(1, model);
+        let (running, other) = (AtomicBool::new(false), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let lease = slots.lease().expect("free");
+                let program = ProgCounters::new(1);
+                let run = Entry::begin(lease.slot(), Path::Packet, Level::Soft, &program).expect("nothing runs");
+                running.store(true, Ordering::Release);
+                // Gives the CPU away in the middle of the run.
+                std::thread::sleep(Duration::from_millis(20));
+                assert!(!other.load(Ordering::Acquire), "{model:?}: another program ran in the middle of this one");
+                drop((run, lease));
+            });
+            scope.spawn(|| {
+                while !running.load(Ordering::Acquire) {
+                    std::thread::yield_now();
+                }
+                let lease = slots.lease().expect("level Task waits");
+                let program = ProgCounters::new(1);
+                let _run = Entry::begin(lease.slot(), Path::Packet, Level::Soft, &program).expect("nothing runs");
+                other.store(true, Ordering::Release);
+            });
+        });
+        assert!(other.load(Ordering::Acquire), "{model:?}");
+    }
+}
+
 /// How often of 100 runs a handler's program changed the slot's scratch value under the one it interrupted.
 fn torn(path: Path, signal: i32) -> usize {
     let slots = Arc::new(Slots::new(1, Model::Rt));
@@ -198,102 +228,4 @@ fn row_32_sleeping_under_raw_is_reported() {
     if cfg!(debug_assertions) {
         assert!(count >= 1 && seen.iter().any(|v| v.held == Class::Queue && v.taken == Class::Control), "{seen:?}");
     }
-}
-
-/// Runs `critical` holding a lock at low priority on one CPU, a busy thread at middle priority beside it, and measures
-/// how long a thread of high priority waits for `enter`. `None` where real-time priorities are not permitted.
-fn inversion(critical: impl Fn(&dyn Fn()) + Sync, enter: impl Fn() + Sync) -> Option<Duration> {
-    // By work, not by the clock: time in which the thread is preempted does not count.
-    let work = |turns: u64| {
-        for i in 0..turns {
-            std::hint::black_box(i);
-        }
-    };
-    let start = Instant::now();
-    work(1 << 20);
-    let per_ms = ((1 << 20) as f64 / (start.elapsed().as_secs_f64() * 1000.0)) as u64;
-    let busy = |ms: u64| work(ms * per_ms);
-    let held = AtomicU64::new(0);
-    let low_is_gone = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            if pin::pin_to(0).and_then(|()| pin::set_priority(20)).is_ok() {
-                while held.load(Ordering::Acquire) < 2 && !low_is_gone.load(Ordering::Acquire) {
-                    std::thread::sleep(Duration::from_micros(100));
-                }
-                busy(200);
-            }
-        });
-        let waited = scope.spawn(|| {
-            // From another priority on the same CPU: only runs once the low thread holds the lock.
-            pin::pin_to(0).and_then(|()| pin::set_priority(30)).ok()?;
-            while held.load(Ordering::Acquire) == 0 && !low_is_gone.load(Ordering::Acquire) {
-                std::thread::sleep(Duration::from_micros(100));
-            }
-            let middle = std::thread::Builder::new().spawn_scoped(scope, move || {
-                if pin::pin_to(0).and_then(|()| pin::set_priority(20)).is_ok() {
-                    busy(40);
-                }
-            });
-            let start = Instant::now();
-            enter();
-            let waited = start.elapsed();
-            let _ = middle;
-            Some(waited)
-        });
-        // Last: it may take the CPU of the thread that spawns.
-        let low = scope.spawn(|| {
-            if pin::pin_to(0).and_then(|()| pin::set_priority(10)).is_err() {
-                low_is_gone.store(true, Ordering::Release);
-                return None;
-            }
-            critical(&|| {
-                held.store(1, Ordering::Release);
-                busy(20);
-            });
-            low_is_gone.store(true, Ordering::Release);
-            Some(())
-        });
-        low.join().ok()??;
-        waited.join().ok()?
-    })
-}
-
-#[test]
-fn row_05b_priority_inversion_is_bounded_by_the_critical_section() {
-    let sleeping = PiMutex::default();
-    let cx = RunCx { model: Model::Rt, ..RunCx::CONTROL };
-    let pi = inversion(
-        |section| {
-            let _held = sleeping.lock(&cx, Class::Control).expect("free");
-            section();
-        },
-        || drop(sleeping.lock(&cx, Class::Control).expect("waits")),
-    );
-    let raw = RawLock::default();
-    let spun = inversion(
-        |section| {
-            let _held = raw.lock(&cx, Class::Queue).expect("free");
-            section();
-        },
-        || drop(raw.lock(&cx, Class::Queue).expect("falls into the PI wait")),
-    );
-    let plain = std::sync::Mutex::new(());
-    let control = inversion(
-        |section| {
-            let _held = plain.lock();
-            section();
-        },
-        || drop(plain.lock()),
-    );
-    let (Some(pi), Some(spun), Some(control)) = (pi, spun, control) else {
-        println!("skipped: real-time priorities are not permitted here");
-        return;
-    };
-    println!("waited {pi:?} on the sleeping lock, {spun:?} on the raw one, {control:?} on one without inheritance");
-    if control < Duration::from_millis(100) {
-        println!("skipped: this host ran the low thread beside the burst, so there was nothing to bound");
-        return;
-    }
-    assert!(pi * 2 < control && spun * 2 < control, "section 20 ms, burst 200 ms: {pi:?} {spun:?} {control:?}");
 }

@@ -126,8 +126,9 @@ impl Lock for RawLock {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Barrier;
     use std::sync::atomic::AtomicBool;
-    use std::sync::{Arc, Barrier};
+    use std::time::{Duration, Instant};
 
     use super::*;
 
@@ -137,21 +138,25 @@ mod tests {
 
     #[test]
     fn a_lock_excludes_and_counts_right() {
-        let lock = Arc::new((RawLock::default(), AtomicU64::new(0)));
-        let add = |lock: Arc<(RawLock, AtomicU64)>| {
-            for _ in 0..20_000 {
-                let _guard = lock.0.lock(&CX, Class::Queue).expect("no deadlock here");
-                lock.1.store(lock.1.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-            }
+        let (lock, total) = (RawLock::default(), AtomicU64::new(0));
+        // Where every hand-over goes through an emulated kernel, time is up first.
+        let until = Instant::now() + Duration::from_secs(2);
+        let add = || {
+            let turns = (0..20_000).take_while(|turn| turn % 16 != 0 || Instant::now() < until);
+            turns
+                .map(|_| {
+                    let _guard = lock.lock(&CX, Class::Queue).expect("no deadlock here");
+                    total.store(total.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+                })
+                .count() as u64
         };
-        std::thread::scope(|scope| {
-            for _ in 0..4 {
-                let lock = lock.clone();
-                scope.spawn(move || add(lock));
-            }
+        let added: u64 = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(add)).collect();
+            threads.into_iter().map(|thread| thread.join().expect("no panic")).sum()
         });
-        assert_eq!(lock.1.load(Ordering::Relaxed), 80_000);
-        assert!(!lock.0.is_held());
+        assert!(added > 0);
+        assert_eq!(total.load(Ordering::Relaxed), added);
+        assert!(!lock.is_held());
     }
 
     #[test]
@@ -200,6 +205,8 @@ mod tests {
 
     #[test]
     fn of_two_crossed_waiters_one_is_refused_and_the_other_proceeds() {
+        // A deadlock is seen, not timed out: also where the other thread gets no CPU for a while.
+        RawLock::set_patience_ns(60_000_000_000);
         let locks = [RawLock::default(), RawLock::default()];
         let (refused, both) = (AtomicBool::new(false), Barrier::new(2));
         std::thread::scope(|scope| {

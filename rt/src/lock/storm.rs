@@ -18,6 +18,8 @@ struct Shared {
     done: AtomicU64,
     refused: AtomicU64,
     late: AtomicU64,
+    stop: Instant,
+    timer: AtomicPtr<libc::c_void>,
 }
 
 static SLOT: AtomicPtr<Slot> = AtomicPtr::new(std::ptr::null_mut());
@@ -33,6 +35,10 @@ extern "C" fn handler(_: libc::c_int) {
     let (slot, shared) = unsafe { (SLOT.load(Ordering::Acquire).as_ref(), SHARED.load(Ordering::Acquire).as_ref()) };
     let (Some(slot), Some(shared)) = (slot, shared) else { return };
     shared.hits.fetch_add(1, Ordering::Relaxed);
+    // Where a handler takes longer than the period, the thread itself would never see that time is up.
+    if Instant::now() > shared.stop {
+        set(shared.timer.load(Ordering::Relaxed), 0);
+    }
     let Ok(entry) = Entry::begin(slot, Path::PerfOverflow, Level::Nmi, &shared.program) else { return };
     let start = Instant::now();
     match shared.lock.lock(&entry.cx(), Class::Bucket) {
@@ -47,11 +53,19 @@ extern "C" fn handler(_: libc::c_int) {
     }
 }
 
+/// Lets a timer fire every `ns`, or never again for 0.
+fn set(timer: libc::timer_t, ns: libc::c_long) {
+    let every = libc::timespec { tv_sec: 0, tv_nsec: ns };
+    let setting = libc::itimerspec { it_interval: every, it_value: every };
+    // SAFETY: the timer was made by `timer_create` and lives; timer_settime(2) is async-signal-safe.
+    unsafe { libc::timer_settime(timer, 0, &setting, std::ptr::null_mut()) };
+}
+
 /// Sends the calling thread `signal` every `ns` until the guard drops.
 struct Timer(libc::timer_t);
 
 impl Timer {
-    fn start(signal: libc::c_int, ns: libc::c_long) -> Option<Timer> {
+    fn start(signal: libc::c_int, ns: libc::c_long, timer_of: &AtomicPtr<libc::c_void>) -> Option<Timer> {
         // SAFETY: plain structures, zeroed and filled; the handler is async-signal-safe.
         unsafe {
             let mut action: libc::sigaction = std::mem::zeroed();
@@ -66,9 +80,8 @@ impl Timer {
             if libc::timer_create(libc::CLOCK_MONOTONIC, &mut event, &mut timer) != 0 {
                 return None;
             }
-            let every = libc::timespec { tv_sec: 0, tv_nsec: ns };
-            let setting = libc::itimerspec { it_interval: every, it_value: every };
-            libc::timer_settime(timer, 0, &setting, std::ptr::null_mut());
+            timer_of.store(timer, Ordering::Relaxed);
+            set(timer, ns);
             Some(Timer(timer))
         }
     }
@@ -94,15 +107,17 @@ fn a_signal_storm_over_one_lock_loses_and_blocks_nothing() {
         done: AtomicU64::new(0),
         refused: AtomicU64::new(0),
         late: AtomicU64::new(0),
+        stop: Instant::now() + Duration::from_millis(300),
+        timer: AtomicPtr::new(std::ptr::null_mut()),
     };
-    let stop = Instant::now() + Duration::from_millis(300);
+    let stop = shared.stop;
     std::thread::scope(|scope| {
         let (shared, slots) = (&shared, &slots);
         scope.spawn(move || {
             let lease = slots.lease_of(0).expect("free");
             SHARED.store(std::ptr::from_ref(shared).cast_mut(), Ordering::Release);
             SLOT.store(std::ptr::from_ref(lease.slot()).cast_mut(), Ordering::Release);
-            let Some(timer) = Timer::start(libc::SIGUSR1, 20_000) else {
+            let Some(timer) = Timer::start(libc::SIGUSR1, 20_000, &shared.timer) else {
                 println!("skipped: no timers here");
                 return;
             };
