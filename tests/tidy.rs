@@ -32,6 +32,8 @@ const UNSAFE_ROOMS: &[&str] = &[
     "jit/src/exec_mem.rs",
     "jit/src/native.rs",
     "jit/src/trap.rs",
+    "jit/src/tools/gdb.rs",
+    "jit/src/tools/jitdump.rs",
     "verifier/src/verified.rs",
     "vm/src/mem.rs",
     "vm/src/interp/threaded/",

@@ -21,6 +21,8 @@ pub enum FaultCode {
     Thrown = 5,
     /// The deadline passed.
     Deadline = 6,
+    /// Native code came to an operation that its proof excludes.
+    Trap = 7,
 }
 
 /// One run. `#[repr(C)]`: native code addresses fields by `offset_of!`.

@@ -13,6 +13,7 @@ enum rtbpf_fault {
 	RTBPF_FAULT_MEMORY = 4,
 	RTBPF_FAULT_THROWN = 5,
 	RTBPF_FAULT_DEADLINE = 6,
+	RTBPF_FAULT_TRAP = 7,
 };
 
 /* One run. Set stack_top and fault_at (UINT32_MAX), and what the program's helpers use; the rest is 0. */
@@ -42,6 +43,8 @@ _Static_assert(offsetof(struct rtbpf_frame, helper) == 104, "layout of the frame
 
 /* Type of prog_NAME, defined by object files. */
 typedef uint64_t rtbpf_prog(void *ctx, struct rtbpf_frame *frame);
+/* Type of entry_NAME, defined by object files: the same program with the context in the frame. Tail calls go there. */
+typedef uint64_t rtbpf_entry(struct rtbpf_frame *frame);
 /* Type of rtbpf_helper_ID, wanted by object files. */
 typedef uint64_t rtbpf_helper(uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, struct rtbpf_frame *);
 

@@ -90,17 +90,29 @@ pub struct Code {
     pub bytes: Vec<u8>,
     /// Offset of the entry, an [`EntryFn`](rtbpf_abi::frame::EntryFn).
     pub entry: u32,
-    /// Offset of the code that leaves the innermost native entry; wants the frame in its register.
-    pub exit: u32,
+    /// Offset of the code that leaves the innermost native entry; wants the frame in its register. `None` for a program
+    /// that keeps no frame: it neither calls nor touches memory.
+    pub exit: Option<u32>,
     /// What is to be filled in.
     pub relocs: Vec<Reloc>,
     /// Offset of each instruction, in program order; `u32::MAX` where none was emitted.
     pub offsets: Vec<u32>,
+    /// Offset of each subprogram, in program order: where its prologue begins.
+    pub functions: Vec<u32>,
     /// Entries for helpers of the subprograms that wide loads name: offset, and the subprogram's first instruction.
     pub callbacks: Vec<(u32, InsnIdx)>,
+    /// Entry and callbacks begin with landing pads.
+    pub landing_pads: bool,
 }
 
 impl Code {
+    /// Where functions keep the frame in its register: from the first instruction to the stubs.
+    pub fn body(&self) -> std::ops::Range<u32> {
+        let start = self.offsets.iter().copied().min().unwrap_or(u32::MAX);
+        let stubs = self.callbacks.iter().map(|(stub, _)| *stub).chain(self.exit).min();
+        start..stubs.unwrap_or(start).max(start)
+    }
+
     /// The instruction whose code holds byte `offset`.
     ///
     /// Exact within the bodies of functions; `None` before the first instruction and in stubs.

@@ -1,7 +1,8 @@
 //! Native code as an object file, for the linker of a C or Rust program.
 //!
 //! ```text
-//! prog_NAME(ctx, frame)   defined: sets frame.ctx, then is the program's entry
+//! prog_NAME(ctx, frame)   defined: sets frame.ctx, then goes on as
+//! entry_NAME(frame)       defined: the program's entry, where tail calls go
 //! rtbpf_helper_ID         undefined: a HelperFn
 //! rtbpf_map_NAME          undefined: what a register holds after a wide load of the map
 //! rtbpf_value_NAME        undefined: the first byte of the map's first value
@@ -65,6 +66,8 @@ pub fn object_file(
         let section = SymbolSection::Section(text);
         let size = stub + code.bytes.len() as u64;
         object.add_symbol(function(format!("prog_{name}"), section, place, size));
+        let (entry, behind) = (u64::from(code.entry), code.bytes.len() as u64 - u64::from(code.entry));
+        object.add_symbol(function(format!("entry_{name}"), section, body + entry, behind));
         for reloc in &code.relocs {
             let nameless = || ElfError::Nameless { program: program(), symbol: reloc.symbol };
             let (name, off) = outside(reloc.symbol, map_name).ok_or_else(nameless)?;

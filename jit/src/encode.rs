@@ -224,6 +224,8 @@ pub trait Encode: Sized {
     fn may_goto(&mut self, to: Label, reach: Reach);
     /// Fills up to a multiple of `bytes` with what executes as nothing.
     fn align(&mut self, bytes: usize);
+    /// What calls and jumps by address may lead to, where the processor asks for a mark (CET, BTI); executes as nothing.
+    fn landing_pad(&mut self);
     /// What never returns if it is ever reached.
     fn trap(&mut self);
 

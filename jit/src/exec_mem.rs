@@ -7,7 +7,8 @@
 //! ```
 //!
 //! A page is writable once, before anyone can know its address, and never again: turning a live page writable kills the
-//! thread that runs in it. Addresses come around only when a whole range is empty, after `membarrier(SYNC_CORE)`.
+//! thread that runs in it. Addresses come around only when a whole range is empty, after `membarrier(SYNC_CORE)`. Builds
+//! with debug assertions ask the system after each publication whether that is so.
 
 use std::ptr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,7 +16,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::code::{Arch, Code};
 use crate::link::{self, LinkError};
 use crate::linker::Linker;
-use crate::native::Native;
+use crate::native::{Native, Placed};
+use crate::pages;
+use crate::tools::Registered;
+use crate::trap::Table;
 
 /// Why code cannot be published.
 #[derive(Debug, thiserror::Error)]
@@ -40,22 +44,34 @@ const RANGE_BYTES: usize = 32 << 20;
 static RANGES: Mutex<Vec<Range>> = Mutex::new(Vec::new());
 
 struct Range {
-    base: usize,
-    bytes: usize,
+    table: &'static Table,
     next: usize,
     live: usize,
 }
 
-/// Pages of one group of programs.
+/// Pages of one group of programs, and what lies in them.
 #[derive(Debug)]
 pub(crate) struct Pages {
     base: usize,
     bytes: usize,
+    table: &'static Table,
+    programs: Vec<Placed>,
+    /// What debuggers know of it; taken only to add to it.
+    registered: Mutex<Vec<Registered>>,
 }
 
 impl Pages {
-    pub(crate) fn base(&self) -> usize {
-        self.base
+    pub(crate) fn program(&self, number: usize) -> &Placed {
+        &self.programs[number]
+    }
+
+    pub(crate) fn keep(&self, registered: Registered) {
+        self.registered.lock().unwrap_or_else(PoisonError::into_inner).push(registered);
+    }
+
+    /// The program whose code holds the address `pc`.
+    pub(crate) fn program_at(&self, pc: usize) -> Option<&Placed> {
+        self.programs.iter().find(|program| program.contains(pc))
     }
 }
 
@@ -72,16 +88,27 @@ pub fn publish(codes: &[&Code], linker: &dyn Linker) -> Result<Vec<Native>, Publ
         places.push(bytes);
         bytes = (bytes + link::image_bytes(code)).next_multiple_of(64);
     }
-    let pages = allocate(bytes.max(1))?;
+    let mut pages = allocate(bytes.max(1))?;
     for (code, place) in codes.iter().zip(&places) {
         let image = link::image(code, (pages.base + place) as u64, linker)?;
         // SAFETY: `allocate` returned at least `bytes` writable bytes that nobody else knows, and
         // `place + image.len() <= bytes` because `image_bytes` bounds every image.
         unsafe { ptr::copy_nonoverlapping(image.as_ptr(), (pages.base + place) as *mut u8, image.len()) };
     }
-    protect(&pages)?;
+    protect(&pages, codes.iter().all(|code| code.landing_pads))?;
+    pages.programs = codes.iter().zip(places).map(|(code, place)| Placed::new(code, pages.base + place)).collect();
     let pages = Arc::new(pages);
-    Ok(codes.iter().zip(places).map(|(code, place)| Native::new(code, pages.clone(), place)).collect())
+    pages.table.enter(pages.base..pages.base + pages.bytes, &pages);
+    debug_assert_eq!(own_breach(), None);
+    Ok((0..codes.len()).map(|number| Native::new(pages.clone(), number)).collect())
+}
+
+/// What is wrong with the pages of the reserved ranges, by what the system says of them.
+fn own_breach() -> Option<pages::Breach> {
+    let tables: Vec<_> =
+        RANGES.lock().unwrap_or_else(PoisonError::into_inner).iter().map(|range| range.table).collect();
+    let ours = |mapping: &pages::Mapping| tables.iter().any(|table| table.overlaps(&mapping.range));
+    pages::breach(&pages::mappings().unwrap_or_default().into_iter().filter(ours).collect::<Vec<_>>())
 }
 
 fn page_bytes() -> usize {
@@ -94,9 +121,9 @@ fn allocate(bytes: usize) -> Result<Pages, PublishError> {
     let page = page_bytes();
     let bytes = bytes.next_multiple_of(page);
     let mut ranges = RANGES.lock().unwrap_or_else(PoisonError::into_inner);
-    let fits = |range: &Range| range.next + page + bytes <= range.bytes;
+    let fits = |range: &Range| range.next + page + bytes <= range.table.bytes();
     let found = ranges.iter().position(fits).or_else(|| {
-        let empty = ranges.iter().position(|range| range.live == 0 && page + bytes <= range.bytes)?;
+        let empty = ranges.iter().position(|range| range.live == 0 && page + bytes <= range.table.bytes())?;
         sync_cores().then_some(())?;
         ranges.get_mut(empty)?.next = 0;
         Some(empty)
@@ -105,16 +132,16 @@ fn allocate(bytes: usize) -> Result<Pages, PublishError> {
         Some(index) => index,
         None => {
             let bytes = (bytes + page).max(RANGE_BYTES);
-            ranges.push(Range { base: reserve(bytes)?, bytes, next: 0, live: 0 });
+            ranges.push(Range { table: Table::add(reserve(bytes)?, bytes, page), next: 0, live: 0 });
             ranges.len() - 1
         }
     };
     let range = ranges.get_mut(index).ok_or_else(|| PublishError::Memory(std::io::ErrorKind::OutOfMemory.into()))?;
-    let base = range.base + range.next + page;
+    let base = range.table.base() + range.next + page;
     map(base, bytes, libc::PROT_READ | libc::PROT_WRITE)?;
     range.next += page + bytes;
     range.live += 1;
-    Ok(Pages { base, bytes })
+    Ok(Pages { base, bytes, table: range.table, programs: Vec::new(), registered: Mutex::default() })
 }
 
 /// Replaces pages of a reserved range by fresh ones.
@@ -129,12 +156,29 @@ fn last_error() -> PublishError {
     PublishError::Memory(std::io::Error::last_os_error())
 }
 
-/// Writable to executable, for good.
-fn protect(pages: &Pages) -> Result<(), PublishError> {
+/// Writable to executable, for good. With landing pads the processor takes jumps by address to nowhere else, if it can.
+fn protect(pages: &Pages, landing_pads: bool) -> Result<(), PublishError> {
     clean_caches(pages);
+    let guarded = if landing_pads { guarded_pages() } else { 0 };
+    let rights = libc::PROT_READ | libc::PROT_EXEC | guarded;
     // SAFETY: the pages are ours.
-    let failed = unsafe { libc::mprotect(pages.base as *mut _, pages.bytes, libc::PROT_READ | libc::PROT_EXEC) };
+    let failed = unsafe { libc::mprotect(pages.base as *mut _, pages.bytes, rights) };
     if failed != 0 { Err(last_error()) } else { Ok(()) }
+}
+
+/// The flag of pages whose landing pads count; x86_64 has none for processes.
+#[cfg(not(target_arch = "aarch64"))]
+fn guarded_pages() -> i32 {
+    0
+}
+
+#[cfg(target_arch = "aarch64")]
+fn guarded_pages() -> i32 {
+    const HWCAP2_BTI: u64 = 1 << 17;
+    const PROT_BTI: i32 = 0x10;
+    // SAFETY: no preconditions.
+    let capable = unsafe { libc::getauxval(libc::AT_HWCAP2) } & HWCAP2_BTI != 0;
+    if capable { PROT_BTI } else { 0 }
 }
 
 #[cfg(not(target_arch = "aarch64"))]
@@ -165,10 +209,10 @@ fn clean_caches(pages: &Pages) {
 impl Drop for Pages {
     fn drop(&mut self) {
         let mut ranges = RANGES.lock().unwrap_or_else(PoisonError::into_inner);
+        self.table.forget(self.base..self.base + self.bytes);
         // Gives the memory back and keeps the addresses; on failure the pages stay as they are, which is safe.
         let _ = map(self.base, self.bytes, libc::PROT_NONE);
-        let inside = |range: &&mut Range| (range.base..range.base + range.bytes).contains(&self.base);
-        if let Some(range) = ranges.iter_mut().find(inside) {
+        if let Some(range) = ranges.iter_mut().find(|range| ptr::eq(range.table, self.table)) {
             range.live -= 1;
         }
     }

@@ -9,6 +9,7 @@ use rtbpf_verifier::{Access, Branch, InsnFacts, NativeAccess, VerifiedProgram};
 use crate::Options;
 use crate::abi::Slot;
 use crate::asm::Label;
+use crate::blind::Masks;
 use crate::code::{CompileError, Symbol};
 use crate::encode::{Addr, Alu, Bin, Encode, Reach, Rhs, Shape};
 use crate::linker::{ArrayLookup, HelperTraits, Linker};
@@ -36,7 +37,10 @@ static NO_FACTS: InsnFacts = InsnFacts {
 /// Where the entries of the emitted code are.
 pub(crate) struct Entries {
     pub entry: Label,
-    pub exit: Label,
+    /// `None` when the program keeps no frame.
+    pub exit: Option<Label>,
+    /// Where each function begins.
+    pub functions: Vec<Label>,
     /// Stubs that helpers call, and where their functions begin.
     pub callbacks: Vec<(Label, InsnIdx)>,
 }
@@ -66,6 +70,8 @@ pub(crate) struct Fast<'a, E: Encode> {
     lowering: &'a [NativeAccess],
     facts: &'a [InsnFacts],
     pub(crate) opt: Opt,
+    /// Set when constants are to be blinded.
+    pub(crate) masks: Option<Masks>,
 }
 
 /// Emits the whole program. Instruction `i` stands at label `i`.
@@ -81,7 +87,9 @@ pub(crate) fn emit<E: Encode>(
     let Some(&shape) = plan.shapes.first() else { return Err(CompileError::TooLarge) };
     let lowering = program.lowering().ctx();
     let facts = program.proved().insns.as_slice();
-    let mut opt = options.optimise.map_or_else(Opt::off, |on| Opt::new(program.code(), on));
+    // Optimised code folds constants together and into addresses.
+    let mut opt =
+        options.optimise.filter(|_| options.harden.is_none()).map_or_else(Opt::off, |on| Opt::new(program.code(), on));
     let insns = opt.rewritten(program).map_or(Cow::Borrowed(program.code().insns()), Cow::Owned);
     let mut fast = Fast {
         e,
@@ -98,17 +106,22 @@ pub(crate) fn emit<E: Encode>(
         lowering,
         facts,
         opt,
+        masks: options.harden.map(Masks::new),
     };
-    let entry = fast.program()?;
+    let (entry, functions) = fast.program()?;
     let subprogs = program.code().subprogs();
     let callbacks = fast.callbacks.iter().zip(subprogs).filter_map(|(stub, function)| Some(((*stub)?, function.start)));
-    Ok(Entries { entry, exit, callbacks: callbacks.collect() })
+    let keeps_frame = fast.plan.stub || shape.run;
+    Ok(Entries { entry, exit: keeps_frame.then_some(exit), functions, callbacks: callbacks.collect() })
 }
 
 impl<E: Encode> Fast<'_, E> {
-    fn program(&mut self) -> Result<Label, CompileError> {
+    fn program(&mut self) -> Result<(Label, Vec<Label>), CompileError> {
         let entry = self.e.asm().label();
         self.e.asm().bind(entry);
+        if self.options.harden.is_some() {
+            self.e.landing_pad();
+        }
         let starts: Vec<Label> = self.plan.shapes.iter().map(|_| self.e.asm().label()).collect();
         if let (true, Some(&main)) = (self.plan.stub, starts.first()) {
             self.e.host_stub(main);
@@ -133,6 +146,9 @@ impl<E: Encode> Fast<'_, E> {
         for (stub, &body) in self.callbacks.iter().zip(&starts) {
             if let Some(stub) = *stub {
                 self.e.asm().bind(stub);
+                if self.options.harden.is_some() {
+                    self.e.landing_pad();
+                }
                 self.e.callback_stub(body);
             }
         }
@@ -142,7 +158,7 @@ impl<E: Encode> Fast<'_, E> {
             Some(_) if self.plan.stub => self.e.exit_stub(),
             Some(_) | None => self.e.trap(),
         }
-        Ok(entry)
+        Ok((entry, starts))
     }
 
     fn insn(&mut self, at: InsnIdx, starts: &[Label]) -> Result<(), CompileError> {
@@ -170,6 +186,9 @@ impl<E: Encode> Fast<'_, E> {
     /// The fast tier's code of one instruction.
     pub(crate) fn plain(&mut self, at: InsnIdx, insn: &Insn, starts: &[Label]) -> Result<(), CompileError> {
         let facts = self.facts.get(at.index()).unwrap_or(&NO_FACTS);
+        if facts.branch == Branch::Both && self.blinded(at, insn) {
+            return Ok(());
+        }
         match *insn {
             Insn::Alu { op, width, dst, src } => match op.into() {
                 Alu::Bin(op) => self.e.bin(op, width, reg::<E>(dst), reg::<E>(dst), rhs::<E>(src)),
@@ -206,13 +225,7 @@ impl<E: Encode> Fast<'_, E> {
                 self.e.store_release(size, reg::<E>(base), off.into(), reg::<E>(src));
             }
             Insn::Packet { size, index, off } => {
-                let (fail, done) = (self.e.asm().label(), self.e.asm().label());
-                self.e.packet_load(size, index.map(reg::<E>), off, fail);
-                self.e.jump(done, Reach::Near);
-                self.e.asm().bind(fail);
-                self.e.mov_imm(reg::<E>(Reg::R0), 0);
-                self.leave();
-                self.e.asm().bind(done);
+                self.packet(size, index.map(reg::<E>), off);
             }
             Insn::Jump { to, .. } => {
                 if to != 0 {
@@ -238,6 +251,17 @@ impl<E: Encode> Fast<'_, E> {
             Insn::Bad { .. } => self.e.trap(),
         }
         Ok(())
+    }
+
+    /// A legacy packet load; one out of range ends the frame with R0 = 0.
+    pub(crate) fn packet(&mut self, size: Size, index: Option<E::Reg>, off: i32) {
+        let (fail, done) = (self.e.asm().label(), self.e.asm().label());
+        self.e.packet_load(size, index, off, fail);
+        self.e.jump(done, Reach::Near);
+        self.e.asm().bind(fail);
+        self.e.mov_imm(reg::<E>(Reg::R0), 0);
+        self.leave();
+        self.e.asm().bind(done);
     }
 
     pub(crate) fn charge(&mut self, at: InsnIdx) {
@@ -401,7 +425,7 @@ impl<E: Encode> Fast<'_, E> {
         if !(0..=(1 << 20) / MOST).contains(&to) {
             return Reach::Far;
         }
-        if !self.plan.blocks.is_empty() {
+        if !self.plan.blocks.is_empty() || self.masks.is_some() {
             return Reach::Near;
         }
         // A value that was put off costs its own instruction later, padding more than there is room for.

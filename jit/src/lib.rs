@@ -12,6 +12,7 @@
 pub mod a64;
 pub mod abi;
 pub mod asm;
+mod blind;
 pub mod code;
 pub mod elf;
 pub mod encode;
@@ -21,7 +22,10 @@ pub mod link;
 pub mod linker;
 pub mod native;
 pub mod opt;
+pub mod pages;
 mod plan;
+pub mod tools;
+pub mod trap;
 pub mod x64;
 
 use rtbpf_verifier::VerifiedProgram;
@@ -31,6 +35,7 @@ pub use exec_mem::{PublishError, publish};
 pub use linker::{ArrayLookup, HelperTraits, Linker, NoLinker};
 pub use native::Native;
 pub use opt::Techniques;
+pub use tools::Tools;
 
 use asm::Asm;
 use encode::Encode;
@@ -48,6 +53,9 @@ pub struct Options {
     pub cancel: bool,
     /// The techniques of the optimising tier; `None` is the fast tier.
     pub optimise: Option<Techniques>,
+    /// For programs that may be hostile: their constants do not appear in the code, and what is called by address begins
+    /// with a landing pad. A number that nobody can guess; the fast tier is used. `None` for trusted programs.
+    pub harden: Option<u64>,
 }
 
 /// Optional parts of instruction sets.
@@ -84,6 +92,7 @@ impl Options {
             fuel: false,
             cancel: false,
             optimise: Some(Techniques::ALL),
+            harden: None,
         })
     }
 }
@@ -98,23 +107,36 @@ pub fn compile(program: &VerifiedProgram, linker: &dyn Linker, options: &Options
         Arch::X86_64 => {
             let mut e = x64::X64::new(asm, x64::Features { bmi2: options.features.bmi2 });
             let entries = fast::emit(&mut e, program, linker, options)?;
-            finish(options.arch, e, entries, insns)
+            finish(options, e, entries, insns)
         }
         Arch::Aarch64 => {
             let mut e = a64::A64::new(asm, a64::Features { lse: options.features.lse });
             let entries = fast::emit(&mut e, program, linker, options)?;
-            finish(options.arch, e, entries, insns)
+            finish(options, e, entries, insns)
         }
     }
 }
 
-fn finish<E: Encode>(arch: Arch, mut e: E, entries: fast::Entries, insns: usize) -> Result<Code, CompileError> {
+fn finish<E: Encode>(options: &Options, mut e: E, entries: fast::Entries, insns: usize) -> Result<Code, CompileError> {
     let place = |asm: &Asm, label: asm::Label| asm.place(label).ok_or(CompileError::Unbound { label: label.0 });
     let entry = place(e.asm(), entries.entry)?;
-    let exit = place(e.asm(), entries.exit)?;
+    let exit = entries.exit.map(|exit| place(e.asm(), exit)).transpose()?;
     let callbacks = entries.callbacks.into_iter().map(|(stub, at)| Ok((place(e.asm(), stub)?, at)));
     let callbacks = callbacks.collect::<Result<Vec<_>, CompileError>>()?;
+    let functions = entries.functions.into_iter().map(|start| place(e.asm(), start));
+    let functions = functions.collect::<Result<Vec<_>, CompileError>>()?;
     let asm = std::mem::replace(e.asm(), Asm::new(0, 0));
     let done = asm.finish(insns)?;
-    Ok(Code { arch, bytes: done.bytes, entry, exit, relocs: done.relocs, offsets: done.places, callbacks })
+    let (arch, landing_pads) = (options.arch, options.harden.is_some());
+    Ok(Code {
+        arch,
+        bytes: done.bytes,
+        entry,
+        exit,
+        relocs: done.relocs,
+        offsets: done.places,
+        functions,
+        callbacks,
+        landing_pads,
+    })
 }

@@ -1,5 +1,6 @@
 //! Published code and the call into it.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use rtbpf_abi::frame::{EntryFn, RunFrame};
@@ -7,51 +8,110 @@ use rtbpf_isa::InsnIdx;
 
 use crate::code::Code;
 use crate::exec_mem::Pages;
+use crate::tools::Registered;
 
 /// A program in executable memory.
 #[derive(Clone, Debug)]
 pub struct Native {
     pages: Arc<Pages>,
-    place: usize,
-    bytes: u32,
-    entry: u32,
-    exit: u32,
-    offsets: Arc<[u32]>,
-    callbacks: Arc<[(u32, InsnIdx)]>,
+    number: usize,
+    entry: usize,
 }
 
-impl Native {
-    pub(crate) fn new(code: &Code, pages: Arc<Pages>, place: usize) -> Native {
-        let bytes = code.bytes.len() as u32;
-        Native {
-            pages,
-            place,
-            bytes,
+/// Where a program lies, and what its places mean.
+#[derive(Debug)]
+pub(crate) struct Placed {
+    base: usize,
+    bytes: u32,
+    entry: u32,
+    exit: Option<u32>,
+    body: Range<u32>,
+    offsets: Box<[u32]>,
+    functions: Box<[u32]>,
+    callbacks: Box<[(u32, InsnIdx)]>,
+}
+
+impl Placed {
+    pub fn new(code: &Code, base: usize) -> Placed {
+        Placed {
+            base,
+            bytes: code.bytes.len() as u32,
             entry: code.entry,
             exit: code.exit,
+            body: code.body(),
             offsets: code.offsets.as_slice().into(),
+            functions: code.functions.as_slice().into(),
             callbacks: code.callbacks.as_slice().into(),
         }
     }
 
+    fn offset(&self, pc: usize) -> Option<u32> {
+        u32::try_from(pc.checked_sub(self.base)?).ok().filter(|offset| *offset < self.bytes)
+    }
+
+    pub fn contains(&self, pc: usize) -> bool {
+        self.offset(pc).is_some()
+    }
+
+    /// Where to go on from `pc` to leave the innermost entry, and the instruction there; `None` where the frame is not in
+    /// its register.
+    pub fn leave(&self, pc: usize) -> Option<(usize, InsnIdx)> {
+        let in_body = self.offset(pc).is_some_and(|offset| self.body.contains(&offset));
+        Some((self.base + self.exit.filter(|_| in_body)? as usize, self.insn_at(pc)?))
+    }
+
+    fn insn_at(&self, pc: usize) -> Option<InsnIdx> {
+        let offset = self.offset(pc)?;
+        let before = self.offsets.iter().enumerate().filter(|(_, start)| **start <= offset);
+        before.max_by_key(|(_, start)| **start).map(|(at, _)| InsnIdx(at as u32))
+    }
+}
+
+impl Native {
+    pub(crate) fn new(pages: Arc<Pages>, number: usize) -> Native {
+        let placed = pages.program(number);
+        let entry = placed.base + placed.entry as usize;
+        Native { pages, number, entry }
+    }
+
+    fn placed(&self) -> &Placed {
+        self.pages.program(self.number)
+    }
+
     /// Address of the first byte.
     pub fn base(&self) -> usize {
-        self.pages.base() + self.place
+        self.placed().base
+    }
+
+    /// The code as linked, without veneers.
+    pub(crate) fn image(&self) -> &[u8] {
+        // SAFETY: the bytes are readable while `pages` lives, as long as the reference does, and nobody writes to them.
+        unsafe { std::slice::from_raw_parts(std::ptr::with_exposed_provenance(self.base()), self.code_bytes()) }
+    }
+
+    /// Where each function begins, from the first byte.
+    pub(crate) fn functions(&self) -> &[u32] {
+        &self.placed().functions
+    }
+
+    /// Where each instruction begins, likewise.
+    pub(crate) fn offsets(&self) -> &[u32] {
+        &self.placed().offsets
+    }
+
+    /// Keeps an entry on a debugger's list for as long as the code.
+    pub(crate) fn keep(&self, registered: Registered) {
+        self.pages.keep(registered);
     }
 
     /// Bytes of code, without veneers.
     pub fn code_bytes(&self) -> usize {
-        self.bytes as usize
+        self.placed().bytes as usize
     }
 
     /// Address of the entry, an [`EntryFn`]: what a tail call's function returns for this program.
     pub fn entry_address(&self) -> usize {
-        self.base() + self.entry as usize
-    }
-
-    /// Address that leaves the innermost entry, for a fault handler.
-    pub fn exit_address(&self) -> usize {
-        self.base() + self.exit as usize
+        self.entry
     }
 
     /// The entry as a function. It stays callable while a clone of this `Native` lives.
@@ -77,14 +137,13 @@ impl Native {
 
     /// The first instruction of the subprogram that helpers call by this address.
     pub fn callback_at(&self, address: usize) -> Option<InsnIdx> {
-        let offset = u32::try_from(address.checked_sub(self.base())?).ok()?;
-        self.callbacks.iter().find(|(known, _)| *known == offset).map(|(_, at)| *at)
+        let placed = self.placed();
+        let offset = placed.offset(address)?;
+        placed.callbacks.iter().find(|(known, _)| *known == offset).map(|(_, at)| *at)
     }
 
     /// The instruction whose code holds the address `pc`.
     pub fn insn_at(&self, pc: usize) -> Option<InsnIdx> {
-        let offset = u32::try_from(pc.checked_sub(self.base())?).ok().filter(|offset| *offset < self.bytes)?;
-        let before = self.offsets.iter().enumerate().filter(|(_, start)| **start <= offset);
-        before.max_by_key(|(_, start)| **start).map(|(at, _)| InsnIdx(at as u32))
+        self.placed().insn_at(pc)
     }
 }

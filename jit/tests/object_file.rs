@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use harness::{CTX, MIX, generate, program, reference};
-use rtbpf_isa::{Callee, Imm64, Insn, MapBy, MapIdx, Reg, Size};
+use rtbpf_isa::{AluOp, Callee, Imm64, Insn, MapBy, MapIdx, Operand, Reg, Size, Width};
 use rtbpf_jit::elf::object_file;
 use rtbpf_jit::{Arch, Features, Options, Techniques};
 
@@ -26,12 +26,29 @@ uint64_t rtbpf_helper_100(uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64
 	for (int i = 0; i < 5; i++) h = mix_in(h, args[i]);
 	return h;
 }
+uint64_t rtbpf_value_counts[4] = { 10, 20, 30, 40 };
+static uint8_t packet[16];
+uint64_t rtbpf_packet_load(uint64_t ctx, uint64_t off, uint64_t bytes, uint64_t d, uint64_t e, struct rtbpf_frame *frame)
+{
+	uint64_t value = 0;
+	if ((int32_t)off < 0 || (uint32_t)off + bytes > sizeof(packet)) return UINT64_MAX;
+	for (uint64_t i = 0; i < bytes; i++) value = value << 8 | packet[(uint32_t)off + i];
+	return value;
+}
+extern rtbpf_entry entry_target;
+uint64_t rtbpf_tail_call(uint64_t ctx, uint64_t map, uint64_t index, uint64_t d, uint64_t e, struct rtbpf_frame *frame)
+{
+	if (map != (uintptr_t)rtbpf_map_counts || index != 1) return 0;
+	frame->tail_calls++;
+	return (uintptr_t)entry_target;
+}
 static void run(rtbpf_prog *prog)
 {
 	static uint8_t stack[4096] __attribute__((aligned(16)));
 	uint64_t ctx[32], h = 0;
 	struct rtbpf_frame frame = { .stack_top = stack + sizeof(stack), .fuel = INT64_MAX, .fault_at = UINT32_MAX };
 	memset(stack, 0xa5, sizeof(stack));
+	for (int i = 0; i < 16; i++) packet[i] = 0x10 + i;
 	for (int i = 0; i < 32; i++) ctx[i] = (i + 1) * 0x123456789abcdef1ull;
 	uint64_t r0 = prog(ctx, &frame);
 	for (int i = 0; i < 32; i++) h = mix_in(h, ctx[i]);
@@ -45,6 +62,42 @@ fn works(command: &str) -> bool {
         eprintln!("skipped: no {command}");
     }
     found
+}
+
+/// What a program asks of its host besides helpers: values of maps, legacy packet loads, tail calls.
+fn asks_its_host() -> Vec<Insn> {
+    let mov = |dst, src| Insn::Alu { op: AluOp::Mov, width: Width::W64, dst, src };
+    let add = |src| Insn::Alu { op: AluOp::Add, width: Width::W64, dst: Reg::R7, src: Operand::Reg(src) };
+    vec![
+        mov(Reg::R6, Operand::Reg(Reg::R1)),
+        // The fourth word of the value, 40 by itself.
+        Insn::Imm { dst: Reg::R1, value: Imm64::MapValue { map: MapIdx(0), off: 24, by: MapBy::Index } },
+        Insn::Load { size: Size::D, signed: false, dst: Reg::R7, base: Reg::R1, off: 0 },
+        // Bytes 3 and 4 of the packet, 0x1314, big-endian.
+        Insn::Packet { size: Size::H, index: None, off: 3 },
+        add(Reg::R0),
+        // No program at 5; at 1 there is one.
+        mov(Reg::R1, Operand::Reg(Reg::R6)),
+        Insn::Imm { dst: Reg::R2, value: Imm64::Map { map: MapIdx(0), by: MapBy::Index } },
+        mov(Reg::R3, Operand::Imm(5)),
+        Insn::Call(Callee::Helper(12)),
+        Insn::Store { size: Size::D, base: Reg::R6, off: 8, src: Operand::Reg(Reg::R7) },
+        mov(Reg::R1, Operand::Reg(Reg::R6)),
+        Insn::Imm { dst: Reg::R2, value: Imm64::Map { map: MapIdx(0), by: MapBy::Index } },
+        mov(Reg::R3, Operand::Imm(1)),
+        Insn::Call(Callee::Helper(12)),
+        mov(Reg::R0, Operand::Imm(0)),
+        Insn::Exit,
+    ]
+}
+
+/// Where [`asks_its_host`] goes: one more than what stands in the context.
+fn is_called_last() -> Vec<Insn> {
+    vec![
+        Insn::Load { size: Size::D, signed: false, dst: Reg::R0, base: Reg::R1, off: 8 },
+        Insn::Alu { op: AluOp::Add, width: Width::W64, dst: Reg::R0, src: Operand::Imm(1) },
+        Insn::Exit,
+    ]
 }
 
 /// The third word of a map that C defines.
@@ -81,7 +134,8 @@ fn check(options: &Options, cc: &str, runner: Option<&str>) {
     let map = harness::code(&reads_a_map(), options);
     let names: Vec<String> = (0..codes.len()).map(|at| format!("p{at}")).collect();
     let mut programs: Vec<_> = names.iter().map(String::as_str).zip(&codes).collect();
-    programs.push(("map", &map));
+    let (asks, last_called) = (harness::code(&asks_its_host(), options), harness::code(&is_called_last(), options));
+    programs.extend([("map", &map), ("target", &last_called), ("asks", &asks)]);
     let mut source = MAIN.to_string();
     for (name, _) in &programs {
         writeln!(source, "extern rtbpf_prog prog_{name};").expect("strings grow");
@@ -108,9 +162,12 @@ fn check(options: &Options, cc: &str, runner: Option<&str>) {
         None => Command::new(&binary).output(),
     };
     let got = String::from_utf8(ran.expect("the program starts").stdout).expect("text");
-    let (got, of_map) = got.trim_end().rsplit_once('\n').expect("lines");
-    assert_eq!(got, want.trim_end(), "{options:?}");
-    assert!(of_map.starts_with("0 21 "), "{of_map}");
+    let mut lines = got.lines();
+    let (asks, _target, of_map) = (lines.next_back(), lines.next_back(), lines.next_back());
+    assert_eq!(lines.collect::<Vec<_>>(), want.lines().collect::<Vec<_>>(), "{options:?}");
+    assert!(of_map.is_some_and(|line| line.starts_with("0 21 ")), "{of_map:?}");
+    // 40 + 0x1314 + 1, from the program that the tail call went to.
+    assert!(asks.is_some_and(|line| line.starts_with("0 133d ")), "{asks:?}");
 }
 
 fn calls_mix(insn: &Insn) -> bool {
@@ -135,7 +192,11 @@ impl Drop for Folder {
 
 fn both_tiers(arch: Arch, cc: &str, runner: Option<&str>) {
     for optimise in [None, Some(Techniques::ALL)] {
-        check(&Options { arch, features: Features::default(), fuel: false, cancel: false, optimise }, cc, runner);
+        check(
+            &Options { arch, features: Features::default(), fuel: false, cancel: false, optimise, harden: None },
+            cc,
+            runner,
+        );
     }
 }
 

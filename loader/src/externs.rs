@@ -89,6 +89,9 @@ impl Object {
         options: &ParseOptions<'_>,
         externs: &mut HashMap<&'u str, Extern>,
     ) -> Result<(), Error> {
+        if declared.iter().all(|declared| declared.section != ".kconfig") {
+            return Ok(());
+        }
         let kconfig = Kconfig::new(options.kconfig.unwrap_or_default(), options.kernel_version);
         let mut vars = Vec::new();
         for declared in declared.iter().filter(|declared| declared.section == ".kconfig") {

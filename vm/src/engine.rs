@@ -34,6 +34,12 @@ pub struct Config {
     /// Bytes of memory behind R1 that every run of a plain program brings: what it may touch. A run that brings fewer is
     /// refused.
     pub plain_ctx_bytes: u32,
+    /// Native code is for programs that may be hostile: their constants do not appear in it, and what is called by address
+    /// begins with a landing pad. Such code is slower.
+    pub harden: bool,
+    /// Which profilers and debuggers are told of native code; none by default.
+    #[cfg(feature = "jit")]
+    pub tools: rtbpf_jit::Tools,
     /// What comes from outside.
     pub world: World,
 }
@@ -48,6 +54,9 @@ impl Default for Config {
             max_insns: Some(1 << 32),
             timeout: None,
             plain_ctx_bytes: 0,
+            harden: false,
+            #[cfg(feature = "jit")]
+            tools: rtbpf_jit::Tools::default(),
             world: World::default(),
         }
     }
@@ -64,6 +73,9 @@ impl Config {
             max_insns: Some(1 << 32),
             timeout: None,
             plain_ctx_bytes: 0,
+            harden: false,
+            #[cfg(feature = "jit")]
+            tools: rtbpf_jit::Tools::default(),
             world: World::default(),
         }
     }

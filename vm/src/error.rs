@@ -87,6 +87,9 @@ pub enum Error {
     /// There is no native code for it; the interpreter runs it.
     #[error("no native code: {0}")]
     NoNativeCode(String),
+    /// A profiler or debugger that was to be told of native code cannot be.
+    #[error("telling tools of native code: {0}")]
+    Tools(String),
     /// A name that is taken.
     #[error("a helper named {0} exists already")]
     HelperExists(String),
@@ -191,6 +194,10 @@ pub enum FaultKind {
     HelperPanicked(String),
     #[error("bpf_throw({0:#x})")]
     Thrown(u64),
+    #[error("native code used the address {address:#x}, where its proof allows no access")]
+    NativeMemory { address: u64 },
+    #[error("native code came to an operation that its proof excludes")]
+    NativeTrap,
     #[error("the verifier's claim does not hold: {0}")]
     FactBroken(&'static str),
 }

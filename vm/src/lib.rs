@@ -15,6 +15,8 @@
 pub use rtbpf_abi as abi;
 pub use rtbpf_btf as btf;
 pub use rtbpf_isa as isa;
+#[cfg(feature = "jit")]
+pub use rtbpf_jit as jit;
 pub use rtbpf_loader as loader;
 pub use rtbpf_maps as maps;
 pub use rtbpf_rt as rt;
@@ -59,6 +61,8 @@ pub use interp::{Checked, Observer, Threaded};
 #[cfg(feature = "jit")]
 pub use native::Native;
 pub use packet::Packet;
+#[cfg(feature = "jit")]
+pub use rtbpf_jit::trap::install as install_fault_handler;
 pub use rtbpf_rt::level::Model;
 pub use unchecked::Prepared;
 #[cfg(feature = "workers")]

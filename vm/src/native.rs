@@ -4,6 +4,7 @@
 //! the checked interpreter calls too. What is a step of the interpreter (`tail_call`, `loop` …) is a function here, which
 //! calls native code back.
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::ptr;
 use std::sync::Arc;
 
@@ -46,11 +47,16 @@ impl Engine {
         let mut options = Options::host().ok_or_else(|| none(&"this processor is neither x86_64 nor aarch64"))?;
         let metered = self.metered_unchecked(&verified)?;
         (options.fuel, options.cancel) = (metered, metered);
+        let config = self.config();
+        // The standard library's seed of hash tables is unguessable, as masks must be.
+        options.harden = config.harden.then(|| RandomState::new().build_hasher().finish());
         let exe = self.bind(verified.clone(), maps)?;
         let linker = BoundLinker(exe.bound());
         let code = rtbpf_jit::compile(&verified, &linker, &options).map_err(|error| none(&error))?;
         let mut published = rtbpf_jit::publish(&[&code], &linker).map_err(|error| none(&error))?;
         let code = published.pop().ok_or_else(|| none(&"nothing was published"))?;
+        let name = if verified.code().name.is_empty() { "unnamed" } else { &verified.code().name };
+        config.tools.show(&code, name, verified.code()).map_err(|error| Error::Tools(error.to_string()))?;
         // A program is bound once, so the cell is empty.
         let _ = exe.bound().native.set(code.clone());
         Ok(Unchecked { exe, code })

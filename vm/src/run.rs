@@ -81,9 +81,15 @@ impl Host {
         }
     }
 
+    /// Gives back what the program still holds.
+    pub fn release(&mut self) {
+        native::release_locks(&std::mem::take(&mut self.locks));
+        self.records = Records::default();
+    }
+
     /// Gives back what the program still holds; the context, and where the random numbers stand.
-    pub fn end(self) -> (Ctx, u64) {
-        native::release_locks(&self.locks);
+    pub fn end(mut self) -> (Ctx, u64) {
+        self.release();
         (self.ctx, self.random)
     }
 

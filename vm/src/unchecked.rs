@@ -157,9 +157,11 @@ impl<C: Code> Prepared<C> {
             FaultCode::Cancelled => FaultKind::Cancelled,
             FaultCode::Deadline => FaultKind::Deadline,
             FaultCode::Thrown => FaultKind::Thrown(r0),
-            FaultCode::Memory => FaultKind::NotAPointer { value: 0 },
+            FaultCode::Memory => FaultKind::NativeMemory { address: r0 },
+            FaultCode::Trap => FaultKind::NativeTrap,
             FaultCode::None | FaultCode::Helper => FaultKind::HelperPanicked("(without checks)".into()),
         };
+        self.host.release();
         let at = InsnIdx(std::mem::replace(&mut self.frame.fault_at, RunFrame::NOWHERE));
         let program = self.host.programs.last().map_or(self.program.exe.program(), |bound| &bound.program);
         Fault::new(kind, at, program).into()

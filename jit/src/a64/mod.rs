@@ -149,6 +149,10 @@ impl Encode for A64 {
     fn align(&mut self, bytes: usize) {
         branch::align(self, bytes);
     }
+    fn landing_pad(&mut self) {
+        // bti jc: tail calls jump, helpers and hosts call.
+        self.asm.put(0xd503_24df, 4);
+    }
     fn trap(&mut self) {
         asm!(self.asm ; brk 1);
     }

@@ -269,6 +269,10 @@ impl Encode for X64 {
     fn align(&mut self, bytes: usize) {
         branch::align(self, bytes);
     }
+    fn landing_pad(&mut self) {
+        // endbr64
+        self.asm.put(0xfa1e_0ff3, 4);
+    }
     fn trap(&mut self) {
         asm!(self.asm ; ud2);
     }

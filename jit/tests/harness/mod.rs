@@ -12,7 +12,7 @@ use rtbpf_abi::ProgType;
 use rtbpf_abi::frame::{FaultCode, HelperFn, RunFrame};
 use rtbpf_isa::encode::encode_one;
 use rtbpf_isa::{Imm64, Insn, Program, RawInsn, decode};
-use rtbpf_jit::{Code, HelperTraits, Linker, Native, Options, Symbol, compile, publish};
+use rtbpf_jit::{Code, HelperTraits, Linker, Native, Options, Symbol, compile, pages, publish};
 use rtbpf_verifier::{Assumptions, VerifiedProgram};
 
 /// Bytes of the test context.
@@ -147,23 +147,28 @@ struct Aligned([u8; STACK]);
 
 pub fn native(insns: &[Insn], options: &Options) -> Native {
     let code = code(insns, options);
-    publish(&[&code], &TestLinker).expect("publishes").remove(0)
+    let native = publish(&[&code], &TestLinker).expect("publishes").remove(0);
+    if cfg!(debug_assertions) {
+        assert_eq!(breach(), None);
+    }
+    native
+}
+
+/// What is wrong with the pages of this process.
+pub fn breach() -> Option<pages::Breach> {
+    pages::breach(&pages::mappings().expect("the system lists mappings"))
 }
 
 pub fn code(insns: &[Insn], options: &Options) -> Code {
     compile(&assume(insns), &TestLinker, options).unwrap_or_else(|error| panic!("{error}: {insns:#?}"))
 }
 
-/// Runs published code.
-pub fn run(native: &Native, ctx: [u64; CTX / 8], fuel: i64, targets: &[usize]) -> Outcome {
-    let mut ctx = ctx;
-    let mut stack = Aligned([0xa5; STACK]);
-    let mut host = Host { trace: Vec::new(), targets: targets.to_vec() };
-    let cancel = 0u32;
-    let mut frame = RunFrame {
+/// A frame for a run on this context and stack, without fuel or host.
+pub fn frame<T>(ctx: &mut [u64; CTX / 8], stack: &mut [T]) -> RunFrame {
+    RunFrame {
         ctx: ctx.as_mut_ptr().cast(),
-        stack_top: stack.0.as_mut_ptr_range().end,
-        fuel,
+        stack_top: stack.as_mut_ptr_range().end.cast(),
+        fuel: i64::MAX,
         fault: FaultCode::None,
         fault_at: RunFrame::NOWHERE,
         tail_calls: 0,
@@ -172,12 +177,22 @@ pub fn run(native: &Native, ctx: [u64; CTX / 8], fuel: i64, targets: &[usize]) -
         data: ptr::null_mut(),
         data_end: ptr::null_mut(),
         data_meta: ptr::null_mut(),
-        cancel: &cancel,
-        host: (&raw mut host).cast::<c_void>(),
+        cancel: ptr::null(),
+        host: ptr::null_mut(),
         stack: ptr::null_mut(),
         second: 0,
         helper: 0,
-    };
+    }
+}
+
+/// Runs published code.
+pub fn run(native: &Native, ctx: [u64; CTX / 8], fuel: i64, targets: &[usize]) -> Outcome {
+    let mut ctx = ctx;
+    let mut stack = Aligned([0xa5; STACK]);
+    let mut host = Host { trace: Vec::new(), targets: targets.to_vec() };
+    let cancel = 0u32;
+    let mut frame =
+        RunFrame { fuel, cancel: &cancel, host: (&raw mut host).cast::<c_void>(), ..frame(&mut ctx, &mut stack.0) };
     // SAFETY: context, stack and cancel word are as promised; programs under test stay within them.
     let r0 = unsafe { native.call(&mut frame) };
     let faulted = frame.fault != FaultCode::None;

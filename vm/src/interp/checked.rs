@@ -478,7 +478,7 @@ impl Checked {
             FaultCode::Cancelled => Err(FaultKind::Cancelled),
             FaultCode::Deadline => Err(FaultKind::Deadline),
             FaultCode::Thrown => Err(FaultKind::Thrown(self.get(Reg::R0))),
-            FaultCode::Helper | FaultCode::Memory => Err(FaultKind::HelperPanicked(name.into())),
+            FaultCode::Helper | FaultCode::Memory | FaultCode::Trap => Err(FaultKind::HelperPanicked(name.into())),
         }
     }
 }
