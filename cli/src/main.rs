@@ -4,11 +4,13 @@
 mod asm;
 mod batch;
 mod capture;
+mod compile;
 mod disasm;
 mod dump;
 mod error;
 mod input;
 mod inspect;
+mod jited;
 mod loaded;
 mod object;
 mod policy;
@@ -26,7 +28,10 @@ use clap::Parser;
 enum Command {
     Asm(asm::Args),
     Batch(batch::Options),
+    Compile(compile::Args),
     Disasm(disasm::Args),
+    #[command(subcommand)]
+    Dump(jited::Dump),
     Inspect(inspect::Args),
     Policy(policy::Args),
     Run(run::Args),
@@ -37,7 +42,9 @@ fn main() -> ExitCode {
     let done = match Command::parse() {
         Command::Asm(args) => asm::main(&args),
         Command::Batch(options) => batch::run(&options),
+        Command::Compile(args) => compile::main(&args),
         Command::Disasm(args) => disasm::main(&args),
+        Command::Dump(dump) => jited::main(&dump),
         Command::Inspect(args) => inspect::main(&args),
         Command::Policy(args) => policy::main(&args),
         Command::Run(args) => run::main(&args),

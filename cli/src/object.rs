@@ -1,5 +1,6 @@
 //! Objects as a user names them: the file, the types it is loaded against, and what is changed before it loads.
 
+use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 
 use rtbpf::Config;
@@ -51,6 +52,16 @@ pub struct LoadArgs {
     /// Give a map this many entries, of this many bytes each, as programs do that size maps before they load them.
     #[arg(long, value_name = "MAP=ENTRIES[,BYTES]")]
     resize: Vec<String>,
+    /// What the first object read of the system, for those behind it.
+    #[arg(skip)]
+    target: OnceCell<Target>,
+}
+
+/// The system that objects are loaded for.
+#[derive(Debug)]
+struct Target {
+    btf: Option<Btf>,
+    kconfig: Option<String>,
 }
 
 impl LoadArgs {
@@ -61,15 +72,14 @@ impl LoadArgs {
             files.push(input::read(path)?);
         }
         let files: Vec<&[u8]> = files.iter().map(Vec::as_slice).collect();
-        let btf = self.target_btf()?;
-        let kconfig = system::kconfig(self.kconfig.as_deref())?;
+        let target = self.target()?;
         let symbols = system::Symbols::default();
         let types = self.types.iter().map(|text| type_override(text)).collect::<Result<Vec<_>, _>>()?;
         let file_name = path.file_name().unwrap_or_default().to_string_lossy();
         let options = ParseOptions {
             name: file_name.split('.').next().unwrap_or_default(),
-            target_btf: btf.as_ref(),
-            kconfig: kconfig.as_deref(),
+            target_btf: target.btf.as_ref(),
+            kconfig: target.kconfig.as_deref(),
             cpus: Config::linux().slots,
             types: &types,
             ksym: Some(&|name| symbols.address(name)),
@@ -95,6 +105,14 @@ impl LoadArgs {
             object.resize_map(name, entries, bytes).map_err(|error| bad(error.to_string()))?;
         }
         Ok(object)
+    }
+
+    fn target(&self) -> Result<&Target, Error> {
+        if let Some(target) = self.target.get() {
+            return Ok(target);
+        }
+        let target = Target { btf: self.target_btf()?, kconfig: system::kconfig(self.kconfig.as_deref())? };
+        Ok(self.target.get_or_init(|| target))
     }
 
     fn target_btf(&self) -> Result<Option<Btf>, Error> {

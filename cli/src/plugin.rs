@@ -16,8 +16,8 @@ use rtbpf::{Config, Ctx, Engine};
 /// Run a BPF program for the public conformance suite: memory in the first argument, program on standard input, both as
 /// hex; prints r0 as hex.
 ///
-/// The program is executed without being verified: by an engine that checks every access, or with --jit as native code
-/// that checks nothing and may do anything.
+/// The program is executed without being verified: by an engine that checks every access, or with --threaded or --jit by
+/// one that checks nothing and may do anything.
 #[derive(Parser)]
 #[command(name = "rtbpf_plugin", version)]
 struct Args {
@@ -26,11 +26,14 @@ struct Args {
     /// Program as hex, instead of standard input
     #[arg(long, value_name = "HEX")]
     program: Option<String>,
-    /// Run in an interpreter
+    /// Run in the checked interpreter, as without any of these
     #[arg(long)]
     interpret: bool,
-    /// Run as native code
+    /// Run in the threaded interpreter
     #[arg(long, conflicts_with = "interpret")]
+    threaded: bool,
+    /// Run as native code
+    #[arg(long, conflicts_with_all = ["interpret", "threaded"])]
     jit: bool,
     /// The program is an ELF object
     #[arg(long)]
@@ -77,16 +80,16 @@ fn run(args: &Args) -> Result<u64, String> {
         .ok_or_else(|| format!("program: {} bytes (must be a multiple of 8)", code.len()))?;
     let program = rtbpf::isa::decode(&slots).map_err(|error| format!("program: {error}"))?;
     if args.debug {
-        let engine = match (args.jit, args.interpret) {
+        let engine = match (args.jit, args.threaded) {
             (true, _) => "native code",
-            (false, true) => "interpreter",
+            (false, true) => "threaded interpreter",
             (false, false) => "checked interpreter",
         };
         eprintln!("{} instructions, {} bytes of memory, {engine}", program.len(), memory.len());
     }
     let engine = Engine::new(Config::linux());
-    if args.jit {
-        return run_native(&engine, program, &memory);
+    if args.jit || args.threaded {
+        return run_unchecked(&engine, args.jit, program, &memory);
     }
     let executable = engine
         .bind_unverified(program, Assumptions::new(ProgType::Plain), Vec::new())
@@ -94,13 +97,17 @@ fn run(args: &Args) -> Result<u64, String> {
     executable.run(&mut engine.session(0), &mut Ctx::plain(&memory)).map_err(|error| error.to_string())
 }
 
-/// Runs a program that nobody verified as native code: what the tool is for, and says in its help.
+/// Runs a program that nobody verified without checks: what the tool is for, and says in its help.
 #[allow(unsafe_code)]
-fn run_native(engine: &Engine, program: Program, memory: &[u8]) -> Result<u64, String> {
-    // SAFETY: not shown. The person who passes --jit answers for the program, as the tool's help says.
+fn run_unchecked(engine: &Engine, jit: bool, program: Program, memory: &[u8]) -> Result<u64, String> {
+    // SAFETY: not shown. The person who passes --jit or --threaded answers for the program, as the tool's help says.
     let assumed = unsafe { VerifiedProgram::assume(program, Assumptions::new(ProgType::Plain)) };
-    let native = engine.bind_native(assumed, Vec::new()).map_err(|error| error.to_string())?;
-    native.run(&mut engine.session(0), &mut Ctx::plain(memory)).map_err(|error| error.to_string())
+    let (mut session, mut ctx) = (engine.session(0), Ctx::plain(memory));
+    let ran = match jit {
+        true => engine.bind_native(assumed, Vec::new()).and_then(|native| native.run(&mut session, &mut ctx)),
+        false => engine.bind_threaded(assumed, Vec::new()).and_then(|threaded| threaded.run(&mut session, &mut ctx)),
+    };
+    ran.map_err(|error| error.to_string())
 }
 
 /// Bytes written as hex, with white space anywhere between them.

@@ -51,6 +51,12 @@ pub struct Args {
     /// What runs the program.
     #[arg(long, value_enum, default_value_t = EngineName::Checked, conflicts_with = "no_verify")]
     engine: EngineName,
+    /// Native code for a program that may be hostile: no constant of it in the code, landing pads.
+    #[arg(long)]
+    harden: bool,
+    /// Tell profilers and debuggers of native code: perf's map in /tmp, a jitdump in this folder, GDB's list.
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "TOOL")]
+    tools: Vec<Tool>,
     /// Virtual CPUs of the machine.
     #[arg(long, value_name = "N", default_value_t = 2)]
     cpus: u32,
@@ -67,6 +73,13 @@ enum EngineName {
     Threaded,
     /// Native code
     Jit,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+enum Tool {
+    PerfMap,
+    Jitdump,
+    Gdb,
 }
 
 /// Lines of trace output that are kept.
@@ -103,7 +116,12 @@ pub fn main(args: &Args) -> Result<(), Error> {
     let program = match args.engine {
         EngineName::Checked => instance.program(&name).map(Loaded::Checked),
         EngineName::Threaded => instance.threaded(&name).map(Loaded::Threaded),
-        EngineName::Jit => instance.native(&name).map(Loaded::Native),
+        EngineName::Jit => {
+            // A fault in native code is then a fault of the run, with its place, not the end of the command.
+            let handled = rtbpf::install_fault_handler();
+            handled.map_err(|error| Error::Option { option: "--engine jit".into(), what: error.to_string() })?;
+            instance.native(&name).map(Loaded::Native)
+        }
     };
     let program = program.map_err(located)?;
     let mut session = instance.engine().session(0);
@@ -166,7 +184,19 @@ fn load(args: &Args, trace: &Arc<Mutex<Vec<String>>>) -> Result<Instance, Error>
     let object = args.object.open()?;
     let plain_ctx_bytes =
         if object.programs.iter().any(|spec| spec.prog_type == ProgType::Plain) { shortest_input(args)? } else { 0 };
-    let engine = Engine::new(Config { slots: args.cpus.max(1), plain_ctx_bytes, world, ..Config::linux() });
+    let tools = rtbpf::jit::Tools {
+        perf_map: args.tools.contains(&Tool::PerfMap),
+        jitdump: args.tools.contains(&Tool::Jitdump).then(|| PathBuf::from(".")),
+        gdb: args.tools.contains(&Tool::Gdb),
+    };
+    let engine = Engine::new(Config {
+        slots: args.cpus.max(1),
+        plain_ctx_bytes,
+        harden: args.harden,
+        tools,
+        world,
+        ..Config::linux()
+    });
     let proof = if args.no_verify { Proof::Waived } else { Proof::Required };
     Instance::new(&engine, object, proof)
         .map_err(|source| Error::Load { path: args.object.object.clone(), source: Box::new(source) })
