@@ -8,7 +8,7 @@ use crate::rng::Rng;
 
 /// Helpers that answer with the name of something the run itself made (a task, a socket, a namespace): it differs from
 /// run to run.
-const NAMES: &[i32] = &[35, 46, 122, 158];
+pub const NAMES: &[i32] = &[35, 46, 122, 158];
 
 /// What one engine showed on all inputs: the outcomes, then what the maps hold.
 #[derive(Clone, PartialEq, Eq, Debug)]

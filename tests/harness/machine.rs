@@ -1,10 +1,11 @@
 //! rtbpf itself as an oracle: verifies and runs generated cases.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use rtbpf::abi::MapKind;
 use rtbpf::abi::ctx::layout;
-use rtbpf::isa::{Program, decode};
+use rtbpf::isa::{InsnIdx, Program, decode};
 use rtbpf::maps::{CreateCx, MapRef, create};
 use rtbpf::rt::RunCx;
 use rtbpf::verifier::{Assumptions, Options, Profile, Rejection, VerifiedProgram, verify};
@@ -88,14 +89,29 @@ pub struct Machine {
     maps: Vec<MapRef>,
     given: Assumptions,
     program: Option<Bound>,
+    stop: Cell<Stop>,
+}
+
+/// Where a run ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Stop {
+    /// The instruction of a fault; `None` when the program ended by itself.
+    pub at: Option<InsnIdx>,
+    /// Instructions it might have taken still.
+    pub left: i64,
 }
 
 impl Machine {
     /// Makes the maps of `case` and fills them.
     pub fn new(case: &Case) -> Result<Machine, String> {
+        Machine::limited(case, MAX_INSNS)
+    }
+
+    /// The same, for runs of at most `max_insns` instructions.
+    pub fn limited(case: &Case, max_insns: u64) -> Result<Machine, String> {
         // Clock and chance stand still, so that engines see the same.
         let world = World { clock: Arc::new(FixedClock(1 << 40)), seed: 7, ..World::default() };
-        let engine = Engine::new(Config { slots: CPUS, max_insns: Some(MAX_INSNS), world, ..Config::linux() });
+        let engine = Engine::new(Config { slots: CPUS, max_insns: Some(max_insns), world, ..Config::linux() });
         let mut maps = Vec::new();
         for map in &case.maps {
             let made = create(&map.spec, &CreateCx::new(CPUS)).map_err(|error| error.to_string())?;
@@ -114,7 +130,7 @@ impl Machine {
             cpus: CPUS,
             ..Assumptions::new(case.prog_type())
         };
-        Ok(Machine { engine, maps, given, program: None })
+        Ok(Machine { engine, maps, given, program: None, stop: Cell::default() })
     }
 
     /// Verifies `case` by Linux's rules.
@@ -148,6 +164,11 @@ impl Machine {
             Some(Bound::Threaded(program)) => program.run(&mut session, ctx),
             Some(Bound::Native(program)) => program.run(&mut session, ctx),
         };
+        let at = match &result {
+            Err(Error::Fault(fault)) => Some(fault.at),
+            Ok(_) | Err(_) => None,
+        };
+        self.stop.set(Stop { at, left: session.insns_left() });
         match result {
             Ok(r0) => Outcome::Done { r0, data_out: ctx.data_out(), ctx_out: self.numbers(ctx) },
             Err(Error::Fault(fault)) if matches!(fault.kind, FaultKind::NoHelper(_)) => {
@@ -156,6 +177,11 @@ impl Machine {
             Err(Error::Fault(fault)) if fault.kind == FaultKind::OutOfFuel => Outcome::Endless,
             Err(error) => Outcome::Fault(error.to_string()),
         }
+    }
+
+    /// Where the last run ended.
+    pub fn stop(&self) -> Stop {
+        self.stop.get()
     }
 
     /// The context's bytes, with zeros where a field is a pointer.

@@ -46,6 +46,7 @@ std::arch::global_asm!(
     ".popsection",
 );
 
+// SAFETY: both are as GDB's manual defines them: the list has two words and two pointers, the function takes nothing.
 unsafe extern "C" {
     static mut __jit_debug_descriptor: Descriptor;
     fn __jit_debug_register_code();
