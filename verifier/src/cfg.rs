@@ -9,7 +9,7 @@ use crate::reject::{Checked, refuse};
 /// What the flow of a program says about each instruction.
 #[derive(Clone, Debug, Default)]
 pub struct Flows {
-    /// States are compared here: jump targets, branches, returns.
+    /// States are compared here: jump targets, branches, calls, functions' first instructions, returns.
     pub meets: Vec<bool>,
     /// Jumps lead back here.
     pub heads: Vec<bool>,
@@ -44,7 +44,11 @@ pub fn flows(program: &Program, back_edges: bool) -> Checked<Flows> {
                 mark(at);
                 mark(at.target(to));
             }
-            Flow::Call(_) => mark(at.next()),
+            Flow::Call(to) => {
+                mark(at);
+                mark(at.target(to));
+                mark(at.next());
+            }
         }
         if let Insn::Call(Callee::Helper(_) | Callee::Kfunc { .. }) = insn
             && is_checkpoint_call(insn)
@@ -75,25 +79,47 @@ enum Color {
     Done,
 }
 
+/// Instructions that follow one another, on the path that is looked at.
+struct Line {
+    first: InsnIdx,
+    last: InsnIdx,
+    /// Edges of the last one that were followed.
+    tried: u8,
+}
+
+impl Line {
+    /// The line from here to where the path may part, or comes to what it knows.
+    fn from(first: InsnIdx, program: &Program, colors: &mut [Color]) -> Line {
+        let mut last = first;
+        colors[last.index()] = Color::Open;
+        while let Some(insn) = program.get(last)
+            && let [Some((next, false)), None] = edges(last, insn)
+            && let Some(color @ Color::White) = colors.get_mut(next.index())
+        {
+            *color = Color::Open;
+            last = next;
+        }
+        Line { first, last, tried: 0 }
+    }
+}
+
+/// Depth first.
 fn reach(program: &Program, back_edges: bool) -> Checked {
     let mut colors = vec![Color::White; program.len()];
-    let mut stack: Vec<(InsnIdx, u8)> = vec![(InsnIdx(0), 0)];
-    if let Some(first) = colors.first_mut() {
-        *first = Color::Open;
+    if colors.is_empty() {
+        return refuse!(FallsThrough, EINVAL, "last insn is not an exit or jmp");
     }
-    while let Some((at, tried)) = stack.last_mut() {
-        let at = *at;
-        let Some(insn) = program.get(at) else {
-            return refuse!(FallsThrough, EINVAL, "last insn is not an exit or jmp");
-        };
-        let edges = edges(at, insn);
-        let edge = edges.get(*tried as usize).copied().flatten();
-        *tried += 1;
+    let mut path = vec![Line::from(InsnIdx(0), program, &mut colors)];
+    while let Some(line) = path.last_mut() {
+        let at = line.last;
+        let edges = program.get(at).map_or([None; 2], |insn| edges(at, insn));
+        let edge = edges.get(line.tried as usize).copied().flatten();
+        line.tried += 1;
         match edge {
             Some((to, is_jump)) => match colors.get(to.index()) {
                 Some(Color::White) => {
-                    colors[to.index()] = Color::Open;
-                    stack.push((to, 0));
+                    let line = Line::from(to, program, &mut colors);
+                    path.push(line);
                 }
                 Some(Color::Open) if is_jump && !back_edges => {
                     let (from, to) = (program.slot(at), program.slot(to));
@@ -102,9 +128,9 @@ fn reach(program: &Program, back_edges: bool) -> Checked {
                 Some(Color::Open | Color::Done) => {}
                 None => return refuse!(FallsThrough, EINVAL, "jump out of range from insn {} to {}", at, to),
             },
-            None if *tried > 2 => {
-                colors[at.index()] = Color::Done;
-                stack.pop();
+            None if line.tried > 2 => {
+                colors[line.first.index()..=at.index()].fill(Color::Done);
+                path.pop();
             }
             None => {}
         }

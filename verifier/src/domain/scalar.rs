@@ -162,12 +162,13 @@ impl Scalar {
             return Some(self);
         }
         for _ in 0..3 {
-            let before = self;
             self.bounds_from_bits()?;
             self.low = self.low.intersect(self.wide.low())?;
+            let (tnum, wide) = (self.tnum, self.wide);
             self.wide = self.wide.trim_to_low(self.low)?;
             self.bits_from_bounds()?;
-            if self == before {
+            // What the first two steps read is as they read it: another round changes nothing.
+            if (self.tnum, self.wide) == (tnum, wide) {
                 break;
             }
         }
