@@ -9,7 +9,8 @@ use crate::reject::{Checked, refuse};
 /// What the flow of a program says about each instruction.
 #[derive(Clone, Debug, Default)]
 pub struct Flows {
-    /// States are compared here: jump targets, branches, calls, functions' first instructions, returns.
+    /// States are compared here: jump targets, branches, local calls, functions' first instructions, what
+    /// follows a call.
     pub meets: Vec<bool>,
     /// Jumps lead back here.
     pub heads: Vec<bool>,
@@ -50,10 +51,11 @@ pub fn flows(program: &Program, back_edges: bool) -> Checked<Flows> {
                 mark(at.next());
             }
         }
-        if let Insn::Call(Callee::Helper(_) | Callee::Kfunc { .. }) = insn
-            && is_checkpoint_call(insn)
-        {
-            mark(at);
+        if let Insn::Call(Callee::Helper(_) | Callee::Kfunc { .. }) = insn {
+            mark(at.next());
+            if is_checkpoint_call(insn) {
+                mark(at);
+            }
         }
     }
     reach(program, back_edges)?;
