@@ -30,6 +30,7 @@ pub(crate) fn end(cx: &mut Cx<'_>, sample: u64, flags: u64, how: End) {
         (Some(ring), End::Discard) => ring.discard(sample, flags),
         (None, _) => {}
     }
+    cx.host().records.last = Some(map);
 }
 
 /// Reserves a record and remembers who holds it.
@@ -50,8 +51,9 @@ pub(crate) fn output(cx: &mut Cx<'_>) -> u64 {
 }
 
 pub(crate) fn reserve(cx: &mut Cx<'_>) -> u64 {
-    let Ok(map) = cx.map_ref(1) else { return 0 };
-    let (size, flags) = (cx.arg(2), cx.arg(3));
+    let (head, size, flags) = (cx.arg(1), cx.arg(2), cx.arg(3));
+    let is_it = |map: &mut MapRef| std::ptr::from_ref(map.head()).addr() as u64 == head;
+    let Some(map) = cx.host().records.last.take_if(is_it).or_else(|| cx.map_ref(1).ok()) else { return 0 };
     reserve_in(cx, map, size, flags).unwrap_or(0)
 }
 
@@ -93,28 +95,33 @@ pub(crate) fn next_record(map: &dyn Map, run: &RunCx, flags: u64) -> Result<Opti
 
 /// Records that a run reserved and has not ended.
 #[derive(Default)]
-pub(crate) struct Records(Vec<(u64, MapRef)>);
+pub(crate) struct Records {
+    open: Vec<(u64, MapRef)>,
+    /// Whose record was ended last: most likely the next one is there too, and counting its holders costs as much as
+    /// the record.
+    last: Option<MapRef>,
+}
 
 impl Records {
     fn add(&mut self, sample: u64, map: MapRef) {
-        self.0.push((sample, map));
+        self.open.push((sample, map));
     }
 
     fn take(&mut self, sample: u64) -> Option<MapRef> {
-        let at = self.0.iter().position(|(known, _)| *known == sample)?;
-        Some(self.0.swap_remove(at).1)
+        let at = self.open.iter().position(|(known, _)| *known == sample)?;
+        Some(self.open.swap_remove(at).1)
     }
 
     /// The ring buffer that holds the record at `sample`.
     pub fn map_of(&self, sample: u64) -> Option<&MapRef> {
-        self.0.iter().find(|(known, _)| *known == sample).map(|(_, map)| map)
+        self.open.iter().find(|(known, _)| *known == sample).map(|(_, map)| map)
     }
 }
 
 impl Drop for Records {
     /// A run that ends with a record in hand, by a fault, gives it back: readers stop at the first open record.
     fn drop(&mut self) {
-        for (sample, map) in self.0.drain(..) {
+        for (sample, map) in self.open.drain(..) {
             if let Some(ring) = ring(&*map) {
                 ring.discard(sample, 0);
             }
