@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use rtbpf::abi::policy::{self, ProgFacts, Verdict};
-use rtbpf::abi::{MapKind, MapSpec, Policy, ProgType, map_spec};
+use rtbpf::abi::{AttachType, MapKind, MapSpec, Policy, ProgType, map_spec};
 
 use crate::error::Error;
 
@@ -49,37 +49,34 @@ pub fn main(args: &Args) -> Result<(), Error> {
     Ok(out.flush()?)
 }
 
-const TYPES: &[(ProgType, bool, &str)] = &[
-    (ProgType::Kprobe, false, "kprobe"),
-    (ProgType::Tracepoint, false, "tracepoint"),
-    (ProgType::PerfEvent, false, "perf_event"),
-    (ProgType::RawTracepoint, false, "raw_tp"),
-    (ProgType::Xdp, false, "xdp"),
-    (ProgType::SchedCls, false, "sched_cls"),
-    (ProgType::SocketFilter, false, "socket"),
-    (ProgType::Syscall, true, "syscall"),
+/// Columns: program type, attach type, whether it sleeps, name.
+const TYPES: &[(ProgType, Option<AttachType>, bool, &str)] = &[
+    (ProgType::Kprobe, None, false, "kprobe"),
+    (ProgType::Tracepoint, None, false, "tracepoint"),
+    (ProgType::PerfEvent, None, false, "perf_event"),
+    (ProgType::RawTracepoint, None, false, "raw_tp"),
+    (ProgType::Tracing, Some(AttachType::TraceFentry), false, "fentry"),
+    (ProgType::Tracing, Some(AttachType::TraceFentry), true, "fentry.s"),
+    (ProgType::Xdp, None, false, "xdp"),
+    (ProgType::SchedCls, None, false, "sched_cls"),
+    (ProgType::SocketFilter, None, false, "socket"),
+    (ProgType::Syscall, None, true, "syscall"),
 ];
 
 fn show(policy: Policy, out: &mut impl Write) -> Result<(), Error> {
-    write!(out, "{:<26}", policy.name)?;
+    write!(out, "{:<30}", policy.name)?;
     for (.., name) in TYPES {
         write!(out, " {name:>10}")?;
     }
     writeln!(out)?;
     for &kind in MapKind::ALL {
-        for (flags, how) in [(0, "preallocated"), (map_spec::flags::NO_PREALLOC, "dynamic")] {
-            let spec = MapSpec { flags, ..MapSpec::new(kind, 4, 8, 1) };
-            if how == "dynamic" && !has_both(kind) {
-                continue;
-            }
-            let how = if has_both(kind) { how } else { "" };
-            write!(out, "{:<26}", format!("{} {how}", kind.name()).trim_end())?;
-            for &(prog_type, sleepable, _) in TYPES {
-                let facts = ProgFacts { prog: prog_type, attach: None, sleepable };
-                let verdict = match policy::check(&policy, &facts, &spec) {
-                    Verdict::Ok => "ok".to_string(),
-                    Verdict::Warn(_) => "warn".to_string(),
-                    Verdict::Err(errno, _) => errno.name().to_string(),
+        for (how, spec) in forms(kind) {
+            write!(out, "{:<30}", format!("{} {how}", kind.name()).trim_end())?;
+            for &(prog, attach, sleepable, _) in TYPES {
+                let verdict = match policy::check(&policy, &ProgFacts { prog, attach, sleepable }, &spec) {
+                    Verdict::Ok => "ok",
+                    Verdict::Warn(_) => "warn",
+                    Verdict::Err(errno, _) => errno.name(),
                 };
                 write!(out, " {verdict:>10}")?;
             }
@@ -87,6 +84,22 @@ fn show(policy: Policy, out: &mut impl Write) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// The forms in which a kind of map is judged, by name: how its elements are allocated, or those of the maps in it.
+fn forms(kind: MapKind) -> Vec<(&'static str, MapSpec)> {
+    let plain = MapSpec::new(kind, 4, 8, 1);
+    let dynamic = |spec: &MapSpec| MapSpec { flags: map_spec::flags::NO_PREALLOC, ..spec.clone() };
+    let mut forms = if has_both(kind) {
+        vec![("dynamic", dynamic(&plain)), ("preallocated", plain.clone())]
+    } else {
+        vec![("", plain.clone())]
+    };
+    if matches!(kind, MapKind::ArrayOfMaps | MapKind::HashOfMaps) {
+        let inner = Some(Box::new(dynamic(&MapSpec::new(MapKind::Hash, 4, 8, 1))));
+        forms.push(("of dynamic maps", MapSpec { inner, ..plain }));
+    }
+    forms
 }
 
 /// Kinds that can be made either way.
