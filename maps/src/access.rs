@@ -1,14 +1,15 @@
 //! Every access to memory that a program, native code or another CPU may write meanwhile.
 //!
 //! Such memory has no `&[u8]`: it is read and written by the functions here, one per size. On x86_64 and aarch64 each
-//! is one machine instruction the compiler cannot see through; elsewhere (and under Miri) a relaxed atomic. Aligned
-//! words never tear; copies go by words.
+//! is one machine instruction the compiler cannot see through; elsewhere (and under Miri and AddressSanitizer) a relaxed
+//! atomic. Aligned words never tear; copies go by words.
 
 use std::marker::PhantomData;
 use std::ptr::NonNull;
 
 use rtbpf_abi::Errno;
 use rtbpf_rt::RunCx;
+use rtbpf_rt::lock::prim::point;
 
 use crate::map::{Map, MapError};
 
@@ -20,7 +21,7 @@ macro_rules! access {
         /// `at` must be readable for the size of the result.
         #[inline(always)]
         unsafe fn $load(at: *const u8) -> $type {
-            #[cfg(all(target_arch = "x86_64", not(miri)))]
+            #[cfg(all(target_arch = "x86_64", not(any(miri, asan))))]
             {
                 let value: $type;
                 // SAFETY: one load from memory the caller vouches for; no flags, no stack.
@@ -30,7 +31,7 @@ macro_rules! access {
                 }
                 value
             }
-            #[cfg(all(target_arch = "aarch64", not(miri)))]
+            #[cfg(all(target_arch = "aarch64", not(any(miri, asan))))]
             {
                 let value: $type;
                 // SAFETY: as above.
@@ -40,7 +41,7 @@ macro_rules! access {
                 }
                 value
             }
-            #[cfg(any(miri, not(any(target_arch = "x86_64", target_arch = "aarch64"))))]
+            #[cfg(any(miri, asan, not(any(target_arch = "x86_64", target_arch = "aarch64"))))]
             {
                 if !at.cast::<$type>().is_aligned() {
                     let mut bytes = [0u8; size_of::<$type>()];
@@ -66,19 +67,19 @@ macro_rules! access {
         /// `at` must be writable for the size of `value`.
         #[inline(always)]
         unsafe fn $store(at: *mut u8, value: $type) {
-            #[cfg(all(target_arch = "x86_64", not(miri)))]
+            #[cfg(all(target_arch = "x86_64", not(any(miri, asan))))]
             // SAFETY: one store to memory the caller vouches for; no flags, no stack.
             unsafe {
                 std::arch::asm!($x64_store, value = in($class) value, at = in(reg) at,
                     options(nostack, preserves_flags));
             }
-            #[cfg(all(target_arch = "aarch64", not(miri)))]
+            #[cfg(all(target_arch = "aarch64", not(any(miri, asan))))]
             // SAFETY: as above.
             unsafe {
                 std::arch::asm!($a64_store, value = in(reg) value, at = in(reg) at,
                     options(nostack, preserves_flags));
             }
-            #[cfg(any(miri, not(any(target_arch = "x86_64", target_arch = "aarch64"))))]
+            #[cfg(any(miri, asan, not(any(target_arch = "x86_64", target_arch = "aarch64"))))]
             {
                 if !at.cast::<$type>().is_aligned() {
                     for (i, byte) in value.to_ne_bytes().into_iter().enumerate() {
@@ -114,7 +115,7 @@ access!(load_u64, store_u64, u64, AtomicU64, "mov {}, qword ptr [{at}]",  "mov q
         "ldr {value}, [{at}]",    "str {value}, [{at}]", reg);
 
 /// Words from which one string instruction beats a loop of moves (its start costs about 30 cycles on Zen 4).
-#[cfg(all(target_arch = "x86_64", not(miri)))]
+#[cfg(all(target_arch = "x86_64", not(any(miri, asan))))]
 const STRING_WORDS: usize = 32;
 
 /// # Safety
@@ -123,7 +124,7 @@ const STRING_WORDS: usize = 32;
 #[inline]
 unsafe fn copy(dst: *mut u8, src: *const u8, len: usize) {
     let mut at = 0;
-    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    #[cfg(all(target_arch = "x86_64", not(any(miri, asan))))]
     if len / 8 >= STRING_WORDS {
         // SAFETY: moves `len / 8` words inside both ranges; the direction flag is clear by the ABI.
         unsafe {
@@ -446,6 +447,7 @@ impl<'a> Cell<'a> {
     #[inline]
     pub(crate) fn atomic_u32(self, off: usize) -> &'a std::sync::atomic::AtomicU32 {
         assert!(off <= self.len && self.len - off >= 4 && off.is_multiple_of(4), "aligned word inside the cell");
+        point();
         // SAFETY: inside, aligned (cells are aligned to 8), valid for `'a`; all accesses to it are atomic.
         unsafe { std::sync::atomic::AtomicU32::from_ptr(self.ptr.add(off).cast()) }
     }

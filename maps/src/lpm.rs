@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 use rtbpf_abi::Errno;
 use rtbpf_rt::freelist::{FreeLists, Links};
+use rtbpf_rt::lock::prim::point;
 use rtbpf_rt::{Class, Lock, RunCx};
 
 use crate::access::{Cell, KeyRef, ProgBytes, ValuePtr};
@@ -133,6 +134,7 @@ impl<L: Lock> Lpm<L> {
     }
 
     fn follow(link: &AtomicU32) -> Option<u32> {
+        point();
         link.load(Ordering::Acquire).checked_sub(1)
     }
 
@@ -229,6 +231,7 @@ impl<L: Lock> Lpm<L> {
     #[inline(always)]
     fn walk_by(&self, key: Prefix<'_>, holds: impl Fn(Cell<'_>, u32) -> bool) -> Option<u32> {
         let most = self.max_prefix().min(key.len);
+        point();
         let (mut link, mut found) = if key.len < JUMP {
             (self.root.load(Ordering::Acquire), 0)
         } else {
@@ -416,7 +419,9 @@ impl<L: Lock> Lpm<L> {
         };
         self.build(node, key.len, data, children);
         link.store(top + 1, Ordering::Release);
+        point();
         self.refresh(key);
+        point();
         if let Some(left) = left {
             self.free.push(&self.nodes, cx.slot, left);
         }

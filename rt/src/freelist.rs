@@ -5,7 +5,7 @@
 //! the link of one that was just taken is harmless. A handler that interrupts a pop sees a consistent stack and the
 //! interrupted compare-exchange fails and tries again: no level ever waits.
 
-use crate::lock::prim::{AtomicU32, AtomicU64, Ordering};
+use crate::lock::prim::{AtomicU32, AtomicU64, Ordering, point};
 
 /// No element.
 pub const NONE: u32 = u32::MAX;
@@ -42,6 +42,7 @@ impl FreeLists {
         let mut old = head.load(Ordering::Relaxed);
         loop {
             links.link(index).store(old as u32, Ordering::Relaxed);
+            point();
             // Release: pairs with the acquire in `pop_from`, so that who takes the element sees its link.
             match head.compare_exchange_weak(
                 old,
@@ -78,7 +79,9 @@ impl FreeLists {
             if index == NONE {
                 return None;
             }
+            point();
             let next = links.link(index).load(Ordering::Relaxed);
+            point();
             match head.compare_exchange_weak(
                 old,
                 pack(next, (old >> 32).wrapping_add(1)),

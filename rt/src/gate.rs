@@ -9,6 +9,7 @@ use std::marker::PhantomData;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, compiler_fence, fence};
 
+use crate::lock::prim::point;
 use crate::lock::word;
 
 /// Threads that can be in sections at once without slowing reclamation.
@@ -48,7 +49,8 @@ pub struct Section {
 /// Begins a section. Usable at every level.
 #[inline]
 pub fn enter() -> Section {
-    let Some(reader) = MINE.get().or_else(register) else {
+    point();
+    let Some(reader) = mine() else {
         UNLISTED.fetch_add(1, Ordering::SeqCst);
         return Section { listed: None, thread_bound: PhantomData };
     };
@@ -56,6 +58,7 @@ pub fn enter() -> Section {
     // unless it was the outermost; so the order nesting, then epoch keeps the epoch set for as long as we need it.
     reader.nesting.store(reader.nesting.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
     compiler_fence(Ordering::SeqCst);
+    point();
     if reader.since.load(Ordering::Relaxed) == 0 {
         reader.since.store(EPOCH.load(Ordering::Relaxed), Ordering::Relaxed);
         if ASYMMETRIC.load(Ordering::Relaxed) {
@@ -77,6 +80,7 @@ impl Drop for Section {
         let left = reader.nesting.load(Ordering::Relaxed) - 1;
         reader.nesting.store(left, Ordering::Relaxed);
         compiler_fence(Ordering::SeqCst);
+        point();
         if left == 0 {
             // Release: all reads of the section come before; pairs with the acquire in `oldest`.
             reader.since.store(0, Ordering::Release);
@@ -84,7 +88,21 @@ impl Drop for Section {
     }
 }
 
+/// The calling thread's entry.
+#[cfg(not(shuttle))]
+#[inline]
+fn mine() -> Option<&'static Reader> {
+    MINE.get().or_else(register)
+}
+
+/// The calling thread's entry: one of shuttle's threads.
+#[cfg(shuttle)]
+fn mine() -> Option<&'static Reader> {
+    READERS.get(crate::lock::held::me().tid as usize)
+}
+
 #[cold]
+#[cfg_attr(shuttle, allow(dead_code))]
 fn register() -> Option<&'static Reader> {
     let tid = crate::lock::held::me().tid;
     let claim = |reader: &&Reader| {
@@ -119,7 +137,9 @@ fn oldest() -> u64 {
 /// Calls `last` once no section that began before this call is under way. Level Task only. The thing retired must
 /// already be unreachable for new sections.
 pub fn retire(last: impl FnOnce() + Send + 'static) {
+    point();
     let epoch = EPOCH.fetch_add(1, Ordering::SeqCst);
+    point();
     if let Ok(mut retired) = RETIRED.lock() {
         retired.push((epoch, Box::new(last)));
     }

@@ -7,6 +7,7 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use rtbpf_rt::freelist::Links;
+use rtbpf_rt::lock::prim::point;
 use rtbpf_rt::{Class, Guard, Lock, RunCx, ZeroIsValid};
 
 use crate::access::Cell;
@@ -100,6 +101,7 @@ where
 
     #[inline]
     fn first(&self, bucket: u32) -> &AtomicU32 {
+        point();
         &self.buckets.get(bucket as usize).first
     }
 
@@ -115,7 +117,8 @@ where
         let bucket = self.bucket_of(hash);
         loop {
             // Acquire: pairs with the release in `link`, so that a node is seen with its key.
-            let mut link = self.first(bucket).load(Ordering::Acquire);
+            let first = self.first(bucket).load(Ordering::Acquire);
+            let mut link = first;
             loop {
                 match Self::follow(link, bucket) {
                     Ok(node) => {
@@ -127,7 +130,9 @@ where
                         }
                         link = cell.atomic_u32(NEXT).load(Ordering::Acquire);
                     }
-                    Err(true) => return None,
+                    // A node that replaced the key's meanwhile stands in front of where this walk began.
+                    Err(true) if self.first(bucket).load(Ordering::Acquire) == first => return None,
+                    Err(true) => break,
                     Err(false) => break,
                 }
             }

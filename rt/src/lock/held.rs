@@ -2,7 +2,8 @@
 //!
 //! A thread writes the lock's address *before* it tries for the word. Between a successful compare-exchange and a later
 //! write, a handler on the same thread could otherwise not see what it interrupted. Entries are only ever changed by
-//! their thread (handlers nest, and leave the table as they found it); other threads read.
+//! their thread; other threads read. Handlers nest: one that comes before an entry is written puts its own above it, for
+//! the depth is raised first, and an entry without a lock is 0.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering, compiler_fence};
@@ -20,17 +21,21 @@ const LANES: usize = 512;
 #[repr(align(128))]
 pub struct Lane {
     tid: AtomicU32,
-    depth: AtomicU32,
+    /// Whether an interrupt was put off.
+    pending: AtomicU32,
+    /// How many locks there are (low half), and raw ones among them (high half): while there are any of those, maskable
+    /// interrupts are put off.
+    state: AtomicU64,
     locks: [AtomicUsize; DEPTH],
     /// Class and level of each, for the order checker.
     kinds: [AtomicU16; DEPTH],
     /// When each was taken, ns, while holds are timed.
     since: [AtomicU64; DEPTH],
-    /// Raw locks among them: while there are any, maskable interrupts are put off.
-    raw: AtomicU32,
-    /// Whether an interrupt was put off.
-    pending: AtomicU32,
 }
+
+/// One lock, and one raw lock, in a lane's state.
+const ONE: u64 = 1;
+const RAW: u64 = 1 << 32;
 
 static TABLE: [Lane; LANES] = [const { Lane::new() }; LANES];
 
@@ -43,18 +48,17 @@ impl Lane {
     const fn new() -> Lane {
         Lane {
             tid: AtomicU32::new(0),
-            depth: AtomicU32::new(0),
+            pending: AtomicU32::new(0),
+            state: AtomicU64::new(0),
             locks: [const { AtomicUsize::new(0) }; DEPTH],
             kinds: [const { AtomicU16::new(0) }; DEPTH],
             since: [const { AtomicU64::new(0) }; DEPTH],
-            raw: AtomicU32::new(0),
-            pending: AtomicU32::new(0),
         }
     }
 
     /// How many it holds or wants.
     pub fn depth(&self) -> usize {
-        self.depth.load(Ordering::Relaxed) as usize
+        self.state.load(Ordering::Acquire) as u32 as usize
     }
 
     /// Whether the lock at `address` is in it.
@@ -63,8 +67,8 @@ impl Lane {
     }
 
     fn wants(&self) -> Option<usize> {
-        let depth = self.depth.load(Ordering::Acquire) as usize;
-        Some(self.locks.get(depth.checked_sub(1)?)?.load(Ordering::Acquire))
+        let newest = self.locks.get(self.depth().checked_sub(1)?)?.load(Ordering::Acquire);
+        Some(newest).filter(|lock| *lock != 0)
     }
 }
 
@@ -76,7 +80,17 @@ pub struct Me {
     lane: Option<&'static Lane>,
 }
 
+/// The calling thread: one of shuttle's.
+#[cfg(shuttle)]
+pub fn me() -> Me {
+    let id = usize::from(shuttle::current::me());
+    let (tid, lane) = (id as u32 + 1, TABLE.get(id));
+    lane.inspect(|lane| lane.tid.store(tid, Ordering::Relaxed));
+    Me { tid, lane }
+}
+
 /// The calling thread.
+#[cfg(not(shuttle))]
 #[inline]
 pub fn me() -> Me {
     let (tid, lane) = MINE.get();
@@ -90,6 +104,7 @@ pub fn known() -> Option<Me> {
 }
 
 #[cold]
+#[cfg_attr(shuttle, allow(dead_code))]
 fn register() -> Me {
     // SAFETY: gettid has no arguments and cannot fail.
     let tid = unsafe { libc::syscall(libc::SYS_gettid) } as u32;
@@ -109,9 +124,9 @@ pub(crate) fn thread_lives(tid: u32) -> bool {
 fn take_over(lane: &Lane, tid: u32) -> bool {
     let old = lane.tid.load(Ordering::Acquire);
     if !thread_lives(old) && lane.tid.compare_exchange(old, tid, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
-        lane.depth.store(0, Ordering::Relaxed);
-        lane.raw.store(0, Ordering::Relaxed);
+        lane.locks.iter().for_each(|lock| lock.store(0, Ordering::Relaxed));
         lane.pending.store(0, Ordering::Relaxed);
+        lane.state.store(0, Ordering::Release);
         return true;
     }
     false
@@ -121,28 +136,49 @@ impl Me {
     /// Notes that the lock at `address` is wanted. Must come before the first attempt to take it.
     #[inline]
     pub fn push(self, address: usize, class: Class, level: u8) {
-        let Some(lane) = self.lane else { return };
-        let depth = lane.depth.load(Ordering::Relaxed) as usize;
+        if let Some(lane) = self.lane {
+            self.enter(lane, address, (class, level), ONE);
+        }
+    }
+
+    #[inline]
+    fn enter(self, lane: &Lane, address: usize, (class, level): (Class, u8), step: u64) {
+        let state = lane.state.load(Ordering::Relaxed);
+        let depth = state as u32 as usize;
         if cfg!(debug_assertions) {
             self.check_order(depth, class, level);
         }
-        if let Some(slot) = lane.locks.get(depth) {
-            slot.store(address, Ordering::Relaxed);
+        // Release: who sees the depth sees that the entry is 0, or the lock.
+        lane.state.store(state.wrapping_add(step), Ordering::Release);
+        compiler_fence(Ordering::SeqCst);
+        if let Some(lock) = lane.locks.get(depth) {
             lane.kinds[depth].store(u16::from(class as u8) << 8 | u16::from(level), Ordering::Relaxed);
+            lock.store(address, Ordering::Release);
         }
-        // Release: who sees the depth sees the entry.
-        lane.depth.store(depth as u32 + 1, Ordering::Release);
     }
 
     /// Takes the newest entry back: the lock was released, or not taken.
     #[inline]
     pub fn pop(self) {
-        let Some(lane) = self.lane else { return };
+        if let Some(lane) = self.lane {
+            self.leave(lane, ONE);
+        }
+    }
+
+    /// Answers the state that is left.
+    #[inline]
+    fn leave(self, lane: &Lane, step: u64) -> u64 {
         if stats::locks_are_timed() {
             self.stop_clock();
         }
-        let depth = lane.depth.load(Ordering::Relaxed);
-        lane.depth.store(depth.saturating_sub(1), Ordering::Release);
+        let state = lane.state.load(Ordering::Relaxed);
+        if let Some(lock) = lane.locks.get((state as u32).wrapping_sub(1) as usize) {
+            lock.store(0, Ordering::Relaxed);
+        }
+        compiler_fence(Ordering::SeqCst);
+        let left = state.wrapping_sub(step);
+        lane.state.store(left, Ordering::Release);
+        left
     }
 
     /// Takes the entry of `address` back, wherever it stands: program locks are not always released in order.
@@ -156,41 +192,50 @@ impl Me {
             lane.locks[i].store(lane.locks[i + 1].load(Ordering::Relaxed), Ordering::Relaxed);
             lane.kinds[i].store(lane.kinds[i + 1].load(Ordering::Relaxed), Ordering::Relaxed);
         }
-        lane.depth.store(depth as u32 - 1, Ordering::Release);
+        lane.locks[depth - 1].store(0, Ordering::Relaxed);
+        compiler_fence(Ordering::SeqCst);
+        lane.state.store(lane.state.load(Ordering::Relaxed).wrapping_sub(ONE), Ordering::Release);
     }
 
     /// Notes that a raw lock is wanted, like [`Me::push`], and puts maskable interrupts off.
     #[inline]
     pub fn push_raw(self, address: usize, class: Class, level: u8) {
         if let Some(lane) = self.lane {
-            lane.raw.store(lane.raw.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-            compiler_fence(Ordering::SeqCst);
+            self.enter(lane, address, (class, level), ONE | RAW);
         }
-        self.push(address, class, level);
     }
 
     /// The reverse of [`Me::push_raw`]; lets in what was put off when no raw lock is left.
     #[inline]
     pub fn pop_raw(self) {
-        self.pop();
-        self.unmask();
+        if let Some(lane) = self.lane {
+            let left = self.leave(lane, ONE | RAW);
+            Self::let_in(lane, left);
+        }
     }
 
     /// Ends the part of a raw lock that puts interrupts off.
     #[inline]
     pub fn unmask(self) {
-        let Some(lane) = self.lane else { return };
+        if let Some(lane) = self.lane {
+            compiler_fence(Ordering::SeqCst);
+            let left = lane.state.load(Ordering::Relaxed).wrapping_sub(RAW);
+            lane.state.store(left, Ordering::Release);
+            Self::let_in(lane, left);
+        }
+    }
+
+    #[inline]
+    fn let_in(lane: &Lane, state: u64) {
         compiler_fence(Ordering::SeqCst);
-        let left = lane.raw.load(Ordering::Relaxed).saturating_sub(1);
-        lane.raw.store(left, Ordering::Relaxed);
-        if left == 0 && lane.pending.load(Ordering::Relaxed) != 0 {
+        if state < RAW && lane.pending.load(Ordering::Relaxed) != 0 {
             crate::slot::with_current(|slot| slot.drain());
         }
     }
 
     /// Raw locks the thread holds or wants.
     pub fn raw_depth(self) -> u32 {
-        self.lane.map_or(0, |lane| lane.raw.load(Ordering::Relaxed))
+        self.lane.map_or(0, |lane| (lane.state.load(Ordering::Relaxed) >> 32) as u32)
     }
 
     /// Whether an interrupt was put off on this thread.

@@ -7,7 +7,7 @@ use crate::lock::order::Class;
 use crate::lock::{Lock, LockError, held, prim, word};
 
 /// Spins while the owner may be running on another CPU, before the kernel is asked.
-const SPINS: u32 = 100;
+const SPINS: u32 = if cfg!(shuttle) { 2 } else { 100 };
 
 /// A lock for sections that may allocate: the buckets of maps whose elements come at run time.
 ///

@@ -7,7 +7,7 @@ use crate::lock::order::Class;
 use crate::lock::{Lock, LockError, held, prim, word};
 
 /// Spins before a task-level waiter sleeps (and boosts the owner), and between two looks for a deadlock: about 5 µs.
-const SPINS: u32 = 128;
+const SPINS: u32 = if cfg!(shuttle) { 2 } else { 128 };
 
 /// How long a waiter above task level waits for a lock, ns. Linux gives up after 250 ms, which no deadline survives.
 static PATIENCE_NS: AtomicU64 = AtomicU64::new(10_000_000);

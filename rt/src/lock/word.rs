@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::lock::LockError;
+use crate::lock::prim::point;
 
 /// Set by the kernel once a thread sleeps on the word.
 pub(super) const WAITERS: u32 = libc::FUTEX_WAITERS;
@@ -16,12 +17,14 @@ pub(super) fn owner(word: &AtomicU32) -> u32 {
 
 #[inline]
 pub(super) fn try_take(word: &AtomicU32, tid: u32) -> bool {
+    point();
     // Acquire: pairs with the release in `give_back` and with the kernel's hand-over.
     word.compare_exchange(0, tid, Ordering::Acquire, Ordering::Relaxed).is_ok()
 }
 
 #[inline]
 pub(super) fn give_back(word: &AtomicU32, tid: u32) {
+    point();
     if word.compare_exchange(tid, 0, Ordering::Release, Ordering::Relaxed).is_err() {
         hand_over(word);
     }
@@ -33,7 +36,15 @@ fn hand_over(word: &AtomicU32) {
     unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_UNLOCK_PI | libc::FUTEX_PRIVATE_FLAG) };
 }
 
+/// Shuttle's threads are one thread of the system, which must not sleep.
+#[cfg(shuttle)]
+pub(super) fn sleep(word: &AtomicU32, _: Option<u64>) -> Result<(), LockError> {
+    while !try_take(word, super::held::me().tid) {}
+    Ok(())
+}
+
 /// Sleeps until the word is ours; the owner inherits our priority meanwhile. `timeout_ns` is from now.
+#[cfg(not(shuttle))]
 pub(super) fn sleep(word: &AtomicU32, timeout_ns: Option<u64>) -> Result<(), LockError> {
     let until = timeout_ns.map(|ns| {
         // FUTEX_LOCK_PI takes a point of the real-time clock.

@@ -1,0 +1,103 @@
+//! Whole maps under chosen interleavings (shuttle): threads change places at every shared word and every lock, and every
+//! history is linearizable.
+//!
+//! `RUSTFLAGS="--cfg shuttle" cargo test -p rtbpf-maps --test shuttle --release -- --nocapture`; `RTBPF_SCHEDULES` sets
+//! how many schedules each kind of map gets.
+#![cfg(shuttle)]
+
+mod history;
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use history::{Chance, Event, Op, SUBJECTS, Subject, is_linearizable, number};
+use rtbpf_abi::{MapKind, MapSpec};
+use rtbpf_maps::{CreateCx, Ringbuf, create};
+use rtbpf_rt::RunCx;
+
+const THREADS: u32 = 3;
+const OPS: u32 = 3;
+
+/// One schedule: the threads' operations are drawn by `seed`, their order by shuttle.
+fn schedule(subject: Subject, seed: u64) {
+    let map = subject.create();
+    let clock = Arc::new(AtomicU32::new(0));
+    let history = Arc::new(Mutex::new(Vec::new()));
+    let threads: Vec<_> = (0..THREADS)
+        .map(|slot| {
+            let (map, clock, history) = (map.clone(), clock.clone(), history.clone());
+            shuttle::thread::spawn(move || {
+                let mut chance = Chance::new(seed * u64::from(THREADS) + u64::from(slot));
+                let cx = RunCx { slot, ..RunCx::CONTROL };
+                for at in 0..OPS {
+                    let op: Op = subject.draw(&mut chance, slot << 16 | at);
+                    let begun = clock.fetch_add(1, Ordering::SeqCst);
+                    let answer = subject.run(&*map, &cx, op);
+                    let ended = clock.fetch_add(1, Ordering::SeqCst);
+                    history.lock().expect("no panic").push(Event { begun, ended, op, answer });
+                }
+            })
+        })
+        .collect();
+    threads.into_iter().for_each(|thread| thread.join().expect("no panic"));
+    let history = history.lock().expect("no panic");
+    assert!(is_linearizable(subject, &history), "{subject:?}, seed {seed}: {history:#?}");
+}
+
+/// Two producers, who may give records back, and a reader.
+fn ring(seed: u64) {
+    let map = create(&MapSpec::new(MapKind::Ringbuf, 0, 0, 4096), &CreateCx::new(2)).expect("two pages");
+    let sent = Arc::new(Mutex::new([const { Vec::new() }; 2]));
+    let producer = |slot: u32| {
+        let (map, sent) = (map.clone(), sent.clone());
+        shuttle::thread::spawn(move || {
+            let ring = map.as_any().downcast_ref::<Ringbuf>().expect("a ring buffer");
+            let mut chance = Chance::new(seed * 2 + u64::from(slot));
+            for at in 0..3u32 {
+                let record = [slot, at];
+                if chance.below(3) == 0 {
+                    let given_back = ring.reserve(&RunCx::program(slot), 8, 0).expect("room");
+                    ring.discard(given_back.addr(), 0);
+                } else {
+                    let bytes: Vec<u8> = record.iter().flat_map(|word| word.to_le_bytes()).collect();
+                    ring.output(&RunCx::program(slot), bytes[..].into(), 0).expect("room");
+                    sent.lock().expect("no panic")[slot as usize].push(bytes);
+                }
+            }
+        })
+    };
+    let producers = [producer(0), producer(1)];
+    let mut read: [Vec<Vec<u8>>; 2] = Default::default();
+    let ring = map.as_any().downcast_ref::<Ringbuf>().expect("a ring buffer");
+    let mut consume = || {
+        ring.consume(&mut |record| {
+            read[usize::from(record[0])].push(record.to_vec());
+            true
+        });
+    };
+    for _ in 0..3 {
+        consume();
+        shuttle::thread::yield_now();
+    }
+    producers.into_iter().for_each(|thread| thread.join().expect("no panic"));
+    consume();
+    assert_eq!(read, *sent.lock().expect("no panic"), "seed {seed}");
+}
+
+#[test]
+fn what_producers_send_is_read_once_in_their_order() {
+    let count = number("RTBPF_SCHEDULES", 2000);
+    let seed = AtomicU64::new(0);
+    shuttle::check_random(move || ring(seed.fetch_add(1, Ordering::Relaxed)), count as usize);
+    println!("ring buffer: {count} schedules, each record read once and in order");
+}
+
+#[test]
+fn maps_are_linearizable_under_every_schedule_tried() {
+    let count = number("RTBPF_SCHEDULES", 2000);
+    for subject in SUBJECTS {
+        let seed = AtomicU64::new(0);
+        shuttle::check_random(move || schedule(subject, seed.fetch_add(1, Ordering::Relaxed)), count as usize);
+        println!("{subject:?}: {count} schedules, all linearizable");
+    }
+}
