@@ -1,5 +1,5 @@
 //! How does the cost of an operation grow with the entries of a map? One thread; keys in an order that no cache guesses;
-//! the shortest of five rounds, in nanoseconds, printed and drawn.
+//! the shortest of many rounds, in nanoseconds, printed and drawn.
 //!
 //! `cargo run --release -p rtbpf-maps --example growth`; an argument is the most entries (10 000 000).
 
@@ -13,9 +13,10 @@ use rtbpf_rt::RunCx;
 
 const CX: RunCx = RunCx::program(0);
 /// Operations of a round.
-const OPS: u32 = 200_000;
-/// Nanoseconds a character of a bar stands for.
-const NS_A_MARK: f64 = 5.0;
+const OPS: u32 = 10_000;
+const ROUNDS: u32 = 40;
+/// Characters of the longest bar.
+const WIDTH: f64 = 60.0;
 
 /// What is measured: a kind of map, and whether it is looked up or written.
 #[derive(Clone, Copy)]
@@ -76,16 +77,18 @@ fn measure(work: Work, entries: u32) -> f64 {
         }
         begun.elapsed().as_nanos() as f64 / f64::from(OPS)
     };
-    (0..5).map(round).fold(f64::INFINITY, f64::min)
+    (0..ROUNDS).map(round).fold(f64::INFINITY, f64::min)
 }
 
 fn main() {
     let most = std::env::args().nth(1).and_then(|most| most.parse().ok()).unwrap_or(10_000_000);
     for work in WORKS {
         println!("{}", work.name);
-        for entries in (2..).map(|power| 10u32.pow(power)).take_while(|entries| *entries <= most) {
-            let ns = measure(work, entries);
-            println!("  {entries:>10} {ns:>8.1} ns {}", "#".repeat((ns / NS_A_MARK).ceil() as usize));
+        let sizes = (2..=7).map(|power| 10u32.pow(power)).take_while(|entries| *entries <= most);
+        let costs: Vec<_> = sizes.map(|entries| (entries, measure(work, entries))).collect();
+        let longest = costs.iter().map(|(_, ns)| *ns).fold(1.0, f64::max);
+        for (entries, ns) in costs {
+            println!("  {entries:>10} {ns:>8.1} ns {}", "#".repeat((ns / longest * WIDTH).ceil() as usize));
         }
     }
 }

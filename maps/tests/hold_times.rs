@@ -53,7 +53,7 @@ fn holds<W: FnOnce()>(title: &str, work: W) -> impl Fn(Class) -> u64 + use<W> {
 #[test]
 fn row_19_an_element_costs_page_faults_under_the_lock_once_and_never_again() {
     let _alone = alone();
-    const KEYS: u32 = 4096;
+    const KEYS: u32 = 2048;
     for (name, sleeping) in [("raw", false), ("sleeping", true)] {
         let map = hash(KEYS, flags::NO_PREALLOC, sleeping);
         let fill = |title: &str| {
@@ -68,8 +68,8 @@ fn row_19_an_element_costs_page_faults_under_the_lock_once_and_never_again() {
         (0..KEYS).for_each(|key| map.delete(&RunCx::CONTROL, &key.to_le_bytes()).expect("it is there"));
         let again = fill("elements are reused");
         println!("{first} page faults, then {again}");
-        // 1 MiB of elements; an emulator takes faults of its own.
-        assert!(first >= 128 && (again < first / 8 || cfg!(target_arch = "aarch64")), "{first} {again}");
+        // Half a MiB of elements; an emulator takes faults of its own.
+        assert!(first >= 64 && (again < first / 8 || cfg!(target_arch = "aarch64")), "{first} {again}");
     }
 }
 
@@ -79,8 +79,8 @@ fn row_20_sleeping_locks_everywhere_would_serve_threads_and_no_handler() {
     let (raw, sleeping) = (hash(64, 0, false), hash(64, flags::NO_PREALLOC, true));
     for (name, map) in [("raw locks", &raw), ("sleeping locks", &sleeping)] {
         let begun = Instant::now();
-        (0..20_000).for_each(|key| assert_eq!(insert(&**map, &CX, key % 64), None));
-        println!("{name:<24} {} ns an update", begun.elapsed().as_nanos() / 20_000);
+        (0..2_000).for_each(|key| assert_eq!(insert(&**map, &CX, key % 64), None));
+        println!("{name:<24} {} ns an update", begun.elapsed().as_nanos() / 2_000);
     }
     for level in [Level::Hard, Level::Nmi] {
         let cx = RunCx { level, model: Model::Rt, ..CX };
@@ -94,7 +94,7 @@ fn row_20_sleeping_locks_everywhere_would_serve_threads_and_no_handler() {
 #[test]
 fn row_28_lru_lists_are_locked_by_the_batch_and_stack_maps_never() {
     let _alone = alone();
-    const INSERTS: u32 = 20_000;
+    const INSERTS: u32 = 5_000;
     for (name, flags, often) in [("common lru", 0, 32), ("lru per slot", flags::NO_COMMON_LRU, 1)] {
         let map = map(MapSpec { flags, ..MapSpec::new(MapKind::LruHash, 4, 8, 1024) }, false);
         let held = holds(name, || (0..INSERTS).for_each(|key| assert_eq!(insert(&*map, &CX, key), None)));
