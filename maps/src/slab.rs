@@ -58,6 +58,7 @@ impl Region {
     /// Under AddressSanitizer, what lies between the last element and the end of its page is out of bounds.
     #[cfg(asan)]
     fn forbid_tail(&self) {
+        // SAFETY: as the sanitizer's runtime has it (sanitizer/asan_interface.h).
         unsafe extern "C" {
             fn __asan_poison_memory_region(at: *const libc::c_void, bytes: usize);
         }
