@@ -18,6 +18,8 @@ pub struct Effects {
 pub fn of(program: &Program, given: &Assumptions) -> Vec<Effects> {
     let mut effects = vec![Effects::default(); program.subprogs().len()];
     let mut calls = vec![Vec::new(); program.subprogs().len()];
+    // What a dynptr is of, only the walk knows; of a packet there may be one where this is called.
+    let packet_dynptrs = given.kfuncs.iter().any(|(_, name)| name == "bpf_dynptr_from_skb");
     for (index, subprog) in program.subprogs().iter().enumerate() {
         for at in subprog.start.0..subprog.end.0 {
             match program.get(InsnIdx(at)) {
@@ -25,7 +27,9 @@ pub fn of(program: &Program, given: &Assumptions) -> Vec<Effects> {
                     let id = HelperId(*id as u32);
                     let proto = helper::proto(id, given.prog_type, given.attach_type, given.sleepable).found();
                     let tail_call = id.0 == crate::call::id::TAIL_CALL;
-                    effects[index].moves_packet |= tail_call || proto.is_some_and(|p| p.invalidates_packet);
+                    let writes_packet = packet_dynptrs && id.0 == crate::call::id::DYNPTR_WRITE;
+                    effects[index].moves_packet |=
+                        tail_call || writes_packet || proto.is_some_and(|p| p.invalidates_packet);
                     effects[index].sleeps |= proto.is_some_and(|p| p.might_sleep);
                 }
                 Some(Insn::Call(Callee::Local { to })) => {

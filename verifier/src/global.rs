@@ -110,12 +110,11 @@ impl Walk<'_> {
             Param::Scalar => Ok(()),
             Param::Ctx if value.kind != Kind::Ctx => refuse!(GlobalFunction, EINVAL, "arg#{i} expects pointer to ctx"),
             Param::Ctx => self.check_unmodified(reg, &value),
-            Param::Mem { nullable: false, .. } if value.nullable => {
+            // Linux 6.18 lets the number 0 pass here, and the callee, walked without it, reads there.
+            Param::Mem { nullable: false, .. } if value.nullable || value.is_null() => {
                 refuse!(GlobalFunction, EINVAL, "arg#{i} is expected to be non-NULL")
             }
-            Param::Mem { nullable, .. } if value.is_null() => {
-                // The literal 0 passes even where 0 was declared impossible; the callee is walked with it.
-                let _ = nullable;
+            Param::Mem { .. } if value.is_null() => {
                 self.demand(reg);
                 Ok(())
             }

@@ -552,3 +552,104 @@ fn a_number_compared_with_itself_has_one_outcome_in_strict() {
     let text = "r6 = *(u32 *)(r1 + 0)\n if r6 & r6 goto set\n r0 = r9\n exit\nset:\n r0 = 0\n exit";
     assert_eq!(strict(text), Err(Reason::UninitRegister));
 }
+
+#[test]
+fn a_refused_result_says_what_is_known_of_it() {
+    let message = |text: &str| {
+        let text = format!("call 7\n {text}\n exit");
+        judge(ProgType::CgroupSkb, &text, &Options::default()).map_err(|(_, message)| message).unwrap_err()
+    };
+    let start = "At program exit the register R0 has";
+    assert_eq!(message("r0 &= 7\n r0 += 5"), format!("{start} smin=5 smax=12 should have been in [0, 1]"));
+    assert_eq!(message("call 5"), format!("{start} unknown scalar value should have been in [0, 1]"));
+    assert_eq!(message("call 5\n if r0 s> 9 goto l\nl:"), format!("{start} smax=9 should have been in [0, 1]"));
+}
+
+#[test]
+fn states_are_kept_more_often_where_that_is_asked_for() {
+    let text =
+        "r6 = *(u32 *)(r1 + 0)\n r0 = 0\n if r6 > 1 goto a\na:\n if r6 > 2 goto b\nb:\n if r6 > 3 goto c\nc:\n exit";
+    let kept = |prog_flags| {
+        let program = decode(&asm::assemble(text).unwrap().slots).unwrap();
+        let given = Assumptions { prog_flags, ..Assumptions::new(ProgType::SchedCls) };
+        verify(program, given, &Options::default()).unwrap().stats().states
+    };
+    assert!(kept(8) > kept(0), "{} and {}", kept(8), kept(0));
+}
+
+#[test]
+fn without_rights_paths_may_meet_and_not_go_back() {
+    let opts = Options { profile: Profile::Strict, privilege: Privilege::NONE, ..Options::default() };
+    let check = |text: &str, expected: Result<(), Reason>| {
+        let text = format!("r2 = *(u32 *)(r1 + 0)\n r0 = 0\n {text}\n exit");
+        assert_eq!(judge(ProgType::SocketFilter, &text, &opts).map_err(|(reason, _)| reason), expected, "{text}");
+    };
+    check("if r2 == 0 goto a\n r0 = 1\n goto b\na:\n r0 = 2\nb:", Ok(()));
+    check("if r2 == 0 goto a\n if r2 == 1 goto a\na:", Ok(()));
+    check("a:\n r2 += -1\n if r2 != 0 goto a", Err(Reason::InfiniteLoop));
+    check("r3 = 4\na:\n r3 += -1\n if r3 != 0 goto a", Err(Reason::InfiniteLoop));
+    check("a:\n r2 += -1\n if r2 == 0 goto b\n goto a\nb:", Err(Reason::InfiniteLoop));
+}
+
+#[test]
+fn the_longest_run_of_a_program_without_loops_is_known() {
+    let worst = |text: &str| {
+        let program = decode(&asm::assemble(text).unwrap().slots).unwrap();
+        let verified = verify(program, Assumptions::new(ProgType::SchedCls), &Options::default());
+        verified.unwrap().proved().worst_case_insns
+    };
+    assert_eq!(worst("r0 = 0\n exit"), Some(2));
+    assert_eq!(worst("r0 = *(u32 *)(r1 + 0)\n if r0 == 0 goto l\n r0 = 1\n r0 = 2\nl:\n exit"), Some(5));
+    assert_eq!(worst("r0 = 4\nl:\n r0 += -1\n if r0 != 0 goto l\n exit"), None);
+}
+
+#[test]
+fn reading_stack_that_nothing_wrote_is_noted() {
+    let reads = |text: &str| {
+        let text = format!("r6 = *(u32 *)(r1 + 0)\n r6 &= 7\n r9 = r1\n {text}\n r0 = 0\n exit");
+        let program = decode(&asm::assemble(&text).unwrap().slots).unwrap();
+        let given = Assumptions { maps: vec![map("hash")], ..Assumptions::new(ProgType::SchedCls) };
+        verify(program, given, &Options::default()).expect("accepted").proved().reads_uninit_stack
+    };
+    let key = "r1 = map[hash] ll\n r2 = r10\n r2 += -4\n call 1";
+    assert!(reads(key));
+    assert!(!reads(&format!("*(u32 *)(r10 - 4) = 0\n {key}")));
+    assert!(reads("r1 = *(u64 *)(r10 - 8)"));
+    assert!(!reads("*(u64 *)(r10 - 8) = 0\n r1 = *(u64 *)(r10 - 8)"));
+    let somewhere = "r1 = r10\n r1 += r6\n r1 = *(u8 *)(r1 - 8)";
+    assert!(reads(somewhere));
+    assert!(!reads(&format!("*(u64 *)(r10 - 8) = 0\n {somewhere}")));
+}
+
+#[test]
+fn operands_that_need_no_check_are_noted() {
+    let facts = |text: &str| {
+        let text = format!("r0 = *(u32 *)(r1 + 0)\n r2 = 3\n {text}\n exit");
+        let program = decode(&asm::assemble(&text).unwrap().slots).unwrap();
+        let verified = verify(program, Assumptions::new(ProgType::SchedCls), &Options::default()).unwrap();
+        let facts = &verified.proved().insns[2];
+        (facts.divisor_nonzero, facts.shift_in_range)
+    };
+    assert_eq!(facts("r0 /= 4"), (true, false));
+    assert_eq!(facts("w0 s%= 4"), (true, false));
+    assert_eq!(facts("r0 /= r2"), (false, false));
+    assert_eq!(facts("r0 <<= 63"), (false, true));
+    assert_eq!(facts("w0 s>>= 31"), (false, true));
+    assert_eq!(facts("r0 <<= r2"), (false, false));
+    assert_eq!(facts("r0 += 4"), (false, false));
+}
+
+#[test]
+fn a_rejection_says_how_much_was_walked() {
+    let program = decode(&asm::assemble("r0 = 0\n r1 = 0\n r0 = r9\n exit").unwrap().slots).unwrap();
+    let why = verify(program, Assumptions::new(ProgType::SchedCls), &Options::default()).unwrap_err();
+    assert_eq!(why.stats.processed, 3);
+}
+
+#[test]
+fn the_byte_that_was_not_written_is_named() {
+    let opts = Options { privilege: Privilege { perfmon: false, ..Privilege::ROOT }, ..Options::default() };
+    let text = "*(u16 *)(r10 - 4) = 0\n r1 = map[hash] ll\n r2 = r10\n r2 += -4\n call 1\n r0 = 0\n exit";
+    let message = judge(ProgType::SchedCls, text, &opts).map_err(|(_, message)| message);
+    assert_eq!(message, Err("invalid read from stack R2 off -4+2 size 4".to_owned()));
+}

@@ -202,9 +202,12 @@ impl Walk<'_> {
         let Some(spec) = call.map.and_then(|map| self.map(map)) else {
             return refuse!(Argument, EACCES, "invalid map_ptr to access map->key");
         };
-        let (size, kind, entries) = (spec.key_size, spec.kind, spec.max_entries);
+        let (size, entries) = (spec.key_size, spec.max_entries);
+        let is_named = call.map.is_some_and(|map| !map.inner);
+        let array = matches!(spec.kind, MapKind::Array | MapKind::PercpuArray);
+        let finds = if is_named { array } else { spec.finds_constant_keys() };
         self.memory_argument(reg, value, size, MemUse::Read, false, call)?;
-        if matches!(kind, MapKind::Array | MapKind::PercpuArray) && size == 4 {
+        if finds {
             call.const_key = self.constant_key(value).filter(|&key| key < entries);
         }
         Ok(())

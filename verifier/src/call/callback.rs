@@ -52,7 +52,7 @@ impl Walk<'_> {
     }
 
     fn callback_arguments(&mut self, helper: u32, call: &Call, frame: &mut Frame) {
-        let context = *self.state.reg(Reg::R3);
+        let context = *self.state.reg(if helper == id::FIND_VMA { Reg::R4 } else { Reg::R3 });
         let mut set = |reg: Reg, value: Value| frame.regs[reg.index()] = value;
         match helper {
             id::LOOP => {
@@ -102,6 +102,7 @@ impl Walk<'_> {
     /// A callback returned to its helper, which may call it again.
     pub(crate) fn leave_callback(&mut self, callback: Callback) -> Checked<Next> {
         let current = self.state.current();
+        self.check_no_stack_returned()?;
         if self.state.held.refs.iter().any(|reference| reference.callback == current) {
             return refuse!(ReferenceLeak, EINVAL, "BPF_EXIT instruction in main prog would lead to reference leak");
         }

@@ -22,8 +22,9 @@ pub(crate) mod id {
     pub const TAIL_CALL: u32 = 12;
     pub const SPIN_LOCK: u32 = 93;
     pub const SPIN_UNLOCK: u32 = 94;
-    pub const SK_FULLSOCK: u32 = 95;
-    pub const TCP_SOCK: u32 = 96;
+    /// What gives a socket under another type: sk_fullsock, tcp_sock, skc_to_tcp6_sock, skc_to_tcp_sock,
+    /// skc_to_tcp_timewait_sock, skc_to_tcp_request_sock, skc_to_udp6_sock, skc_to_mptcp_sock.
+    pub const CASTS: [u32; 8] = [95, 96, 136, 137, 138, 139, 140, 196];
     pub const FOR_EACH_MAP_ELEM: u32 = 164;
     pub const SNPRINTF: u32 = 165;
     pub const TIMER_SET_CALLBACK: u32 = 170;

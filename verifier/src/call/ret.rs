@@ -11,6 +11,11 @@ use crate::value::{Kind, Source, Trust, Value};
 /// The lowest errno a helper returns.
 const MIN_ERRNO: i64 = -4095;
 
+/// The reference behind a pointer that is the argument under another type.
+fn of_same_object(proto: &HelperProto, call: &Call) -> u32 {
+    if id::CASTS.contains(&proto.id.0) { call.ref_id } else { 0 }
+}
+
 impl Walk<'_> {
     pub(super) fn result(&mut self, proto: &HelperProto, call: &Call) -> Checked<Value> {
         let acquire = |walk: &mut Self, kind| {
@@ -33,7 +38,7 @@ impl Walk<'_> {
                 }
                 let id = self.fresh_id();
                 let found = Value::pointer_or_null(Kind::MapValue(map), id);
-                if call.const_key.is_some() && self.is_lookup(proto) && !map.inner {
+                if call.const_key.is_some() && self.is_lookup(proto) {
                     super::checked_pointer(self, &found)
                 } else {
                     found
@@ -58,14 +63,14 @@ impl Walk<'_> {
             Ret::SockOrNull { kind, acquired: true } => acquire(self, Kind::Sock(kind)),
             Ret::SockOrNull { kind, acquired: false } => {
                 let id = self.fresh_id();
-                let casts = matches!(proto.id.0, id::SK_FULLSOCK | id::TCP_SOCK);
-                let ref_id = if casts { call.ref_id } else { 0 };
-                Value { ref_id, ..Value::pointer_or_null(Kind::Sock(kind), id) }
+                Value { ref_id: of_same_object(proto, call), ..Value::pointer_or_null(Kind::Sock(kind), id) }
             }
             Ret::Btf { name, trusted, nullable } => {
                 let trust = if trusted { Trust::Trusted } else { Trust::Plain };
                 let kind = Kind::Btf { name, trust };
-                if nullable { Value::pointer_or_null(kind, self.fresh_id()) } else { Value::pointer(kind) }
+                let pointer =
+                    if nullable { Value::pointer_or_null(kind, self.fresh_id()) } else { Value::pointer(kind) };
+                Value { ref_id: of_same_object(proto, call), ..pointer }
             }
             Ret::KptrOrNull => acquire(self, Kind::Btf { name: "kptr", trust: Trust::Trusted }),
             Ret::Percpu { nullable } => {

@@ -278,8 +278,11 @@ impl Scalar {
         Scalar::ZERO.alu(AluOp::Sub, width, self, Precision::Linux)
     }
 
-    /// Byte-order conversion: known bits move with their bytes.
+    /// Byte-order conversion: known bits move with their bytes. To the machine's own order, it only cuts.
     pub fn swap(&self, kind: Swap, size: Size) -> Scalar {
+        if kind == Swap::ToLe {
+            return self.zero_extend(size);
+        }
         let moved = |bits| eval::swap(kind, size, bits);
         let tnum = Tnum::new(moved(self.tnum.value()), moved(self.tnum.mask()));
         Scalar { tnum, ..Scalar::unsigned(size) }.settle()
@@ -323,7 +326,10 @@ impl Scalar {
             AluOp::Add => (t.add(u), self.wide.add(other.wide), self.low.add(other.low)),
             AluOp::Sub => (t.sub(u), self.wide.sub(other.wide), self.low.sub(other.low)),
             AluOp::Mul => (t.times(u), self.wide.times(other.wide), self.low.times(other.low)),
-            AluOp::And => (t.and(u), Circle::arc(0, self.umax().min(other.umax())), Circle::FULL),
+            AluOp::And => {
+                let low = Circle::arc(0, self.low.umax().min(other.low.umax()));
+                (t.and(u), Circle::arc(0, self.umax().min(other.umax())), low)
+            }
             AluOp::Or => return self.or(other, t.or(u)),
             AluOp::Xor => (t.xor(u), Circle::FULL, Circle::FULL),
             AluOp::Div => (unknown, self.wide.udiv(other.wide), Circle::FULL),

@@ -382,16 +382,12 @@ impl Walk<'_> {
 
     /// A helper overwrites bytes `off..off + size`.
     pub(crate) fn overwrite(&mut self, frame: u32, off: i32, size: i32) -> Checked {
-        if size <= 0 {
-            return Ok(());
-        }
         self.destroy_objects(frame, off, size)?;
         for off in off..off + size {
             let (at, index) = Stack::locate(off);
             let slot = self.state.frame_at_mut(frame).stack.slot_mut(at);
-            if slot.bytes[index] == Byte::Spill {
-                slot.scrub();
-            }
+            // As Linux does, also where the spilled number lies beside the byte.
+            slot.scrub();
             slot.bytes[index] = Byte::Misc;
         }
         // Whole slots no longer hold what they held before.

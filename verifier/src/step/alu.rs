@@ -1,8 +1,8 @@
 //! Arithmetic on numbers, and what happens to pointers under it.
 
-use rtbpf_isa::{AluOp, Imm64, Linkage, Operand, Reg, Size, Swap, Width};
+use rtbpf_isa::{AluOp, CmpOp, Imm64, Linkage, Operand, Reg, Size, Swap, Width};
 
-use crate::domain::Scalar;
+use crate::domain::{Scalar, refine};
 use crate::explore::Walk;
 use crate::reject::{Checked, refuse};
 use crate::value::{Kind, MapRef, Value};
@@ -19,10 +19,22 @@ impl Walk<'_> {
             self.check_writable(dst)?;
             return self.mov(width, dst, src, source);
         }
-        let old = self.read(dst)?;
+        let mut old = self.read(dst)?;
         self.check_operand(op, width, src)?;
         self.check_writable(dst)?;
         self.note_operand(op, width, src);
+        if matches!(op, AluOp::And | AluOp::Or)
+            && source.as_constant().is_some()
+            && old.is_scalar()
+            && let Some((zero, ones)) = by_sign(&old.num)
+        {
+            // The path on which it is zero comes back here.
+            self.demand(dst);
+            let mut other = self.state.clone();
+            other.set(dst, Value { num: zero, ..old });
+            self.push(other, self.at)?;
+            old.num = ones;
+        }
         match (old.is_pointer(), source.is_pointer()) {
             (false, false) => {
                 let num = old.num.alu(op, width, &source.num, self.precision());
@@ -168,6 +180,9 @@ impl Walk<'_> {
 
     pub(super) fn swap(&mut self, kind: Swap, size: Size, dst: Reg) -> Checked {
         let old = self.unary(dst)?;
+        if old.is_scalar() && (kind, size) == (Swap::ToLe, Size::D) {
+            return Ok(());
+        }
         let num = if old.is_scalar() { old.num.swap(kind, size) } else { Scalar::UNKNOWN };
         self.set(dst, Value::scalar(num));
         Ok(())
@@ -232,6 +247,17 @@ impl Walk<'_> {
                 shifts(op) && matches!(src, Operand::Imm(by) if (0..width.bits() as i32).contains(&by));
         }
     }
+}
+
+/// A low half that is 0 or all ones, as a shift leaves that spreads the sign, in its two cases: what is masked with it is
+/// one of two numbers, not all between them.
+fn by_sign(num: &Scalar) -> Option<(Scalar, Scalar)> {
+    let low = num.low();
+    if (low.smin(), low.smax()) != (-1, 0) {
+        return None;
+    }
+    let with = |low| Some(refine(CmpOp::Eq, Width::W32, true, num, &Scalar::constant(low))?.0);
+    Some((with(0)?, with(u32::MAX as u64)?))
 }
 
 fn divides(op: AluOp) -> bool {

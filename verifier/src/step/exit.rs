@@ -47,11 +47,17 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn leave_local(&mut self) -> Checked<Next> {
-        let result = *self.state.reg(Reg::R0);
-        if matches!(result.kind, Kind::Stack(_)) {
+    /// A frame's stack is gone when its caller goes on.
+    pub(crate) fn check_no_stack_returned(&self) -> Checked {
+        if matches!(self.state.reg(Reg::R0).kind, Kind::Stack(_)) {
             return refuse!(InvalidAccess, EINVAL, "cannot return stack pointer to the caller");
         }
+        Ok(())
+    }
+
+    fn leave_local(&mut self) -> Checked<Next> {
+        let result = *self.state.reg(Reg::R0);
+        self.check_no_stack_returned()?;
         let frame = self.state.pop();
         self.set(Reg::R0, result);
         self.touch(Touch::Leave);
