@@ -122,6 +122,28 @@ mod tests {
     }
 
     #[test]
+    fn programs_of_an_array_have_one_attach_type() {
+        let engine = engine();
+        let spec = MapSpec::new(MapKind::ProgArray, 4, 4, 1);
+        let array = map(&spec);
+        let bind = |text, attach_type, maps: Vec<MapRef>| {
+            let specs: Vec<&MapSpec> = maps.iter().map(|_| &spec).collect();
+            let given = Assumptions { attach_type: Some(attach_type), ..given(ProgType::CgroupSkb, &specs) };
+            engine.bind(engine.verify(program(text), given).unwrap(), maps)
+        };
+        let caller = "r2 = map[idx:0] ll\nr3 = 0\ncall 12\nr0 = 1\nexit";
+        assert!(bind(caller, AttachType::CgroupInetEgress, vec![array.clone()]).is_ok());
+        let other = bind(caller, AttachType::CgroupInetIngress, vec![array.clone()]);
+        assert!(matches!(other, Err(Error::MapDiffers { what: "the type of its programs", .. })));
+        let put = |attach_type| {
+            let callee = bind("r0 = 1\nexit", attach_type, vec![]).unwrap();
+            array.update_object(&RunCx::CONTROL, &[0; 4], &Object::Prog(callee.as_prog()), 0)
+        };
+        assert!(put(AttachType::CgroupInetIngress).is_err());
+        assert!(put(AttachType::CgroupInetEgress).is_ok());
+    }
+
+    #[test]
     fn live_maps_are_what_was_assumed() {
         let engine = engine();
         let outer = |bytes| MapSpec {

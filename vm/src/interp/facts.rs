@@ -52,7 +52,7 @@ impl Checked {
                 region.kind == RegionKind::MapValue && (low as i64..=high as i64).contains(&off)
             }
             Access::Packet => region.kind == RegionKind::Packet,
-            Access::Mem => matches!(region.kind, RegionKind::Mem | RegionKind::Ringbuf),
+            Access::Mem => matches!(region.kind, RegionKind::Mem | RegionKind::Ringbuf | RegionKind::FlowKeys),
         };
         if holds { Ok(()) } else { Err(FaultKind::FactBroken("where the access points")) }
     }
