@@ -12,9 +12,9 @@
 //! -- none it cannot exist here, because ...
 //! ```
 //!
-//! Words after the verdict: `prog=TYPE`; `each=A,B`, the last, makes a program of each, in place of `$each`; `here` does not ask
-//! Linux; `norun` does not run; `strict`; `unprivileged`, with CAP_BPF and CAP_NET_ADMIN only. Lines that begin with `@` stand for
-//! the passages in [`PASSAGES`]. Where the running kernel may be asked, its verdict, errno and results must be the same.
+//! Words after the verdict: `prog=TYPE`; `each=A,B`, the last, makes a program of each, in place of `$each`; `here` does
+//! not ask Linux; `norun` does not run; `often` keeps a state wherever paths meet; `strict`; `unprivileged`, with CAP_BPF
+//! and CAP_NET_ADMIN only. Lines that begin with `@` stand for the passages in [`PASSAGES`]. Where the running kernel may be asked, its verdict, errno and results must be the same.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -24,14 +24,14 @@ use std::sync::Arc;
 use rtbpf::isa::{asm, decode};
 use rtbpf::verifier::{Assumptions, Options, Privilege, Profile, verify};
 use rtbpf_abi::map_spec::{SpecialField, SpecialKind, flags};
-use rtbpf_abi::{MapKind, ProgKind, ProgType};
+use rtbpf_abi::{MapKind, MapSpec, ProgKind, ProgType};
 use rtbpf_tests::differ::{Comparison, compare};
 use rtbpf_tests::generate::{Case, CaseMap};
 use rtbpf_tests::kernel;
 use rtbpf_tests::machine::{Machine, Outcome, Way};
 
 /// What programs share. A value of `value` (bytes 1 to 16) is in r0, the context in r9; r6 is unknown, 64 in a run.
-const PASSAGES: [(&str, &str); 6] = [
+const PASSAGES: [(&str, &str); 8] = [
     (
         "@value",
         "r6 = *(u32 *)(r1 + 0)\nr9 = r1\n*(u32 *)(r10 - 4) = 0\nr2 = r10\nr2 += -4\nr1 = map[value] ll\ncall 1\n\
@@ -45,6 +45,18 @@ const PASSAGES: [(&str, &str); 6] = [
         "r6 = r1\nr2 = *(u32 *)(r1 + 76)\nr3 = *(u32 *)(r1 + 80)\nr7 = r2\nr4 = r2\nr4 += 8\nif r4 > r3 goto out",
     ),
     ("@record", "r9 = r1\nr1 = map[ring] ll\nr2 = 16\nr3 = 0\ncall 131\nif r0 == 0 goto out"),
+    // What two lookups gave, each of which may have found nothing: in r6 and r7, and at r10 - 16.
+    (
+        "@two",
+        "r8 = *(u32 *)(r1 + 0)\n*(u32 *)(r10 - 4) = 0\nr2 = r10\nr2 += -4\nr1 = map[value] ll\ncall 1\n\
+         *(u64 *)(r10 - 16) = r0\nr2 = r10\nr2 += -4\nr1 = map[value] ll\ncall 1\nr6 = r0\nr7 = r6",
+    ),
+    // A value with a lock at its byte 8, and up to 4 in r6.
+    (
+        "@late",
+        "r6 = *(u32 *)(r1 + 0)\nr6 &= 4\n*(u32 *)(r10 - 4) = 0\nr2 = r10\nr2 += -4\nr1 = map[late] ll\ncall 1\n\
+         if r0 == 0 goto out",
+    ),
     ("@dynptr", "r9 = r1\nr1 = map[one][0] ll\nr2 = 16\nr3 = 0\nr4 = r10\nr4 += -16\ncall 197"),
 ];
 
@@ -54,10 +66,11 @@ const KFUNCS: [&str; 3] = ["bpf_dynptr_from_skb", "bpf_dynptr_slice", "bpf_dynpt
 fn map(name: &str) -> CaseMap {
     let mut map = match name {
         "value" => CaseMap::new(MapKind::Hash, 4, 16, 4),
-        "one" | "const" | "lock" => CaseMap::new(MapKind::Array, 4, 16, 1),
+        "one" | "const" | "lock" | "late" => CaseMap::new(MapKind::Array, 4, 16, 1),
         "readonly" => CaseMap::new(MapKind::Hash, 4, 16, 4),
         "ring" => CaseMap::new(MapKind::Ringbuf, 0, 0, 4096),
         "progs" => CaseMap::new(MapKind::ProgArray, 4, 4, 4),
+        "outer" | "outer_any" => CaseMap::new(MapKind::ArrayOfMaps, 4, 4, 4),
         name => panic!("no map called {name}"),
     };
     match name {
@@ -67,7 +80,13 @@ fn map(name: &str) -> CaseMap {
             map.spec.frozen = Some([3, 0, 0, 0, 0, 0, 0, 0, b'7', 0, 0, 1, 1, 1, 1, 1].into());
         }
         "readonly" => map.spec.flags = flags::RDONLY_PROG,
+        "outer" => map.spec.inner = Some(Box::new(MapSpec::new(MapKind::Array, 4, 4, 2))),
+        "outer_any" => {
+            let any_length = MapSpec { flags: flags::INNER_MAP, ..MapSpec::new(MapKind::Array, 4, 4, 2) };
+            map.spec.inner = Some(Box::new(any_length));
+        }
         "lock" => map.spec.fields.push(SpecialField { off: 0, kind: SpecialKind::SpinLock }),
+        "late" => map.spec.fields.push(SpecialField { off: 8, kind: SpecialKind::SpinLock }),
         _ => {}
     }
     map
@@ -140,6 +159,7 @@ fn judge(case: &Case, machine: &Machine, words: &[&str]) -> Result<(), String> {
     program.subprogs_mut().iter_mut().for_each(|subprog| subprog.btf_id = 3);
     let given = Assumptions {
         attach_type: case.attach_type(),
+        prog_flags: case.prog_flags,
         maps: case.maps.iter().map(|map| Arc::new(map.spec.clone())).collect(),
         kfuncs: KFUNCS.iter().enumerate().map(|(id, name)| (id as i32 + 1, (*name).to_owned())).collect(),
         ..Assumptions::new(case.prog_type())
@@ -163,6 +183,9 @@ fn complaint(verdict: &str, text: &str, ask: bool) -> Option<String> {
     let mut case = case_of(text, ProgType::from_name(prog).unwrap_or_else(|| panic!("no program type {prog}")));
     if words.contains(&"norun") {
         case.packets.clear();
+    }
+    if words.contains(&"often") {
+        case.prog_flags = 8;
     }
     let mut machine = match Machine::new(&case) {
         Ok(machine) => machine,
@@ -232,6 +255,11 @@ fn states() {
 #[test]
 fn types() {
     check("types");
+}
+
+#[test]
+fn speculation() {
+    check("speculation");
 }
 
 #[test]

@@ -16,3 +16,4 @@ pub mod oracle;
 pub mod rng;
 pub mod shrink;
 pub mod sound;
+pub mod variants;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rtbpf::abi::MapKind;
 use rtbpf::abi::ctx::layout;
 use rtbpf::isa::{InsnIdx, Program, decode};
-use rtbpf::maps::{CreateCx, MapRef, create};
+use rtbpf::maps::{CreateCx, MapRef, control, create};
 use rtbpf::rt::RunCx;
 use rtbpf::verifier::{Assumptions, Options, Profile, Rejection, VerifiedProgram, verify};
 use rtbpf::world::FixedClock;
@@ -115,9 +115,13 @@ impl Machine {
         let mut maps = Vec::new();
         for map in &case.maps {
             let made = create(&map.spec, &CreateCx::new(CPUS)).map_err(|error| error.to_string())?;
-            for (key, value) in &map.init {
+            let frozen = map.spec.frozen.as_ref().map(|bytes| (vec![0; 4], bytes.to_vec()));
+            for (key, value) in map.init.iter().chain(&frozen) {
                 let updated = made.update(&RunCx::CONTROL, key, value.as_slice().into(), 0);
                 updated.map_err(|error| error.to_string())?;
+            }
+            if frozen.is_some() {
+                control::freeze(&*made).map_err(|error| error.to_string())?;
             }
             maps.push(made);
         }
@@ -126,7 +130,7 @@ impl Machine {
             sleepable: case.kind.is_sleepable(),
             prog_flags: case.prog_flags,
             // Some kinds are created with more flags than were asked for.
-            maps: maps.iter().map(|map| Arc::new(map.spec().clone())).collect(),
+            maps: maps.iter().map(|map| Arc::new(control::assumed_spec(&**map, &RunCx::CONTROL))).collect(),
             cpus: CPUS,
             ..Assumptions::new(case.prog_type())
         };

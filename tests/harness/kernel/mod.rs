@@ -171,9 +171,18 @@ fn types() -> Result<&'static OwnedFd, String> {
 
 fn create(map: &CaseMap) -> Result<OwnedFd, String> {
     let spec = &map.spec;
-    let fd = sys::map_create(sys::MapAttr::of(spec)).map_err(|error| format!("{} map: {error}", spec.kind.name()))?;
+    let wrong = |what: &str, error: io::Error| format!("{} map{what}: {error}", spec.kind.name());
+    let inner = spec.inner.as_ref().map(|inner| sys::map_create(sys::MapAttr::of(inner))).transpose();
+    let inner = inner.map_err(|error| wrong(", inner", error))?;
+    let of_inner = inner.as_ref().map_or(0, |fd| fd.as_raw_fd() as u32);
+    let attr = sys::MapAttr { inner: of_inner, ..sys::MapAttr::of(spec) };
+    let fd = sys::map_create(attr).map_err(|error| wrong("", error))?;
     for (key, value) in &map.init {
-        sys::map_update(&fd, key, value).map_err(|error| format!("{} map, update: {error}", spec.kind.name()))?;
+        sys::map_update(&fd, key, value).map_err(|error| wrong(", update", error))?;
+    }
+    if let Some(bytes) = &spec.frozen {
+        let frozen = sys::map_update(&fd, &[0; 4], bytes).and_then(|()| sys::map_freeze(&fd));
+        frozen.map_err(|error| wrong(", freeze", error))?;
     }
     Ok(fd)
 }
