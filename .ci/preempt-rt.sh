@@ -4,7 +4,8 @@
 #
 # The kernel is downloaded once, to CACHE_DIR. The guest has two CPUs, /proc, /sys, /dev and /tmp, root's rights, no disk
 # and no network. Times mean nothing there: what it shows is behaviour under real-time locks and scheduling.
-# RT_LIMIT is the most seconds it may take (900), TEST_ARGS what each program is called with.
+# RT_LIMIT is the most seconds it may take (900), TEST_ARGS what each program is called with; RTBPF_MODEL_OPS and
+# RTBPF_HISTORIES are passed on.
 set -euo pipefail
 [ $# -ge 2 ] || { echo "usage: $0 CACHE_DIR PROGRAM..." >&2; exit 2; }
 mkdir -p "$1"
@@ -45,6 +46,7 @@ cat >"$work/root/init" <<EOF
 #!/bin/busybox sh
 /bin/busybox --install -s /bin
 export PATH=/bin HOME=/tmp RUST_BACKTRACE=0
+export RTBPF_MODEL_OPS=${RTBPF_MODEL_OPS:-} RTBPF_HISTORIES=${RTBPF_HISTORIES:-}
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev

@@ -48,6 +48,24 @@ fn excludes<L: Lock + 'static>(class: Class) {
     });
 }
 
+/// The control: without a lock, an update is lost under some schedule.
+#[test]
+fn what_no_lock_protects_is_lost() {
+    let unprotected = || {
+        check(|| {
+            let total = Arc::new(AtomicU32::new(0));
+            let inner = total.clone();
+            three(move |_| {
+                let seen = inner.load(Ordering::Relaxed);
+                point();
+                inner.store(seen + 1, Ordering::Relaxed);
+            });
+            assert_eq!(total.load(Ordering::Relaxed), 3, "lost");
+        });
+    };
+    assert!(std::panic::catch_unwind(unprotected).is_err());
+}
+
 #[test]
 fn a_raw_lock_excludes() {
     excludes::<RawLock>(Class::Queue);
