@@ -67,7 +67,7 @@ fn measure(work: Work, entries: u32) -> f64 {
         let begun = Instant::now();
         for _ in 0..OPS {
             at = at.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            let place = (u64::from(at) * u64::from(entries) >> 32) as u32;
+            let place = ((u64::from(at) * u64::from(entries)) >> 32) as u32;
             if work.writes {
                 put(&*map, place);
             } else {
