@@ -10,6 +10,8 @@
 //! there.
 
 pub mod circle;
+#[cfg(test)]
+mod exhaustive;
 pub mod refine;
 pub mod scalar;
 pub mod tnum;
