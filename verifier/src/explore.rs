@@ -9,6 +9,7 @@
 //! A checkpoint counts the paths that still run below it. Once none does, it covers every state that its needed facts
 //! hold in. One that still has running paths is a loop's head if it is met again: an equal state never ends.
 
+mod kept;
 mod needs;
 
 use std::collections::HashMap;
@@ -23,7 +24,8 @@ use crate::prune::{Match, View, covers};
 use crate::reject::{Checked, refuse};
 use crate::state::{Frame, State};
 use crate::value::{Kind, Value};
-use crate::verified::{Assumptions, Options, Profile, Stats};
+use crate::verified::{Assumptions, Options, Profile, Pruning, Stats};
+use crate::walked::Keeper;
 use crate::widen::{Back, Counter, Plans, same_counters};
 
 /// Index of a checkpoint.
@@ -57,6 +59,8 @@ struct Checkpoint {
     outline: Option<Box<(Need, usize)>>,
     /// The counter that its state was widened by.
     counter: Option<Counter>,
+    /// Kept for who asks for states; nothing compares with it.
+    beside: bool,
     hits: u32,
     misses: u32,
 }
@@ -183,6 +187,10 @@ pub(crate) struct Walk<'a> {
     jumps: u64,
     jumps_at_checkpoint: u64,
     insns_at_checkpoint: u64,
+    /// States that are kept for who asks for them.
+    pub keeper: Option<Keeper>,
+    /// Checkpoints that nothing compares with, kept for the same reason.
+    idle: usize,
 }
 
 /// Pending branches, at most.
@@ -235,6 +243,8 @@ impl<'a> Walk<'a> {
             jumps: 0,
             jumps_at_checkpoint: 0,
             insns_at_checkpoint: 0,
+            keeper: Keeper::new(opts.keep_states, program, flows),
+            idle: 0,
         }
     }
 
@@ -262,7 +272,10 @@ impl<'a> Walk<'a> {
             self.at = start;
             self.plans.begin();
             let answer = self.walk_from_start();
-            let Err(mut rejection) = answer else { return Ok(()) };
+            let Err(mut rejection) = answer else {
+                self.keep_proof();
+                return Ok(());
+            };
             let head = self.innermost_counter().filter(|_| self.stats.processed <= self.opts.budget());
             if let Some(head) = head.filter(|_| !self.plans.restart) {
                 self.plans.fail(head, None);
@@ -283,6 +296,7 @@ impl<'a> Walk<'a> {
         self.pending.clear();
         self.checkpoints.clear();
         self.free.clear();
+        self.idle = 0;
         self.loops.clear();
         self.met.iter_mut().for_each(Vec::clear);
         self.walk()
@@ -318,6 +332,9 @@ impl<'a> Walk<'a> {
                 self.log.safe();
                 Next::End
             } else {
+                if self.keeper.is_some() {
+                    self.keep_beside(at)?;
+                }
                 self.log.insn(self.program, at);
                 self.trail.push(at);
                 let next = self.step(at, &insn)?;
@@ -436,6 +453,10 @@ impl<'a> Walk<'a> {
         checkpoint.trail = Trail::default();
         if checkpoint.evicted {
             checkpoint.evicted = false;
+            if self.keeper.is_some() {
+                self.idle += 1;
+                return;
+            }
             checkpoint.state.take();
             self.free.push(id);
         }
@@ -506,8 +527,9 @@ impl<'a> Walk<'a> {
                 if !force && jumps < 20 && insns < 100 {
                     keep = false;
                 }
-            } else {
-                let how = if checkpoint.loop_head.is_some() { Match::Within } else { Match::Needed };
+            } else if self.opts.pruning != Pruning::Never {
+                let is_needed = checkpoint.loop_head.is_none() && self.opts.pruning == Pruning::Needed;
+                let how = if is_needed { Match::Needed } else { Match::Within };
                 let is_counter = |link: u32| self.counters.binary_search(&link).is_ok();
                 if self.covered_by(id, how)
                     && (how == Match::Needed || same_counters(&checkpoint.state, &self.state, is_counter))
@@ -522,7 +544,7 @@ impl<'a> Walk<'a> {
                 if checkpoint.misses > checkpoint.hits * patience + patience {
                     list.remove(index);
                     checkpoint.evicted = true;
-                    if !converges {
+                    if !converges && self.keeper.is_none() {
                         checkpoint.shrink();
                     }
                     if checkpoint.branches == 0 && checkpoint.loop_head.is_none() {
@@ -540,7 +562,7 @@ impl<'a> Walk<'a> {
             return Ok(Arrival::Covered);
         }
         self.stats.max_states_per_insn = self.stats.max_states_per_insn.max(states_here);
-        if keep && self.checkpoints.len() - self.free.len() >= MAX_CHECKPOINTS {
+        if keep && self.compared() >= MAX_CHECKPOINTS {
             return refuse!(TooComplex, E2BIG, "BPF program is too large. Processed {} insn", self.stats.processed);
         }
         let counter = self.widen_counter(at);
@@ -640,14 +662,28 @@ impl<'a> Walk<'a> {
         waiting.edges.push(edge);
     }
 
+    /// Checkpoints that later states may be compared with.
+    fn compared(&self) -> usize {
+        self.checkpoints.len() - self.free.len() - self.idle
+    }
+
     fn keep(&mut self, at: InsnIdx, fingerprint: u64) -> Id {
         self.jumps_at_checkpoint = self.jumps;
         self.insns_at_checkpoint = self.stats.processed;
+        let trail = self.trail.take();
+        let id = self.attach(at, trail, fingerprint);
+        self.stats.states += 1;
+        self.stats.peak_states = self.stats.peak_states.max(self.compared() as u64);
+        id
+    }
+
+    /// Puts a checkpoint between the newest one and the current state.
+    fn attach(&mut self, at: InsnIdx, trail: Trail, fingerprint: u64) -> Id {
         let checkpoint = Checkpoint {
             state: self.state.clone(),
             at,
             parent: self.parent,
-            trail: self.trail.take(),
+            trail,
             written: std::mem::replace(&mut self.written, [0; FRAMES]),
             branches: 1,
             need: Need::default(),
@@ -658,10 +694,10 @@ impl<'a> Walk<'a> {
             evicted: false,
             outline: None,
             counter: None,
+            beside: false,
             hits: 0,
             misses: 0,
         };
-        self.stats.states += 1;
         let id = match self.free.pop() {
             Some(id) => {
                 self.checkpoints[id] = checkpoint;
@@ -672,8 +708,6 @@ impl<'a> Walk<'a> {
                 self.checkpoints.len() - 1
             }
         };
-        let kept = (self.checkpoints.len() - self.free.len()) as u64;
-        self.stats.peak_states = self.stats.peak_states.max(kept);
         self.parent = Some(id);
         id
     }

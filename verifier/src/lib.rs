@@ -28,11 +28,13 @@ mod subprog;
 mod value;
 pub mod verified;
 mod verify;
+pub mod walked;
 mod widen;
 mod worst;
 
 pub use facts::{Access, Branch, Facts, InsnFacts};
 pub use lower::{Lowering, NativeAccess};
 pub use reject::{Reason, Rejection};
-pub use verified::{Assumptions, Options, Privilege, Profile, Stats, VerifiedProgram};
+pub use verified::{Assumptions, Options, Privilege, Profile, Pruning, Stats, VerifiedProgram};
 pub use verify::verify;
+pub use walked::{BlockStates, KeepStates};

@@ -90,7 +90,7 @@ pub(crate) fn summary(stats: &Stats) -> String {
     )
 }
 
-fn registers(state: &State, shown: impl Fn(Reg) -> bool) -> String {
+pub(crate) fn registers(state: &State, shown: impl Fn(Reg) -> bool) -> String {
     let mut text = String::new();
     if state.depth() > 1 {
         let _ = write!(text, " frame{}:", state.current());

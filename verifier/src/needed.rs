@@ -59,6 +59,12 @@ pub struct Trail {
     steps: Vec<Step>,
     /// How many instructions.
     insns: u32,
+    /// Runs that were cut off before; see [`Trail::cut`].
+    before: u32,
+    /// Where the run goes on that was cut off last.
+    goes_on: Option<InsnIdx>,
+    /// The first run began before the cut.
+    is_joined: bool,
     /// What was followed back already, from after so many instructions, in ascending order. The latest few: with them,
     /// the work of following back does not grow with the length of a trail.
     marks: Vec<(u32, Need)>,
@@ -78,14 +84,22 @@ impl Trail {
             last.to = at;
             return;
         }
+        if self.goes_on.take() == Some(at) {
+            self.before -= 1;
+            self.is_joined = true;
+        }
         self.steps.push(Step { from: at, to: at, touch: Touch::None });
     }
 
     /// Says what the last instruction did.
     pub fn touch(&mut self, touch: Touch) {
+        let first = self.steps.len() == 1;
         let Some(last) = self.steps.last_mut() else { return };
         if last.from == last.to {
             last.touch = touch;
+            if first && std::mem::take(&mut self.is_joined) {
+                self.before += 1;
+            }
             return;
         }
         let at = last.to;
@@ -95,7 +109,12 @@ impl Trail {
 
     /// Runs; what following back costs.
     pub fn runs(&self) -> usize {
-        self.steps.len()
+        self.before as usize + self.steps.len()
+    }
+
+    /// Whether no instruction was executed.
+    pub fn is_empty(&self) -> bool {
+        self.steps.is_empty()
     }
 
     /// What the last instruction did.
@@ -106,6 +125,19 @@ impl Trail {
     /// Leaves an empty trail. The one that is taken is followed for needs that its end did not have before.
     pub fn take(&mut self) -> Trail {
         Trail { marks: Vec::new(), ..std::mem::take(self) }
+    }
+
+    /// Like [`Trail::take`], but what is left counts runs as if nothing had been taken.
+    pub fn cut(&mut self) -> Trail {
+        let goes_on = match self.steps.last() {
+            Some(Step { to, touch: Touch::None, .. }) => Some(to.next()),
+            Some(_) => None,
+            None => self.goes_on,
+        };
+        let before = self.runs() as u32;
+        let taken = self.take();
+        *self = Trail { before, goes_on, ..Trail::default() };
+        taken
     }
 
     /// Follows `need` from here to before the trail, or from before its last instruction; nothing is left of what was

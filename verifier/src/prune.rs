@@ -6,9 +6,10 @@
 use rtbpf_isa::Reg;
 use rtbpf_isa::effects::RegSet;
 
+use crate::call::PACKET_DYNPTR;
 use crate::needed::Need;
 use crate::state::{Byte, Frame, Slot, State};
-use crate::value::{Kind, Value};
+use crate::value::{Kind, Source, Value};
 
 /// How closely states are compared.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -67,6 +68,7 @@ impl Ids {
         for value in values {
             let uid = match value.kind {
                 Kind::MapValue(map) | Kind::MapPtr(map) => map.uid,
+                Kind::Mem { from: Source::Dynptr(id), .. } => id,
                 _ => 0,
             };
             if ![value.id, value.ref_id, uid].iter().all(|&id| self.correspond(id, id)) {
@@ -101,11 +103,7 @@ pub fn covers(old: &State, new: &State, view: &View, how: Match) -> bool {
         if a.callback_depth > b.callback_depth {
             return false;
         }
-        let at = match old.frames().get(index + 1) {
-            Some(callee) if callee.callback.is_some() => callee.call_site,
-            Some(callee) => callee.call_site.next(),
-            None => view.at,
-        };
+        let at = resumes_at(old, index, view.at);
         if std::rc::Rc::ptr_eq(a, b) && ids.keep_own(a.regs.iter().chain(a.stack.spills())) {
             continue;
         }
@@ -114,6 +112,15 @@ pub fn covers(old: &State, new: &State, view: &View, how: Match) -> bool {
         }
     }
     true
+}
+
+/// Where frame `index` of a state at `at` goes on.
+pub fn resumes_at(state: &State, index: usize, at: rtbpf_isa::InsnIdx) -> rtbpf_isa::InsnIdx {
+    match state.frames().get(index + 1) {
+        Some(callee) if callee.callback.is_some() => callee.call_site,
+        Some(callee) => callee.call_site.next(),
+        None => at,
+    }
 }
 
 fn held_match(old: &State, new: &State, ids: &mut Ids) -> bool {
@@ -231,6 +238,10 @@ fn value_covers(a: &Value, b: &Value, how: Match, ids: &mut Ids) -> bool {
         (Kind::MapValue(x), Kind::MapValue(y)) | (Kind::MapPtr(x), Kind::MapPtr(y)) => {
             x.map == y.map && x.inner == y.inner && ids.correspond(x.uid, y.uid)
         }
+        (
+            Kind::Mem { size, from: Source::Dynptr(x), writable },
+            Kind::Mem { size: other, from: Source::Dynptr(y), writable: w },
+        ) => (size, writable, x & PACKET_DYNPTR) == (other, w, y & PACKET_DYNPTR) && ids.correspond(x, y),
         (Kind::Iter { state: x, .. }, Kind::Iter { state: y, .. }) => x == y,
         (x, y) => x == y,
     };

@@ -8,6 +8,7 @@ use rtbpf_isa::Program;
 
 use crate::facts::Facts;
 use crate::lower::Lowering;
+use crate::walked::{BlockStates, KeepStates};
 
 /// Whose rules of budget and errno hold. Acceptance in either is a full proof of memory safety, lifetimes and leaks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -91,6 +92,19 @@ impl Assumptions {
     }
 }
 
+/// When a path ends because what is left of it was walked before. All give the same verdict, as long as the budget
+/// lasts: for tests of the verifier.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Pruning {
+    /// In a state that an earlier one holds on all that it needed.
+    #[default]
+    Needed,
+    /// In a state that an earlier one holds altogether.
+    Whole,
+    /// Never, but in loops that the language promises to end.
+    Never,
+}
+
 /// How to verify.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
@@ -102,6 +116,11 @@ pub struct Options {
     pub log_level: u32,
     /// Instructions to process before giving up; `None`: the profile's.
     pub budget: Option<u64>,
+    /// Where to keep the states that prove the program ([`VerifiedProgram::block_states`]). The verdict stays the same,
+    /// except that a walk which would keep more than 150,000 states ends with `E2BIG`.
+    pub keep_states: KeepStates,
+    /// When paths end.
+    pub pruning: Pruning,
 }
 
 impl Options {
@@ -137,6 +156,7 @@ pub(crate) struct Proof {
     pub log: String,
     pub ctx_bytes_used: u32,
     pub tp_bytes_used: u32,
+    pub states: Option<BlockStates>,
 }
 
 /// A program the verifier accepted: what it ran under and what it found out. The only thing that engines without
@@ -151,6 +171,7 @@ pub struct VerifiedProgram {
     log: String,
     ctx_bytes_used: u32,
     tp_bytes_used: u32,
+    states: Option<Arc<BlockStates>>,
 }
 
 impl VerifiedProgram {
@@ -172,13 +193,15 @@ impl VerifiedProgram {
             log: String::new(),
             ctx_bytes_used: 0,
             tp_bytes_used: 0,
+            states: None,
         }
     }
 
     /// The only other way to make one: a finished proof.
     pub(crate) fn proven(code: Program, given: Assumptions, proof: Proof) -> VerifiedProgram {
-        let Proof { facts, lowering, stats, log, ctx_bytes_used, tp_bytes_used } = proof;
-        VerifiedProgram { code, given, proved: facts, lowering, stats, log, ctx_bytes_used, tp_bytes_used }
+        let Proof { facts, lowering, stats, log, ctx_bytes_used, tp_bytes_used, states } = proof;
+        let states = states.map(Arc::new);
+        VerifiedProgram { code, given, proved: facts, lowering, stats, log, ctx_bytes_used, tp_bytes_used, states }
     }
 
     /// How much was walked.
@@ -220,6 +243,11 @@ impl VerifiedProgram {
     /// What engines without checks do differently from the instructions; holds with or without facts.
     pub fn lowering(&self) -> &Lowering {
         &self.lowering
+    }
+
+    /// The states that proved it, where [`Options::keep_states`] asked for them.
+    pub fn block_states(&self) -> Option<&BlockStates> {
+        self.states.as_deref()
     }
 
     /// The same program with no facts; engines must behave the same.

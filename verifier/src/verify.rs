@@ -20,17 +20,19 @@ pub fn verify(program: Program, given: Assumptions, opts: &Options) -> Result<Ve
         Err(rejection) => return Err(finished(*rejection, String::new(), Default::default())),
     };
     let mut walk = Walk::new(&program, &given, opts, &flows);
-    if let Err(rejection) = walk_everything(&mut walk, &program, &given) {
+    if let Err(rejection) = walk_everything(&mut walk) {
         let log = std::mem::take(&mut walk.log);
         return Err(finished(*rejection, log.into_text(), walk.stats));
     }
     let (ctx_bytes_used, tp_bytes_used) = (walk.ctx_bytes_used, walk.tp_bytes_used);
     let (facts, stats, lowering) = (walk.take_facts(), walk.stats, std::mem::take(&mut walk.lowering));
+    let states = walk.keeper.take().map(|keeper| keeper.into_states(Options { log_level: 0, ..opts.clone() }));
     let mut log = std::mem::take(&mut walk.log).into_text();
     if opts.log_level != 0 {
         log += &crate::log::summary(&stats);
     }
-    Ok(VerifiedProgram::proven(program, given, Proof { facts, lowering, stats, log, ctx_bytes_used, tp_bytes_used }))
+    let proof = Proof { facts, lowering, stats, log, ctx_bytes_used, tp_bytes_used, states };
+    Ok(VerifiedProgram::proven(program, given, proof))
 }
 
 fn before_the_walk(program: &Program, given: &Assumptions, opts: &Options) -> Checked<cfg::Flows> {
@@ -38,28 +40,38 @@ fn before_the_walk(program: &Program, given: &Assumptions, opts: &Options) -> Ch
     cfg::flows(program, opts.privilege.bpf)
 }
 
-fn walk_everything(walk: &mut Walk, program: &Program, given: &Assumptions) -> Checked {
+fn walk_everything(walk: &mut Walk) -> Checked {
+    each_entry(walk, Walk::run)?;
+    let depths: Vec<u32> =
+        walk.stack_bytes.iter().enumerate().map(|(at, &bytes)| walk.spills.depth(at, bytes)).collect();
+    subprog::check_depth(walk.program, walk.given.prog_type, &depths, &walk.async_entries)
+}
+
+/// Everywhere that a run can begin, with the state it begins in: the program, its global functions, and what the walk
+/// found to run later.
+pub(crate) fn each_entry<'a>(
+    walk: &mut Walk<'a>,
+    mut begin: impl FnMut(&mut Walk<'a>, usize, State) -> Checked,
+) -> Checked {
     let mut frame = Frame::new(0, 0, rtbpf_isa::InsnIdx(0));
     for (reg, value) in [rtbpf_isa::Reg::R1, rtbpf_isa::Reg::R2].into_iter().zip(walk.entry_registers()) {
         if let Some(value) = value {
             frame.regs[reg.index()] = value;
         }
     }
-    walk.run(0, State::new(frame))?;
-    for (index, subprog) in program.subprogs().iter().enumerate().skip(1) {
+    begin(walk, 0, State::new(frame))?;
+    for (index, subprog) in walk.program.subprogs().iter().enumerate().skip(1) {
         if subprog.linkage == Linkage::Global {
             let entry = walk.global_entry(index)?;
-            walk.run(index, entry)?;
+            begin(walk, index, entry)?;
         }
     }
     let mut done = 0;
     while let Some(frame) = walk.async_frames.get(done).cloned() {
         done += 1;
-        walk.run(frame.subprog, State::new(frame))?;
+        begin(walk, frame.subprog, State::new(frame))?;
     }
-    let depths: Vec<u32> =
-        walk.stack_bytes.iter().enumerate().map(|(at, &bytes)| walk.spills.depth(at, bytes)).collect();
-    subprog::check_depth(program, given.prog_type, &depths, &walk.async_entries)
+    Ok(())
 }
 
 /// A rejection with its log: what was logged on the way, the message, the statistics.

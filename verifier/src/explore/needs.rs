@@ -29,7 +29,7 @@ impl Walk<'_> {
         let mut earlier = if at_checkpoint { newest.and_then(|c| c.parent) } else { self.parent };
         while let Some(id) = earlier {
             let Some(checkpoint) = self.checkpoints.get(id) else { return };
-            if checkpoint.at == at && checkpoint.state.depth() == self.state.depth() {
+            if checkpoint.at == at && !checkpoint.beside && checkpoint.state.depth() == self.state.depth() {
                 break;
             }
             earlier = checkpoint.parent;

@@ -271,7 +271,7 @@ impl Walk<'_> {
     }
 }
 
-fn join(a: Access, b: Access) -> Access {
+pub(crate) fn join(a: Access, b: Access) -> Access {
     match (a, b) {
         _ if a == b => a,
         (Access::Stack(_) | Access::AnyStack, Access::Stack(_) | Access::AnyStack) => Access::AnyStack,

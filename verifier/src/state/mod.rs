@@ -12,7 +12,7 @@ use std::rc::Rc;
 use rtbpf_isa::Reg;
 
 pub use frame::{Callback, Frame};
-pub use refs::{Held, Lock};
+pub use refs::{Held, Lock, Reference};
 pub use stack::{Byte, SLOT_BYTES, Slot, Stack};
 
 use crate::value::Value;
