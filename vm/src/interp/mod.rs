@@ -4,6 +4,7 @@ mod call;
 pub mod checked;
 mod facts;
 mod flow;
+mod inspect;
 mod kfunc;
 pub mod observe;
 #[cfg(test)]
@@ -12,5 +13,6 @@ mod tests;
 pub mod threaded;
 
 pub use checked::Checked;
+pub use inspect::FrameView;
 pub use observe::Observer;
 pub use threaded::Threaded;
