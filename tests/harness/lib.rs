@@ -3,6 +3,7 @@
 
 pub mod case;
 pub mod classic;
+pub mod contain;
 pub mod differ;
 pub mod engine;
 pub mod engines_agree;

@@ -12,13 +12,18 @@ use rtbpf::verifier::{Assumptions, Options, Profile, Rejection, VerifiedProgram,
 use rtbpf::world::FixedClock;
 use rtbpf::{Config, Ctx, Engine, Error, Executable, FaultKind, Native, Threaded, World};
 
+use crate::contain::{Containment, Hint};
 use crate::generate::Case;
+use crate::inputs::Input;
 
 /// CPUs of the machine, as many as Linux is told apart by: 2.
 const CPUS: u32 = 2;
 
 /// Instructions a run may take before it counts as endless.
 const MAX_INSNS: u64 = 1 << 24;
+
+/// Times that a run is looked at before it counts as endless.
+const MAX_LOOKS: u64 = 1 << 14;
 
 /// How a program is run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -139,8 +144,12 @@ impl Machine {
 
     /// Verifies `case` by Linux's rules.
     pub fn judge(&self, case: &Case) -> Result<VerifiedProgram, Rejection> {
-        let options = Options { profile: Profile::Compat, ..Options::default() };
-        verify(program(case)?, self.given.clone(), &options)
+        self.judge_by(case, &Options { profile: Profile::Compat, ..Options::default() })
+    }
+
+    /// Verifies `case` by `options`.
+    pub fn judge_by(&self, case: &Case, options: &Options) -> Result<VerifiedProgram, Rejection> {
+        verify(program(case)?, self.given.clone(), options)
     }
 
     /// Binds what [`Machine::judge`] accepted. `Err` also where this machine has no native code for it.
@@ -173,13 +182,48 @@ impl Machine {
             Ok(_) | Err(_) => None,
         };
         self.stop.set(Stop { at, left: session.insns_left() });
-        match result {
-            Ok(r0) => Outcome::Done { r0, data_out: ctx.data_out(), ctx_out: self.numbers(ctx) },
-            Err(Error::Fault(fault)) if matches!(fault.kind, FaultKind::NoHelper(_)) => {
-                Outcome::Unsupported(fault.to_string())
+        outcome(result, |r0| Outcome::Done { r0, data_out: ctx.data_out(), ctx_out: self.numbers(ctx) })
+    }
+
+    /// Runs it in the checked interpreter and looks wherever states are kept whether the run lies in a kept state of
+    /// `verified`, which is what was bound; also answers how many times it looked.
+    pub fn run_contained(&self, input: &Input, verified: &VerifiedProgram) -> (Outcome, u64) {
+        let (Some(Bound::Checked(program)), Some(states)) = (&self.program, verified.block_states()) else {
+            return (Outcome::Fault("no states are kept, or the engine has none".into()), 0);
+        };
+        let (prog_type, attach_type) = (self.given.prog_type, self.given.attach_type);
+        let ctx = match input {
+            Input::Packet(packet) => match Ctx::test_run(prog_type, attach_type, packet, &[]) {
+                Ok(ctx) => ctx,
+                Err(refusal) => return (Outcome::Refused(refusal.errno.number()), 0),
+            },
+            Input::Ctx(bytes) => Ctx::bytes(prog_type, attach_type, bytes),
+        };
+        let mut session = self.engine.session(0);
+        let containment = Containment { states, program, given: verified.given() };
+        let (mut looks, mut hint) = (0, Hint::default());
+        let result = program.start(&mut session, ctx).and_then(|mut run| {
+            loop {
+                if looks == MAX_LOOKS {
+                    return Ok(Err(None));
+                }
+                if let Some(found) = containment.check(&run, &mut hint) {
+                    looks += 1;
+                    if let Err(escape) = found {
+                        return Ok(Err(Some(escape)));
+                    }
+                }
+                if let Some(r0) = run.step(&mut ())? {
+                    return Ok(Ok(r0));
+                }
             }
-            Err(Error::Fault(fault)) if fault.kind == FaultKind::OutOfFuel => Outcome::Endless,
-            Err(error) => Outcome::Fault(error.to_string()),
+        });
+        let done = |r0| Outcome::Done { r0, data_out: Vec::new(), ctx_out: Vec::new() };
+        match result {
+            Ok(Err(Some(escape))) => (Outcome::Fault(escape), looks),
+            Ok(Err(None)) => (Outcome::Endless, looks),
+            Ok(Ok(r0)) => (done(r0), looks),
+            Err(error) => (outcome(Err(error), done), looks),
         }
     }
 
@@ -245,5 +289,17 @@ impl Machine {
             map.read(&RunCx::CONTROL, &key.to_le_bytes(), 0, &mut out).ok()?;
         }
         Some(out)
+    }
+}
+
+/// What a run that ended so is called.
+fn outcome(result: Result<u64, Error>, done: impl FnOnce(u64) -> Outcome) -> Outcome {
+    match result {
+        Ok(r0) => done(r0),
+        Err(Error::Fault(fault)) if matches!(fault.kind, FaultKind::NoHelper(_)) => {
+            Outcome::Unsupported(fault.to_string())
+        }
+        Err(Error::Fault(fault)) if fault.kind == FaultKind::OutOfFuel => Outcome::Endless,
+        Err(error) => Outcome::Fault(error.to_string()),
     }
 }

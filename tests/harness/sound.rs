@@ -1,7 +1,10 @@
-//! The soundness oracle: an accepted program runs without a fault.
+//! The soundness oracle: an accepted program runs without a fault, and whatever it holds at any instruction lies in a
+//! state that its proof kept.
+
+use rtbpf::verifier::{KeepStates, Options, Profile};
 
 use crate::generate::Case;
-use crate::inputs::{Input, inputs};
+use crate::inputs::inputs;
 use crate::machine::{Machine, Outcome, Way};
 use crate::rng::Rng;
 
@@ -14,6 +17,8 @@ pub struct Soundness {
     pub accepted: usize,
     /// Runs that ended as they should.
     pub runs: usize,
+    /// Times that a run was found in a kept state.
+    pub contained: u64,
     /// Runs that called a helper this build lacks.
     pub unsupported: usize,
     /// What an accepted program did that its proof excludes.
@@ -26,27 +31,37 @@ impl Soundness {
         self.programs += other.programs;
         self.accepted += other.accepted;
         self.runs += other.runs;
+        self.contained += other.contained;
         self.unsupported += other.unsupported;
         self.escape = self.escape.take().or(other.escape.clone());
     }
 }
 
-/// Verifies `case` and runs it on `count` inputs, if it is accepted.
-pub fn check(case: &Case, count: usize) -> Soundness {
+/// Verifies `case` by the rules of `profile`; if it is accepted, proves it again from the kept states and runs it on
+/// `count` inputs.
+pub fn check(case: &Case, profile: Profile, count: usize) -> Soundness {
+    check_at(case, profile, KeepStates::Everywhere, count)
+}
+
+/// The same with states kept where `keep_states` says.
+pub fn check_at(case: &Case, profile: Profile, keep_states: KeepStates, count: usize) -> Soundness {
     let mut found = Soundness { programs: 1, ..Soundness::default() };
     let Ok(mut machine) = Machine::new(case) else { return found };
-    let Ok(verified) = machine.judge(case) else { return found };
+    let options = Options { profile, keep_states, ..Options::default() };
+    let Ok(verified) = machine.judge_by(case, &options) else { return found };
     found.accepted = 1;
-    if let Err(error) = machine.bind(verified, Way::Checked) {
+    if let Some(Err(rejection)) = verified.recheck() {
+        found.escape = Some(format!("accepted and not proved again: {rejection}"));
+        return found;
+    }
+    if let Err(error) = machine.bind(verified.clone(), Way::Checked) {
         found.escape = Some(format!("accepted and not bound: {error}"));
         return found;
     }
     let mut rng = Rng::new(case.insns.len() as u64);
     for input in inputs(case, &mut rng, count) {
-        let outcome = match &input {
-            Input::Packet(packet) => machine.run(packet),
-            Input::Ctx(bytes) => machine.run_on_ctx(bytes),
-        };
+        let (outcome, looks) = machine.run_contained(&input, &verified);
+        found.contained += looks;
         match outcome {
             Outcome::Done { .. } | Outcome::Refused(_) | Outcome::Endless => found.runs += 1,
             Outcome::Unsupported(_) => found.unsupported += 1,

@@ -39,7 +39,7 @@ impl Clusters {
     }
 }
 
-/// Accepted programs that fault.
+/// Accepted programs that fault, or that a kept state does not hold.
 pub fn sound(request: &Request) {
     let begun = Instant::now();
     let (mut total, mut accepted, mut clusters, mut faults) =
@@ -49,29 +49,32 @@ pub fn sound(request: &Request) {
             break;
         }
         let case = request.generator.case(seed);
-        let found = check(&case, INPUTS);
+        let found = check(&case, request.profile, INPUTS);
         if found.accepted > 0 {
             accepted.push(case.features());
         }
         if let Some(words) = &found.escape {
             faults += 1;
+            println!("{}: {words}", case.name);
             clusters.add(words, case);
         }
         total.add(&found);
     }
     println!(
-        "{} programs of {} from seed {}, {} accepted, {} runs without a fault, {} without a helper's function, \
-         {faults} programs that fault, {:.0} s",
+        "{} programs of {} from seed {}, {} accepted ({:.0} %), {} runs without a fault, {} without a helper's function, \
+         in a kept state at all of {} instructions, {faults} programs escape, {:.0} s",
         total.programs,
         request.generator.name(),
         request.seed,
         total.accepted,
+        100.0 * total.accepted as f64 / total.programs.max(1) as f64,
         total.runs,
         total.unsupported,
+        total.contained,
         begun.elapsed().as_secs_f64()
     );
     print_features(&accepted);
-    clusters.print(request.show, |case| check(case, INPUTS).escape);
+    clusters.print(request.show, |case| check(case, request.profile, INPUTS).escape);
 }
 
 /// Programs on which two engines differ.

@@ -4,7 +4,7 @@
 //! ```text
 //! campaign kernel  [--generator near] [--count 10000] [--seed 0]   what Linux makes of the programs
 //! campaign differ  [--generator near] [--count 10000] [--seed 0]   where Linux and rtbpf disagree, with shrunk cases
-//! campaign sound   [--generator near] [--count 10000] [--seed 0]   accepted programs that fault
+//! campaign sound   [--generator near] [--count 10000] [--seed 0]   accepted programs that escape from their proof
 //! campaign engines [--generator shaped] [--count 10000] [--seed 0] programs on which two engines differ
 //! campaign objects [--folder DIR]                                  verdicts on the programs of object files beside Linux's
 //! campaign show    --generator shaped --seed 7                     one case, as text and as a line of the batch format
@@ -20,6 +20,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use rtbpf::verifier::Profile;
 use rtbpf_tests::differ::compare;
 use rtbpf_tests::engines_agree::agree;
 use rtbpf_tests::generate::{Features, Generator};
@@ -38,6 +39,8 @@ struct Request {
     show: usize,
     /// Where object files are.
     folder: PathBuf,
+    /// Whose rules programs are verified by, for soundness.
+    profile: Profile,
 }
 
 fn main() -> ExitCode {
@@ -74,6 +77,7 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Request, String> {
         limit,
         show: 30,
         folder: ".".into(),
+        profile: Profile::Compat,
     };
     while let Some(option) = args.next() {
         let value = args.next().ok_or_else(|| format!("{option} needs a value"))?;
@@ -88,9 +92,16 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Request, String> {
             "--show" => request.show = number()? as usize,
             "--seconds" => request.limit = Duration::from_secs(number()?),
             "--folder" => request.folder = value.into(),
+            "--profile" => {
+                request.profile = match value.as_str() {
+                    "compat" => Profile::Compat,
+                    "strict" => Profile::Strict,
+                    _ => return Err(format!("no profile `{value}` (compat, strict)")),
+                }
+            }
             _ => {
                 return Err(format!(
-                    "no option `{option}` (--generator, --count, --seed, --seconds, --show, --folder)"
+                    "no option `{option}` (--generator, --count, --seed, --seconds, --show, --folder, --profile)"
                 ));
             }
         }
