@@ -8,7 +8,7 @@ use std::time::Instant;
 use rtbpf::abi::Policy;
 use rtbpf::isa::{Program, text};
 use rtbpf::loader::ProgramSpec;
-use rtbpf::verifier::{Options, Profile, Rejection, Stats, verify};
+use rtbpf::verifier::{KeepStates, Options, Profile, Rejection, Stats, VerifiedProgram, verify};
 use rtbpf::{Config, Engine, Instance, Proof};
 use serde_json::json;
 
@@ -37,6 +37,9 @@ pub struct Args {
     /// The kernel's log: 1 paths, 2 every instruction, 4 statistics; may be added.
     #[arg(long, value_name = "LEVEL", default_value_t = 0)]
     log: u32,
+    /// Print the states that prove each program, by the blocks they hold at.
+    #[arg(long)]
+    states: bool,
     /// How to print.
     #[arg(long, value_enum, default_value_t = Format::Table)]
     format: Format,
@@ -65,7 +68,7 @@ struct Row {
     micros: u128,
     stats: Stats,
     refusal: Option<Box<Rejection>>,
-    /// The refusal, rendered.
+    /// The refusal, rendered, or the states of the proof.
     words: String,
     log: String,
 }
@@ -120,20 +123,28 @@ fn verify_object(args: &Args, policy: Policy, path: &Path, rows: &mut Vec<Row>) 
     }
     for spec in specs {
         let program = instance.object().link(spec).map_err(|error| located(error.into()))?;
-        let options = Options { profile, log_level: args.log, ..Options::default() };
+        let keep_states = if args.states { KeepStates::Leaders } else { KeepStates::Nowhere };
+        let options = Options { profile, log_level: args.log, keep_states, ..Options::default() };
         let given = instance.assumptions(spec);
         let begun = Instant::now();
         let outcome = verify(program.clone(), given, &options);
         let micros = begun.elapsed().as_micros();
         let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let states = outcome.as_ref().map_or(String::new(), states_of);
         let (stats, log, refusal) = match outcome {
             Ok(verified) => (verified.stats(), verified.log().to_string(), None),
             Err(refusal) => (refusal.stats, refusal.log.clone(), Some(Box::new(refusal))),
         };
-        let words = refusal.as_ref().map_or(String::new(), |refusal| explain(refusal, &program, &spec.name));
+        let words = refusal.as_ref().map_or(states, |refusal| explain(refusal, &program, &spec.name));
         rows.push(Row { file, program: spec.name.clone(), micros, stats, refusal, words, log });
     }
     Ok(())
+}
+
+/// The states that were kept, one a line; empty where none were.
+fn states_of(verified: &VerifiedProgram) -> String {
+    let kept = verified.block_states().into_iter().flat_map(|states| states.iter());
+    kept.map(|(at, state)| format!("{}: {state}\n", verified.code().slot(at))).collect()
 }
 
 /// A refusal as rustc renders errors: what, where, the line, what to do.
