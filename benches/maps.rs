@@ -98,7 +98,9 @@ impl Ours {
         let engine = Engine::new(Config { max_insns: None, ..Config::linux() });
         let mut maps = Vec::new();
         for map in &case.maps {
-            let live = create(&map.spec, &CreateCx::new(2)).expect("the map can be made");
+            // As the kernel does: all pages of what exists from the start.
+            let live =
+                create(&map.spec, &CreateCx { prefault: true, ..CreateCx::new(2) }).expect("the map can be made");
             for (key, value) in &map.init {
                 live.update(&rtbpf::rt::RunCx::CONTROL, key, value.as_slice().into(), 0).expect("it has room");
             }
