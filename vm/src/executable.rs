@@ -273,6 +273,8 @@ pub struct Session {
     cancel: CancelHandle,
     random: u64,
     insns_left: i64,
+    /// What the next run without checks may use.
+    idle: Option<Box<Host>>,
 }
 
 impl Session {
@@ -287,6 +289,7 @@ impl Session {
             // Slots draw different numbers from one seed.
             random: engine.config.world.seed.wrapping_add((slot as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)),
             insns_left: 0,
+            idle: None,
         }
     }
 
@@ -341,6 +344,21 @@ impl Session {
     pub(crate) fn host(&mut self, exe: &Arc<Bound>, ctx: Ctx) -> Host {
         let deadline = self.engine.config.timeout.map(|timeout| Instant::now() + timeout);
         Host::new(exe, ctx, self.cx, self.stack.clone(), self.cancel.clone(), deadline, self.random)
+    }
+
+    /// The state of a run of `exe` without a context, from the last run where there was one.
+    pub(crate) fn idle_host(&mut self, exe: &Arc<Bound>) -> Box<Host> {
+        let Some(mut host) = self.idle.take() else { return Box::new(self.host(exe, Ctx::taken())) };
+        let deadline = self.engine.config.timeout.map(|timeout| Instant::now() + timeout);
+        host.wake(exe, self.cx, deadline, self.random);
+        host
+    }
+
+    /// Keeps what [`Session::idle_host`] gave out.
+    pub(crate) fn keep_host(&mut self, mut host: Box<Host>, fuel: i64) {
+        self.insns_left = fuel;
+        self.random = host.rest();
+        self.idle = Some(host);
     }
 
     pub(crate) fn take_back(&mut self, mut regions: Regions, fuel: i64, host: Host) -> Ctx {

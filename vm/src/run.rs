@@ -93,6 +93,24 @@ impl Host {
         (self.ctx, self.random)
     }
 
+    /// Makes it ready for a run of `exe`, as new.
+    pub fn wake(&mut self, exe: &Arc<Bound>, cx: RunCx, deadline: Option<Instant>, random: u64) {
+        self.programs.clear();
+        self.programs.push(exe.clone());
+        (self.cx, self.deadline, self.random) = (cx, deadline, random);
+    }
+
+    /// Gives back what the program still holds, and keeps only room for the next run; where the random numbers stand.
+    pub fn rest(&mut self) -> u64 {
+        native::release_locks(&self.locks);
+        self.programs.clear();
+        self.locks.clear();
+        self.objects.clear();
+        (self.granted, self.lent, self.timer, self.retval, self.frames) = (None, None, None, 0, None);
+        (self.records, self.dynptrs) = (Records::default(), Dynptrs::default());
+        self.random
+    }
+
     /// The machine.
     pub fn engine(&self) -> &Arc<Inner> {
         // A run always has a program: `new` puts one in and nothing takes it out.

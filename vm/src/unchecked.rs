@@ -67,15 +67,14 @@ impl Engine {
 impl<C: Code> Unchecked<C> {
     /// Runs it on `ctx`, and returns R0 at its end.
     pub fn run(&self, session: &mut Session, ctx: &mut Ctx) -> Result<u64, Error> {
-        let mut prepared = self.prepare(session, std::mem::replace(ctx, Ctx::taken()));
-        let result = match &mut prepared {
-            Ok(prepared) => prepared.run(session),
-            Err((error, _)) => Err(std::mem::replace(error, Error::NoNativeCode(String::new()))),
-        };
-        *ctx = match prepared {
-            Ok(prepared) => prepared.finish(session),
-            Err((_, ctx)) => ctx,
-        };
+        self.exe.bound().admits(ctx)?;
+        let mut host = session.idle_host(self.exe.bound());
+        std::mem::swap(&mut host.ctx, ctx);
+        let mut frame = first_frame(&host);
+        let r0 = enter(&self.code, session, &mut frame, &mut host);
+        let result = if frame.fault == FaultCode::None { Ok(r0) } else { Err(fault(&self.exe, &mut frame, &mut host, r0)) };
+        std::mem::swap(&mut host.ctx, ctx);
+        session.keep_host(host, frame.fuel);
         result
     }
 
@@ -86,10 +85,7 @@ impl<C: Code> Unchecked<C> {
             return Err((error, ctx));
         }
         let host = Box::new(session.host(self.exe.bound(), ctx));
-        let mut frame = host.frame();
-        let top = host.stack.addr() + host.stack.len() as u64;
-        frame.stack_top = ptr::with_exposed_provenance_mut(top as usize);
-        Ok(Prepared { program: self.clone(), frame, host })
+        Ok(Prepared { program: self.clone(), frame: first_frame(&host), host })
     }
 
     /// The same program for the checked interpreter.
@@ -103,6 +99,44 @@ impl<C: Code> Unchecked<C> {
     }
 }
 
+/// The frame of a run that begins at the top of its stack.
+fn first_frame(host: &Host) -> RunFrame {
+    let top = host.stack.addr() + host.stack.len() as u64;
+    RunFrame { stack_top: ptr::with_exposed_provenance_mut(top as usize), ..host.frame() }
+}
+
+/// Runs code once; `frame.fault` says whether R0 counts.
+#[inline]
+fn enter<C: Code>(code: &C, session: &Session, frame: &mut RunFrame, host: &mut Host) -> u64 {
+    frame.fuel = session.fuel();
+    frame.tail_calls = 0;
+    host.programs.truncate(1);
+    frame.host = ptr::from_mut(host).cast();
+    // Maps and programs that are replaced meanwhile live until the run ends.
+    let _section = rtbpf_rt::gate::enter();
+    // SAFETY: the code is that of a verified program for this type of context; `host` owns the context, the
+    // stack that `stack_top` ends, the cancel word, and through the program the maps, all of which outlive the call.
+    unsafe { code.call(frame) }
+}
+
+/// Takes the fault out of the frame.
+#[cold]
+fn fault(exe: &Executable, frame: &mut RunFrame, host: &mut Host, r0: u64) -> Error {
+    let kind = match std::mem::take(&mut frame.fault) {
+        FaultCode::OutOfFuel => FaultKind::OutOfFuel,
+        FaultCode::Cancelled => FaultKind::Cancelled,
+        FaultCode::Deadline => FaultKind::Deadline,
+        FaultCode::Thrown => FaultKind::Thrown(r0),
+        FaultCode::Memory => FaultKind::NativeMemory { address: r0 },
+        FaultCode::Trap => FaultKind::NativeTrap,
+        FaultCode::None | FaultCode::Helper => FaultKind::HelperPanicked("(without checks)".into()),
+    };
+    host.release();
+    let at = InsnIdx(std::mem::replace(&mut frame.fault_at, RunFrame::NOWHERE));
+    let program = host.programs.last().map_or(exe.program(), |bound| &bound.program);
+    Fault::new(kind, at, program).into()
+}
+
 /// A run with its context and frame.
 pub struct Prepared<C: Code> {
     program: Unchecked<C>,
@@ -114,7 +148,11 @@ impl<C: Code> Prepared<C> {
     /// Runs the program once more, on the context as the last run left it.
     pub fn run(&mut self, session: &Session) -> Result<u64, Error> {
         let r0 = self.enter(session);
-        if self.frame.fault == FaultCode::None { Ok(r0) } else { Err(self.fault(r0)) }
+        if self.frame.fault == FaultCode::None {
+            Ok(r0)
+        } else {
+            Err(fault(&self.program.exe, &mut self.frame, &mut self.host, r0))
+        }
     }
 
     /// Runs a perf_event program in a handler, on the registers and the stack that were interrupted; whether it ended
@@ -139,32 +177,7 @@ impl<C: Code> Prepared<C> {
     }
 
     fn enter(&mut self, session: &Session) -> u64 {
-        self.frame.fuel = session.fuel();
-        self.frame.tail_calls = 0;
-        self.host.programs.truncate(1);
-        self.frame.host = ptr::from_mut(&mut *self.host).cast();
-        // Maps and programs that are replaced meanwhile live until the run ends.
-        let _section = rtbpf_rt::gate::enter();
-        // SAFETY: the code is that of a verified program for this type of context; `host` owns the context, the
-        // stack that `stack_top` ends, the cancel word, and through the program the maps, all of which outlive the call.
-        unsafe { self.program.code.call(&mut self.frame) }
-    }
-
-    #[cold]
-    fn fault(&mut self, r0: u64) -> Error {
-        let kind = match std::mem::take(&mut self.frame.fault) {
-            FaultCode::OutOfFuel => FaultKind::OutOfFuel,
-            FaultCode::Cancelled => FaultKind::Cancelled,
-            FaultCode::Deadline => FaultKind::Deadline,
-            FaultCode::Thrown => FaultKind::Thrown(r0),
-            FaultCode::Memory => FaultKind::NativeMemory { address: r0 },
-            FaultCode::Trap => FaultKind::NativeTrap,
-            FaultCode::None | FaultCode::Helper => FaultKind::HelperPanicked("(without checks)".into()),
-        };
-        self.host.release();
-        let at = InsnIdx(std::mem::replace(&mut self.frame.fault_at, RunFrame::NOWHERE));
-        let program = self.host.programs.last().map_or(self.program.exe.program(), |bound| &bound.program);
-        Fault::new(kind, at, program).into()
+        enter(&self.program.code, session, &mut self.frame, &mut self.host)
     }
 
     /// The context.
