@@ -103,6 +103,7 @@ impl Insn {
     }
 
     /// The relative target of a local call or callback reference.
+    #[inline]
     pub const fn function_target(&self) -> Option<i32> {
         match *self {
             Insn::Imm { value: Imm64::Func { to }, .. } => Some(to),
@@ -114,6 +115,7 @@ impl Insn {
     }
 
     /// The relative target of a jump, local call or callback reference.
+    #[inline]
     pub const fn relative_target(&self) -> Option<i32> {
         match *self {
             Insn::Imm { value: Imm64::Func { to }, .. } => Some(to),
@@ -125,6 +127,7 @@ impl Insn {
     }
 
     /// Registers it writes; a call clobbers R0 to R5.
+    #[inline]
     pub const fn defs(&self) -> RegSet {
         match *self {
             Insn::Alu { dst, .. } | Insn::MovSx { dst, .. } | Insn::Neg { dst, .. } => RegSet::of(dst),
@@ -141,6 +144,7 @@ impl Insn {
     }
 
     /// Registers it reads. A helper or local call is taken to read R1 to R5.
+    #[inline]
     pub const fn uses(&self) -> RegSet {
         match *self {
             Insn::Alu { op: AluOp::Mov, src, .. } => operand(src),
@@ -166,6 +170,7 @@ impl Insn {
     }
 
     /// Its access to memory through a register; legacy packet loads and calls have none.
+    #[inline]
     pub const fn memory(&self) -> Option<MemAccess> {
         let (base, off, size, reads, writes, atomic) = match *self {
             Insn::Load { size, base, off, .. } => (base, off, size, true, false, false),

@@ -61,6 +61,7 @@ pub enum Width {
 
 impl Width {
     /// 32 or 64.
+    #[inline]
     pub const fn bits(self) -> u32 {
         match self {
             Width::W32 => 32,
@@ -69,6 +70,7 @@ impl Width {
     }
 
     /// The memory size of the same width.
+    #[inline]
     pub const fn size(self) -> Size {
         match self {
             Width::W32 => Size::W,
@@ -92,6 +94,7 @@ pub enum Size {
 
 impl Size {
     /// 1, 2, 4 or 8.
+    #[inline]
     pub const fn bytes(self) -> u32 {
         match self {
             Size::B => 1,
@@ -102,11 +105,13 @@ impl Size {
     }
 
     /// 8, 16, 32 or 64.
+    #[inline]
     pub const fn bits(self) -> u32 {
         self.bytes() * 8
     }
 
     /// The size of `bytes` bytes.
+    #[inline]
     pub const fn from_bytes(bytes: u32) -> Option<Size> {
         match bytes {
             1 => Some(Size::B),
@@ -207,6 +212,7 @@ impl CmpOp {
     ];
 
     /// The comparison that holds where this one does not; a bit test has none.
+    #[inline]
     pub const fn inverse(self) -> Option<CmpOp> {
         match self {
             CmpOp::Eq => Some(CmpOp::Ne),
@@ -399,6 +405,7 @@ pub enum Insn {
 
 impl Insn {
     /// How many 8-byte slots its encoding takes. For [`Insn::Bad`], ask the program.
+    #[inline]
     pub const fn slots(&self) -> u32 {
         match self {
             Insn::Imm { .. } => 2,

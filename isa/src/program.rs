@@ -84,11 +84,13 @@ impl Program {
     }
 
     /// All instructions.
+    #[inline]
     pub fn insns(&self) -> &[Insn] {
         &self.insns
     }
 
     /// Instructions with their indices.
+    #[inline]
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (InsnIdx, &Insn)> {
         self.insns.iter().enumerate().map(|(at, insn)| (InsnIdx(at as u32), insn))
     }
@@ -111,6 +113,7 @@ impl Program {
     }
 
     /// The first slot of instruction `at`; the slot count when `at` is one past the end.
+    #[inline]
     pub fn slot(&self, at: InsnIdx) -> u32 {
         self.slots.get(at.index()).or(self.slots.last()).copied().unwrap_or_default()
     }
@@ -129,6 +132,7 @@ impl Program {
     }
 
     /// The slots instruction `at` was decoded from: one, or two for a wide load.
+    #[inline]
     pub fn raw(&self, at: InsnIdx) -> &[RawInsn] {
         self.raw.get(self.slot(at) as usize..self.slot(at.next()) as usize).unwrap_or_default()
     }
@@ -139,6 +143,7 @@ impl Program {
     }
 
     /// Subprograms in address order; the first holds the entry.
+    #[inline]
     pub fn subprogs(&self) -> &[Subprog] {
         &self.subprogs
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use rtbpf_abi::frame::HelperFn;
-use rtbpf_isa::{AluOp, AtomicOp, Callee, Imm64, Insn, InsnIdx, Operand, Size, Swap, Width};
+use rtbpf_isa::{AluOp, AtomicOp, Callee, Imm64, Insn, InsnIdx, Operand, Reg, Size, Swap, Width};
 use rtbpf_verifier::{Branch, VerifiedProgram};
 
 use super::op::{Handler, Op, STRAIGHT};
@@ -32,6 +32,7 @@ pub(super) fn translate(verified: &VerifiedProgram, bound: &Bound, metered: bool
     let ops = Vec::with_capacity(code.len() + 8);
     let mut t = Translation { verified, bound, ops, places, jumps: Vec::new(), names: Vec::new() };
     let mut straight = 0;
+    let mut subprogs = code.subprogs().iter().enumerate().peekable();
     for (at, insn) in code.iter() {
         straight += 1;
         if straight == STRAIGHT {
@@ -43,8 +44,11 @@ pub(super) fn translate(verified: &VerifiedProgram, bound: &Bound, metered: bool
         if metered && cost != 0 {
             t.push(ops::charge, 0, 0, 0, cost as i32, at.0.into());
         }
-        if let Some(number) = code.subprogs().iter().position(|subprog| subprog.start == at) {
-            t.clear(number);
+        if let Some((number, subprog)) = subprogs.next_if(|(_, subprog)| subprog.start == at) {
+            let insns = code.insns().get(subprog.start.index()..subprog.end.index()).unwrap_or_default();
+            if insns.iter().any(|insn| insn.uses().contains(Reg::R10)) {
+                t.clear(number);
+            }
         }
         t.insn(at, insn)?;
     }
