@@ -59,7 +59,7 @@ pub use hook::{HookError, Sampler};
 pub use instance::{Instance, Live, Proof};
 pub use interp::{Checked, Observer, Threaded};
 #[cfg(feature = "jit")]
-pub use native::Native;
+pub use native::{Native, Tier};
 pub use packet::Packet;
 #[cfg(feature = "jit")]
 pub use rtbpf_jit::trap::install as install_fault_handler;

@@ -37,14 +37,32 @@ impl Code for rtbpf_jit::Native {
     }
 }
 
+/// How much time compiling may take. Both tiers give the same results.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Tier {
+    /// One pass: for programs that are loaded often and run little.
+    Fast,
+    /// With every technique that makes programs faster.
+    #[default]
+    Optimised,
+}
+
 impl Engine {
-    /// Binds a verified program to live maps and compiles it.
+    /// Binds a verified program to live maps and compiles it in the optimising tier.
     ///
     /// Fails with [`Error::NoNativeCode`] where the machine, an instruction or a helper has no native code; then
     /// [`Engine::bind`] runs the same program.
     pub fn bind_native(&self, verified: VerifiedProgram, maps: Vec<MapRef>) -> Result<Native, Error> {
+        self.bind_native_in(Tier::Optimised, verified, maps)
+    }
+
+    /// [`Engine::bind_native`] in a tier of one's choice.
+    pub fn bind_native_in(&self, tier: Tier, verified: VerifiedProgram, maps: Vec<MapRef>) -> Result<Native, Error> {
         let none = |what: &dyn std::fmt::Display| Error::NoNativeCode(what.to_string());
         let mut options = Options::host().ok_or_else(|| none(&"this processor is neither x86_64 nor aarch64"))?;
+        if tier == Tier::Fast {
+            options.optimise = None;
+        }
         let metered = self.metered_unchecked(&verified)?;
         (options.fuel, options.cancel) = (metered, metered);
         let config = self.config();
@@ -282,6 +300,34 @@ mod tests {
         session.cancel_handle().reset();
         assert_eq!(prepared.run(&session).expect("runs again"), 5);
         assert_eq!(prepared.finish(&mut session).to_vec()[0], 5);
+    }
+
+    #[test]
+    fn a_cancelled_run_has_not_paid_for_what_it_did_not_begin() {
+        let engine = engine();
+        let given = Assumptions::new(ProgType::Plain);
+        // SAFETY: the program touches no memory.
+        let verified = unsafe { VerifiedProgram::assume(program("r0 = 0\nr0 += 1\nexit"), given) };
+        let checked = engine.bind(verified.clone(), vec![]).expect("binds");
+        let threaded = engine.bind_threaded(verified.clone(), vec![]).expect("the threaded interpreter takes it");
+        let native = engine.bind_native(verified.clone(), vec![]).expect("has native code");
+        let fast = engine.bind_native_in(Tier::Fast, verified, vec![]).expect("has native code");
+        let mut session = engine.session(0);
+        session.cancel_handle().cancel();
+        let mut left = |result: &dyn Fn(&mut crate::Session) -> Result<u64, Error>| {
+            let error = result(&mut session).expect_err("it was cancelled");
+            assert!(
+                matches!(error, Error::Fault(fault) if fault.kind == FaultKind::Cancelled && fault.at == InsnIdx(0))
+            );
+            session.insns_left()
+        };
+        let lefts = [
+            left(&|session| checked.run(session, &mut bytes())),
+            left(&|session| threaded.run(session, &mut bytes())),
+            left(&|session| native.run(session, &mut bytes())),
+            left(&|session| fast.run(session, &mut bytes())),
+        ];
+        assert_eq!(lefts, [10_000; 4]);
     }
 
     #[test]

@@ -198,7 +198,6 @@ impl Checked {
         if self.frame.fuel < cost as i64 {
             return Err(FaultKind::OutOfFuel);
         }
-        self.frame.fuel -= cost as i64;
         if self.host.cancel.load(Relaxed) != 0 {
             return Err(FaultKind::Cancelled);
         }
@@ -209,6 +208,8 @@ impl Checked {
                 return Err(FaultKind::Deadline);
             }
         }
+        // What stops here has not begun, so it is not paid for.
+        self.frame.fuel -= cost as i64;
         Ok(())
     }
 
