@@ -74,7 +74,8 @@ pub struct Facts {
     pub insns: Vec<InsnFacts>,
     /// Bytes of stack each subprogram uses; 512 where unknown.
     pub stack_bytes: Vec<u32>,
-    /// Some frame reads stack bytes nobody wrote: engines zero the frames of these subprograms.
+    /// Some frame reads stack bytes nobody wrote, or that a helper may have failed to write: engines zero the frames of these
+    /// subprograms.
     pub reads_uninit_stack: bool,
     /// The most instructions one run can take; `None` when unknown.
     pub worst_case_insns: Option<u64>,

@@ -359,9 +359,12 @@ impl Walk<'_> {
         if access == MemUse::Write && low == high {
             let end = low + target.size as i32;
             for off in low..end {
-                if self.state.frame_at(frame).stack.byte(off) == Byte::Dynptr {
+                let byte = self.state.frame_at(frame).stack.byte(off);
+                if byte == Byte::Dynptr {
                     return refuse!(Dynptr, EACCES, "potential write to dynptr at off={off} disallowed");
                 }
+                // A helper that fails may leave what it should have written.
+                self.facts.reads_uninit_stack |= byte == Byte::Invalid;
             }
             call.overwrites = Some((frame, low, target.size as i32));
             return Ok(());

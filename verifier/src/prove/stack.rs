@@ -352,9 +352,9 @@ impl Walk<'_> {
                     }
                 }
                 Byte::Invalid if self.opts.privilege.perfmon => {
-                    if matches!(what, Use::Load | Use::HelperRead) {
-                        self.facts.reads_uninit_stack = true;
-                    } else {
+                    // A helper that fails may leave what it should have written.
+                    self.facts.reads_uninit_stack = true;
+                    if !matches!(what, Use::Load | Use::HelperRead) {
                         let (slot, index) = Stack::locate(off);
                         self.state.frame_at_mut(frame).stack.slot_mut(slot).bytes[index] = Byte::Misc;
                     }
