@@ -1,6 +1,6 @@
 //! rtbpf itself as an oracle: verifies and runs generated cases.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
 use rtbpf::abi::MapKind;
@@ -10,7 +10,7 @@ use rtbpf::maps::{CreateCx, MapRef, control, create};
 use rtbpf::rt::RunCx;
 use rtbpf::verifier::{Assumptions, Options, Profile, Rejection, VerifiedProgram, verify};
 use rtbpf::world::FixedClock;
-use rtbpf::{Config, Ctx, Engine, Error, Executable, FaultKind, Native, Threaded, World};
+use rtbpf::{Config, Ctx, Engine, Error, Executable, FaultKind, Native, Session, Threaded, Tier, World};
 
 use crate::contain::{Containment, Hint};
 use crate::generate::Case;
@@ -19,7 +19,7 @@ use crate::inputs::Input;
 /// CPUs of the machine, as many as Linux is told apart by: 2.
 const CPUS: u32 = 2;
 
-/// Instructions a run may take before it counts as endless.
+/// Instructions a run may take before it counts as endless, where nothing else is said.
 const MAX_INSNS: u64 = 1 << 24;
 
 /// Times that a run is looked at before it counts as endless.
@@ -34,6 +34,8 @@ pub enum Way {
     Unverified,
     /// The threaded interpreter.
     Threaded,
+    /// Native code made in one pass.
+    FastNative,
     /// Native code made with the verifier's facts.
     Native,
     /// Native code made without facts.
@@ -42,7 +44,8 @@ pub enum Way {
 
 impl Way {
     /// Every way.
-    pub const ALL: [Way; 5] = [Way::Checked, Way::Unverified, Way::Threaded, Way::Native, Way::NativeWithoutFacts];
+    pub const ALL: [Way; 6] =
+        [Way::Checked, Way::Unverified, Way::Threaded, Way::FastNative, Way::Native, Way::NativeWithoutFacts];
 }
 
 /// What a run gives.
@@ -59,7 +62,7 @@ pub enum Outcome {
     },
     /// The test run's rules refuse the input.
     Refused(i32),
-    /// It took more instructions than the oracle has patience for.
+    /// It took more instructions than it may.
     Endless,
     /// It called a helper that this build knows and does not have.
     Unsupported(String),
@@ -91,6 +94,9 @@ enum Bound {
 /// A case with live maps, verified or not.
 pub struct Machine {
     engine: Engine,
+    session: RefCell<Session>,
+    /// The last run's: it stays, so that machines which run in turn never have theirs at one address.
+    ctx: RefCell<Option<Ctx>>,
     maps: Vec<MapRef>,
     given: Assumptions,
     program: Option<Bound>,
@@ -117,6 +123,7 @@ impl Machine {
         // Clock and chance stand still, so that engines see the same.
         let world = World { clock: Arc::new(FixedClock(1 << 40)), seed: 7, ..World::default() };
         let engine = Engine::new(Config { slots: CPUS, max_insns: Some(max_insns), world, ..Config::linux() });
+        let session = engine.session(0);
         let mut maps = Vec::new();
         for map in &case.maps {
             let made = create(&map.spec, &CreateCx::new(CPUS)).map_err(|error| error.to_string())?;
@@ -139,7 +146,8 @@ impl Machine {
             cpus: CPUS,
             ..Assumptions::new(case.prog_type())
         };
-        Ok(Machine { engine, maps, given, program: None, stop: Cell::default() })
+        let (session, ctx) = (RefCell::new(session), RefCell::new(None));
+        Ok(Machine { engine, session, ctx, maps, given, program: None, stop: Cell::default() })
     }
 
     /// Verifies `case` by Linux's rules.
@@ -162,6 +170,7 @@ impl Machine {
                 self.engine.bind_unverified(verified.code().clone(), given, maps).map(Bound::Checked)
             }
             Way::Threaded => self.engine.bind_threaded(verified, maps).map(Bound::Threaded),
+            Way::FastNative => self.engine.bind_native_in(Tier::Fast, verified, maps).map(Bound::Native),
             Way::Native => self.engine.bind_native(verified, maps).map(Bound::Native),
             Way::NativeWithoutFacts => self.engine.bind_native(verified.without_facts(), maps).map(Bound::Native),
         };
@@ -169,13 +178,15 @@ impl Machine {
         Ok(())
     }
 
-    fn start(&self, ctx: &mut Ctx) -> Outcome {
-        let mut session = self.engine.session(0);
+    fn start(&self, ctx: Ctx) -> Outcome {
+        let mut last = self.ctx.borrow_mut();
+        let ctx = last.insert(ctx);
+        let session = &mut *self.session.borrow_mut();
         let result = match &self.program {
             None => return Outcome::Fault("nothing is bound".into()),
-            Some(Bound::Checked(program)) => program.run(&mut session, ctx),
-            Some(Bound::Threaded(program)) => program.run(&mut session, ctx),
-            Some(Bound::Native(program)) => program.run(&mut session, ctx),
+            Some(Bound::Checked(program)) => program.run(session, ctx),
+            Some(Bound::Threaded(program)) => program.run(session, ctx),
+            Some(Bound::Native(program)) => program.run(session, ctx),
         };
         let at = match &result {
             Err(Error::Fault(fault)) => Some(fault.at),
@@ -248,14 +259,14 @@ impl Machine {
     /// Runs it as Linux's test run would.
     pub fn run(&self, packet: &[u8]) -> Outcome {
         match Ctx::test_run(self.given.prog_type, self.given.attach_type, packet, &[]) {
-            Ok(mut ctx) => self.start(&mut ctx),
+            Ok(ctx) => self.start(ctx),
             Err(refusal) => Outcome::Refused(refusal.errno.number()),
         }
     }
 
     /// Runs it with these bytes as its context.
     pub fn run_on_ctx(&self, bytes: &[u8]) -> Outcome {
-        self.start(&mut Ctx::bytes(self.given.prog_type, self.given.attach_type, bytes))
+        self.start(Ctx::bytes(self.given.prog_type, self.given.attach_type, bytes))
     }
 
     /// What every map holds that can be listed, pointers and programs excepted.

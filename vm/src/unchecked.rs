@@ -72,7 +72,8 @@ impl<C: Code> Unchecked<C> {
         std::mem::swap(&mut host.ctx, ctx);
         let mut frame = first_frame(&host);
         let r0 = enter(&self.code, session, &mut frame, &mut host);
-        let result = if frame.fault == FaultCode::None { Ok(r0) } else { Err(fault(&self.exe, &mut frame, &mut host, r0)) };
+        let result =
+            if frame.fault == FaultCode::None { Ok(r0) } else { Err(fault(&self.exe, &mut frame, &mut host, r0)) };
         std::mem::swap(&mut host.ctx, ctx);
         session.keep_host(host, frame.fuel);
         result

@@ -3,9 +3,13 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use rtbpf::isa::decode;
+use rtbpf::isa::encode::row;
+use rtbpf::isa::rows::ROWS;
 use rtbpf_tests::differ::folded;
 use rtbpf_tests::engines_agree::{Agreement, agree};
 use rtbpf_tests::generate::Case;
+use rtbpf_tests::machine::Way;
 use rtbpf_tests::shrink::shrink;
 use rtbpf_tests::sound::{Soundness, check};
 
@@ -36,6 +40,25 @@ impl Clusters {
             println!("\n## {count} x {words}\n{} {} flags {}", small.name, small.kind, small.prog_flags);
             println!("{}\n{}{}", wrong(&small).unwrap_or_default(), small.listing(), small.line());
         }
+    }
+}
+
+/// How often each row of the instruction table stands in programs that every engine ran.
+#[derive(Default)]
+struct Rows(BTreeMap<&'static str, u64>);
+
+impl Rows {
+    fn count(&mut self, case: &Case) {
+        for row in decode(&case.insns).iter().flat_map(|program| program.insns().iter().filter_map(row)) {
+            *self.0.entry(row.name).or_default() += 1;
+        }
+    }
+
+    fn print(&self) {
+        let mut rows: Vec<_> = ROWS.iter().map(|row| (self.0.get(row.name).copied().unwrap_or(0), row.name)).collect();
+        rows.sort_unstable();
+        let rows: Vec<String> = rows.into_iter().map(|(count, name)| format!("{name} {count}")).collect();
+        println!("in each engine, rows of the instruction table: {}", rows.join(", "));
     }
 }
 
@@ -81,6 +104,7 @@ pub fn sound(request: &Request) {
 pub fn agree_all(request: &Request) {
     let begun = Instant::now();
     let (mut done, mut ran, mut engines, mut clusters, mut differ) = (0u64, 0u64, 0, Clusters::default(), 0u64);
+    let mut rows = Rows::default();
     for seed in request.seed..request.seed + request.count {
         if begun.elapsed() > request.limit {
             break;
@@ -89,7 +113,12 @@ pub fn agree_all(request: &Request) {
         done += 1;
         match agree(&case, INPUTS) {
             Agreement::NotRun => {}
-            Agreement::Engines(count) => (ran, engines) = (ran + 1, engines + count),
+            Agreement::Engines(count) => {
+                (ran, engines) = (ran + 1, engines + count);
+                if count == Way::ALL.len() {
+                    rows.count(&case);
+                }
+            }
             Agreement::Differs(words) => {
                 differ += 1;
                 clusters.add(&words, case);
@@ -103,6 +132,7 @@ pub fn agree_all(request: &Request) {
         engines as f64 / ran.max(1) as f64,
         begun.elapsed().as_secs_f64()
     );
+    rows.print();
     clusters.print(request.show, |case| match agree(case, INPUTS) {
         Agreement::Differs(words) => Some(words),
         Agreement::NotRun | Agreement::Engines(_) => None,

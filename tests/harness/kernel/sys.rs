@@ -244,6 +244,19 @@ pub fn test_run(prog: &OwnedFd, data_in: &[u8], data_out: &mut [u8]) -> io::Resu
     Ok((attr.retval, attr.data_size_out as usize))
 }
 
+/// Runs a program `repeat` times on `data_in`; nanoseconds a run, as the kernel measured.
+pub fn time_runs(prog: &OwnedFd, data_in: &[u8], repeat: u32) -> io::Result<u32> {
+    let mut attr = RunAttr {
+        fd: prog.as_raw_fd() as u32,
+        data_size_in: data_in.len() as u32,
+        data_in: data_in.as_ptr() as u64,
+        repeat,
+        ..RunAttr::default()
+    };
+    bpf(PROG_TEST_RUN, &mut attr)?;
+    Ok(attr.duration)
+}
+
 /// Binds the calling thread to the CPU it runs on.
 pub fn pin() -> io::Result<()> {
     // SAFETY: takes nothing and touches no memory of ours.
