@@ -2,9 +2,9 @@
 //! immediates and displacements at the edges of their fields.
 
 use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
-use rtbpf_isa::{Size, Width};
+use rtbpf_isa::{AtomicOp, CmpOp, Size, Width};
 use rtbpf_jit::asm::Asm;
-use rtbpf_jit::encode::{Addr, Bin, Encode, Rhs};
+use rtbpf_jit::encode::{Addr, Bin, Encode, Reach, Rhs};
 use rtbpf_jit::x64::regs::Gpr;
 use rtbpf_jit::x64::{Features, X64};
 
@@ -203,5 +203,218 @@ fn memory_forms_read_as_written() {
         );
         count += forms.len();
     }
+    println!("x86_64: {count} forms of loads, stores and addresses read as written");
     assert!(count > 1_000_000, "only {count} forms");
+}
+
+#[test]
+fn moves_and_extensions_read_as_written() {
+    let apart: Vec<_> = pairs().filter(|(d, s)| d != s).collect();
+    for width in WIDTHS {
+        let bits = width.bits();
+        judge(
+            &apart,
+            |e, &(d, s)| e.mov(width, d, s),
+            |insn, &(d, s)| {
+                insn.mnemonic() == Mnemonic::Mov
+                    && insn.op0_register() == name(d, bits)
+                    && insn.op1_register() == name(s, bits)
+            },
+        );
+        let forms: Vec<_> = pairs().collect();
+        for (from, mnemonic) in [(Size::B, Mnemonic::Movsx), (Size::H, Mnemonic::Movsx), (Size::W, Mnemonic::Movsxd)] {
+            if width == Width::W32 && from == Size::W {
+                continue;
+            }
+            judge(
+                &forms,
+                |e, &(d, s)| e.sign_extend(width, from, d, s),
+                |insn, &(d, s)| {
+                    insn.mnemonic() == mnemonic
+                        && insn.op0_register() == name(d, bits)
+                        && insn.op1_register() == name(s, from.bits())
+                },
+            );
+        }
+        let places: Vec<_> = Gpr::ALL.to_vec();
+        judge(
+            &places,
+            |e, &d| e.neg(width, d, d),
+            |insn, &d| insn.mnemonic() == Mnemonic::Neg && insn.op0_register() == name(d, bits),
+        );
+        judge(
+            &places,
+            |e, &d| e.swap(width.size(), d),
+            |insn, &d| insn.mnemonic() == Mnemonic::Bswap && insn.op0_register() == name(d, bits),
+        );
+        let counted: Vec<_> = Gpr::ALL.into_iter().flat_map(|d| (1..bits as i32).map(move |by| (d, by))).collect();
+        for (op, mnemonic) in [(Bin::Lsh, Mnemonic::Shl), (Bin::Rsh, Mnemonic::Shr), (Bin::Arsh, Mnemonic::Sar)] {
+            judge(
+                &counted,
+                |e, &(d, by)| e.bin(op, width, d, d, Rhs::Imm(by)),
+                |insn, &(d, by)| {
+                    insn.mnemonic() == mnemonic
+                        && insn.op0_register() == name(d, bits)
+                        && i32::from(insn.immediate8()) == by
+                },
+            );
+        }
+        let turned: Vec<_> = pairs().flat_map(|pair| (1..bits as u8).map(move |by| (pair, by))).collect();
+        judge(
+            &turned,
+            |e, &((d, s), by)| e.rotate_left(width, d, s, by),
+            |insn, &((d, s), by)| {
+                // Between different registers, the three-operand rotation to the right.
+                let (mnemonic, count) = if d == s { (Mnemonic::Rol, by) } else { (Mnemonic::Rorx, bits as u8 - by) };
+                insn.mnemonic() == mnemonic
+                    && insn.op0_register() == name(d, bits)
+                    && (d == s || insn.op1_register() == name(s, bits))
+                    && insn.immediate8() == count
+            },
+        );
+    }
+    for from in [Size::B, Size::H] {
+        judge(
+            &pairs().collect::<Vec<_>>(),
+            |e, &(d, s)| e.zero_extend(from, d, s),
+            |insn, &(d, s)| {
+                insn.mnemonic() == Mnemonic::Movzx
+                    && insn.op0_register() == name(d, 32)
+                    && insn.op1_register() == name(s, from.bits())
+            },
+        );
+    }
+}
+
+#[test]
+fn sums_and_stored_constants_read_as_written() {
+    for width in WIDTHS {
+        // Three different registers, or an immediate: one `lea`.
+        let apart: Vec<_> = pairs()
+            .flat_map(|(d, a)| Gpr::ALL.map(|b| (d, a, b)))
+            .filter(|(d, a, b)| d != a && d != b && *b != Gpr::Rsp)
+            .collect();
+        judge(
+            &apart,
+            |e, &(d, a, b)| e.bin(Bin::Add, width, d, a, Rhs::Reg(b)),
+            |insn, &(d, a, b)| {
+                insn.mnemonic() == Mnemonic::Lea
+                    && insn.op0_register() == name(d, width.bits())
+                    && insn.memory_base() == name(a, 64)
+                    && insn.memory_index() == name(b, 64)
+                    && insn.memory_displacement64() == 0
+            },
+        );
+        for reg in Gpr::ALL {
+            judge(
+                &addresses(reg),
+                |e, &(d, addr)| e.lea(width, d, addr),
+                |insn, (d, addr)| {
+                    insn.mnemonic() == Mnemonic::Lea
+                        && insn.op0_register() == name(*d, width.bits())
+                        && same_address(insn, addr)
+                },
+            );
+        }
+    }
+    for size in [Size::B, Size::H, Size::W, Size::D] {
+        for value in IMMEDIATES {
+            judge(
+                &addresses(Gpr::Rax),
+                |e, &(_, addr)| e.store_imm(size, addr, value),
+                |insn, (_, addr)| {
+                    let stored = insn.immediate(1) & (u64::MAX >> (64 - size.bits()));
+                    insn.mnemonic() == Mnemonic::Mov
+                        && insn.memory_size().size() == size.bytes() as usize
+                        && stored == value as i64 as u64 & (u64::MAX >> (64 - size.bits()))
+                        && same_address(insn, addr)
+                },
+            );
+        }
+    }
+}
+
+#[test]
+fn atomic_forms_read_as_written() {
+    use AtomicOp::*;
+    // What takes one instruction; the others are loops around `cmpxchg`, which the tiers' tests run.
+    let single = [
+        (Add, false, Mnemonic::Add),
+        (Or, false, Mnemonic::Or),
+        (And, false, Mnemonic::And),
+        (Xor, false, Mnemonic::Xor),
+        (Add, true, Mnemonic::Xadd),
+        (Xchg, true, Mnemonic::Xchg),
+    ];
+    let forms: Vec<_> = pairs().flat_map(|pair| DISPLACEMENTS.map(|disp| (pair, disp))).collect();
+    for (width, (op, fetch, mnemonic)) in WIDTHS.into_iter().flat_map(|w| single.map(|op| (w, op))) {
+        judge(
+            &forms,
+            |e, &((base, src), disp)| e.atomic(op, fetch, width, base, disp, src),
+            |insn, &((base, src), disp)| {
+                insn.mnemonic() == mnemonic
+                    && (insn.has_lock_prefix() || op == Xchg)
+                    && insn.op1_register() == name(src, width.bits())
+                    && insn.memory_size().size() == width.size().bytes() as usize
+                    && same_address(insn, &Addr::new(base, disp))
+            },
+        );
+    }
+    judge(
+        &forms,
+        |e, &((base, src), disp)| e.atomic(Cmpxchg, true, Width::W64, base, disp, src),
+        |insn, &((base, src), disp)| {
+            insn.mnemonic() == Mnemonic::Cmpxchg
+                && insn.has_lock_prefix()
+                && insn.op1_register() == name(src, 64)
+                && same_address(insn, &Addr::new(base, disp))
+        },
+    );
+}
+
+#[test]
+fn branches_read_as_written() {
+    use CmpOp::*;
+    let jumps = [
+        (Eq, Mnemonic::Je),
+        (Ne, Mnemonic::Jne),
+        (Gt, Mnemonic::Ja),
+        (Ge, Mnemonic::Jae),
+        (Lt, Mnemonic::Jb),
+        (Le, Mnemonic::Jbe),
+        (Sgt, Mnemonic::Jg),
+        (Sge, Mnemonic::Jge),
+        (Slt, Mnemonic::Jl),
+        (Sle, Mnemonic::Jle),
+        (Set, Mnemonic::Jne),
+    ];
+    let rights = || Gpr::ALL.map(Rhs::Reg).into_iter().chain(IMMEDIATES.map(Rhs::Imm)).chain([Rhs::Imm(0)]);
+    let forms: Vec<_> = Gpr::ALL.into_iter().flat_map(|a| rights().map(move |b| (a, b))).collect();
+    for ((op, jump), width) in jumps.into_iter().flat_map(|jump| WIDTHS.map(|w| (jump, w))) {
+        for &(a, b) in &forms {
+            let mut e = X64::new(Asm::new(64, 0), Features { bmi2: true });
+            let to = e.asm().label();
+            e.branch(op, width, a, b, to, Reach::Far);
+            e.asm().bind(to);
+            let Ok(done) = e.into_asm().finish(0) else { panic!("the label stands behind") };
+            let insns: Vec<Instruction> = Decoder::new(64, &done.bytes, DecoderOptions::NONE).into_iter().collect();
+            let [compare, branch] = insns[..] else { panic!("{op:?} {width:?} {a:?} {b:?} reads as {insns:?}") };
+            // A mask without its highest bit needs no upper half, and zero is asked of the register itself.
+            let bits = compare.op0_register().size() as u32 * 8;
+            let narrows = op == Set && matches!(b, Rhs::Imm(0..));
+            let operand = match (b, compare.op1_kind()) {
+                (Rhs::Imm(0), OpKind::Register) => compare.op1_register() == name(a, bits),
+                (Rhs::Reg(b), _) => compare.op1_register() == name(b, bits),
+                (Rhs::Imm(value), _) => compare.immediate(1) as i32 == value,
+            };
+            let tests = op == Set || b == Rhs::Imm(0) && compare.mnemonic() == Mnemonic::Test;
+            let good = compare.mnemonic() == if tests { Mnemonic::Test } else { Mnemonic::Cmp }
+                && compare.op0_register() == name(a, bits)
+                && (bits == width.bits() || narrows)
+                && operand
+                && branch.mnemonic() == jump
+                && branch.near_branch64() == done.bytes.len() as u64;
+            assert!(good, "{op:?} {width:?} {a:?} {b:?} reads as {compare:?} {branch:?}");
+        }
+    }
 }
