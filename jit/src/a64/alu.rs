@@ -176,6 +176,11 @@ pub(super) fn quotient(e: &mut A64, w: Width, a: Gpr, magic: Magic) -> Option<Gp
         mov(e, w, T1, a);
         n = T1;
     }
+    if magic.before != 0 {
+        let before = magic.before as u32 & 63;
+        asm!(e.asm ; lsr X(T1), X(n), before);
+        n = T1;
+    }
     match magic.low {
         true => asm!(e.asm ; mul X(T2), X(n), X(T0)),
         false => asm!(e.asm ; umulh X(T2), X(n), X(T0)),

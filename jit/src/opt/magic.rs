@@ -2,11 +2,13 @@
 
 use rtbpf_isa::Width;
 
-/// `n / divisor = mul_high(n, multiplier) >> shift`, with one more step when `adds`:
+/// `n / divisor = mul_high(n >> before, multiplier) >> shift`, with one more step when `adds`:
 /// `t = mul_high(n, multiplier); (t + ((n - t) >> 1)) >> shift`. Where the product fits 64 bits (`low`), it is
 /// `n * multiplier >> shift`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Magic {
+    /// The first shift: the zeros at the end of a divisor whose multiplier would otherwise not fit.
+    pub before: u8,
     /// The multiplier.
     pub multiplier: u64,
     /// The last shift.
@@ -32,27 +34,37 @@ impl Magic {
         if width == Width::W32 {
             if let Some(shift) = (32..64).find(exact_at_32) {
                 let multiplier = u64::try_from((1u128 << shift).div_ceil(d)).ok()?;
-                return Some(Magic { multiplier, shift, adds: false, low: true });
+                return Some(Magic { before: 0, multiplier, shift, adds: false, low: true });
             }
             // The error of a 64-bit multiplier is below the divisor, and times a 32-bit dividend below 2^64.
             let multiplier = u64::try_from((1u128 << 64).div_ceil(d)).ok()?;
-            return Some(Magic { multiplier, shift: 0, adds: false, low: false });
+            return Some(Magic { before: 0, multiplier, shift: 0, adds: false, low: false });
+        }
+        let zeros = divisor.trailing_zeros();
+        if let Some(magic) = Magic::exact(divisor, 0).or_else(|| Magic::exact(divisor >> zeros, zeros)) {
+            return Some(magic);
         }
         let log = 64 - (divisor - 1).leading_zeros();
-        for shift in 0..log {
+        let multiplier = (((1u128 << log) - d) << 64) / d + 1;
+        let multiplier = u64::try_from(multiplier).ok()?;
+        Some(Magic { before: 0, multiplier, shift: log as u8 - 1, adds: true, low: false })
+    }
+
+    /// A multiplier of 64 bits for dividends of `64 - before` bits.
+    fn exact(divisor: u64, before: u32) -> Option<Magic> {
+        let d = divisor as u128;
+        let log = 64 - (divisor - 1).leading_zeros();
+        (0..log).find_map(|shift| {
             // 2^(64 + shift) / d, rounded up, without a 129th bit.
             let (high, low) = ((1u128 << 64) / d, (1u128 << 64) % d);
             let quotient = (high << shift) + ((low << shift) / d);
             let rest = (low << shift) % d;
             let (multiplier, error) = if rest == 0 { (quotient, 0) } else { (quotient + 1, d - rest) };
-            if let Ok(multiplier) = u64::try_from(multiplier)
-                && error <= 1 << shift
-            {
-                return Some(Magic { multiplier, shift: shift as u8, adds: false, low: false });
-            }
-        }
-        let multiplier = (((1u128 << log) - d) << 64) / d + 1;
-        Some(Magic { multiplier: u64::try_from(multiplier).ok()?, shift: log as u8 - 1, adds: true, low: false })
+            let multiplier = u64::try_from(multiplier).ok()?;
+            // The error grows with the dividend, and must stay below the divisor.
+            let fits = error <= 1 << (shift + before);
+            fits.then_some(Magic { before: before as u8, multiplier, shift: shift as u8, adds: false, low: false })
+        })
     }
 
     /// What the emitted code computes.
@@ -61,7 +73,7 @@ impl Magic {
         if self.low {
             return n.checked_mul(self.multiplier).expect("the product fits") >> self.shift;
         }
-        let t = ((n as u128 * self.multiplier as u128) >> 64) as u64;
+        let t = (((n >> self.before) as u128 * self.multiplier as u128) >> 64) as u64;
         if self.adds { (t + ((n - t) >> 1)) >> self.shift } else { t >> self.shift }
     }
 }

@@ -269,10 +269,13 @@ pub(super) fn quotient(e: &mut X64, w: Width, a: Gpr, magic: Magic) -> Option<Gp
         return None;
     }
     mov_imm(e, T0, magic.multiplier);
-    let moves = a != Rdx || w == Width::W32;
+    let moves = a != Rdx || w == Width::W32 || magic.before != 0;
     if moves {
         mov(e, Width::W64, T1, Rdx);
         mov(e, w, Rdx, a);
+    }
+    if magic.before != 0 {
+        shift_imm(e, Rdx, magic.before as i8);
     }
     asm!(e.asm ; mulx r9, r11, r11);
     if magic.adds {
