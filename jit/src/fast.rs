@@ -228,7 +228,7 @@ impl<E: Encode> Fast<'_, E> {
                 self.packet(size, index.map(reg::<E>), off);
             }
             Insn::Jump { to, .. } => {
-                if to != 0 {
+                if to != 0 && !self.repeat(at, starts)? {
                     let reach = self.reach(at, to);
                     self.e.jump(Label(at.target(to).0), reach);
                 }
@@ -236,7 +236,7 @@ impl<E: Encode> Fast<'_, E> {
             Insn::Branch { op, width, lhs, rhs: right, to } => {
                 let (target, reach) = (Label(at.target(to).0), self.reach(at, to));
                 match facts.branch {
-                    Branch::Both if self.over_jump(at) || self.unroll(at, starts)? => {}
+                    Branch::Both if self.over_jump(at) || self.unroll(at, starts)? || self.repeat(at, starts)? => {}
                     Branch::Both => self.e.branch(op, width, reg::<E>(lhs), rhs::<E>(right), target, reach),
                     Branch::Taken => self.e.jump(target, reach),
                     Branch::Never => {}
@@ -435,6 +435,10 @@ impl<E: Encode> Fast<'_, E> {
         }
         let mut bytes = 0;
         for insn in self.insns.iter().skip(at.index() + 1).take(to as usize) {
+            // A loop that ends on the way may be repeated there.
+            if self.opt.on.unroll && insn.relative_target().is_some_and(|to| to < 0) {
+                return Reach::Near;
+            }
             match E::most_bytes(insn) {
                 Some(most) if bytes + most + later <= 100 => bytes += most + later,
                 Some(_) | None => return Reach::Near,

@@ -19,7 +19,7 @@ pub(crate) struct Count {
 pub(crate) struct Spare {
     pub width: Width,
     pub counter: Reg,
-    /// The first of the tests sees `counter + add`.
+    /// What [`Test`] adds to the counter.
     pub add: i32,
     pub test: Test,
 }
@@ -29,9 +29,8 @@ pub(crate) struct Spare {
 pub(crate) enum Test {
     /// Not if `counter + add op bound`.
     Compare { op: CmpOp, bound: i32 },
-    /// Not if `counter + add not limit`, nor if the way from there to `limit`, counted upwards or downwards without
-    /// sign, is at most `most`.
-    Distance { not: Option<CmpOp>, limit: Operand, up: bool, most: i32 },
+    /// Not if the way from `counter + add` to `limit`, counted upwards or downwards without sign, is at most `most`.
+    Distance { limit: Operand, up: bool, most: i32 },
 }
 
 /// What a register holds in terms of what registers held when the round began.
@@ -90,7 +89,7 @@ impl Count {
             CmpOp::Lt | CmpOp::Le | CmpOp::Slt | CmpOp::Sle => true,
             CmpOp::Gt | CmpOp::Ge | CmpOp::Sgt | CmpOp::Sge => false,
             CmpOp::Ne => {
-                let test = Test::Distance { not: None, limit, up, most: way };
+                let test = Test::Distance { limit, up, most: way };
                 return Some(Spare { width, counter, add, test });
             }
             CmpOp::Eq | CmpOp::Set => return None,
@@ -98,18 +97,21 @@ impl Count {
         if upward != up {
             return None;
         }
-        let not = op.inverse()?;
-        let test = match limit {
+        match limit {
             // The bound of the last test, seen from the first: no counter in between wraps.
             Operand::Imm(limit) => {
                 let bound = if up { limit.checked_sub(way)? } else { limit.checked_add(way)? };
                 if limit < 0 || bound < 0 {
                     return None;
                 }
-                Test::Compare { op: not, bound }
+                let test = Test::Compare { op: op.inverse()?, bound };
+                Some(Spare { width, counter, add, test })
             }
-            Operand::Reg(_) => Test::Distance { not: Some(not), limit, up, most: way },
-        };
-        Some(Spare { width, counter, add, test })
+            // The test before these has passed, so the way from what it saw to the limit is no longer than it looks.
+            Operand::Reg(_) => {
+                let test = Test::Distance { limit, up, most: way };
+                Some(Spare { width, counter, add: add.checked_sub(step)?, test })
+            }
+        }
     }
 }

@@ -10,6 +10,7 @@
 //! | loop heads on 32-byte boundaries | `begin` | `align` |
 //! | a branch over a jump: its inverse, to where the jump goes | `unroll.rs` | `invert` |
 //! | one-block loops several times; those that count, with one test | `unroll.rs` | `unroll` |
+//! | short loops of several blocks several times | `rounds.rs` | `unroll` |
 //!
 //! Each only removes work: without facts the result is the same, and every switch is off in the fast tier.
 
@@ -17,6 +18,7 @@ pub(crate) mod combine;
 mod count;
 pub(crate) mod liveness;
 pub mod magic;
+mod rounds;
 mod sums;
 mod unroll;
 pub(crate) mod value;
@@ -63,6 +65,8 @@ pub(crate) struct Opt {
     liveness: Liveness,
     /// Targets of jumps: a block begins, and perhaps a loop.
     leads: Vec<Lead>,
+    /// Where the first and the last of the jumps to each instruction stand.
+    sources: Vec<(u32, u32)>,
     values: [Value; Reg::COUNT],
     /// Registers whose contents have no bit above 31.
     narrow: RegSet,
@@ -86,10 +90,14 @@ enum Lead {
 impl Opt {
     pub fn new(program: &Program, on: Techniques) -> Opt {
         let mut leads = vec![Lead::No; program.len() + 1];
+        let mut sources = vec![(u32::MAX, 0); program.len() + 1];
         for (at, insn) in program.iter() {
             match insn.flow() {
                 Flow::Jump(to) | Flow::Branch(to) => {
                     let lead = if to < 0 { Lead::Loop } else { Lead::Block };
+                    if let Some((first, last)) = sources.get_mut(at.target(to).index()) {
+                        (*first, *last) = ((*first).min(at.0), (*last).max(at.0));
+                    }
                     if let Some(place) = leads.get_mut(at.target(to).index())
                         && *place != Lead::Loop
                     {
@@ -106,7 +114,7 @@ impl Opt {
                 *place = Lead::Block;
             }
         }
-        Opt::with(on, Liveness::new(program.insns(), program.subprogs()), leads)
+        Opt { sources, ..Opt::with(on, Liveness::new(program.insns(), program.subprogs()), leads) }
     }
 
     /// For the fast tier: nothing is known and nothing on.
@@ -119,6 +127,7 @@ impl Opt {
             on,
             liveness,
             leads,
+            sources: Vec::new(),
             values: Reg::ALL.map(Value::of),
             narrow: RegSet::EMPTY,
             live: RegSet::EMPTY,
@@ -206,8 +215,13 @@ impl<E: Encode> Fast<'_, E> {
             }
             Insn::Load { size, signed, dst, base, off } => {
                 let (size, off) = self.native(at, size, off);
-                self.release(dst);
-                let addr = self.address(base, off);
+                let addr = match self.last_address(dst, base, off) {
+                    Some(addr) => addr,
+                    None => {
+                        self.release(dst);
+                        self.address(base, off)
+                    }
+                };
                 self.e.load(size, signed, reg::<E>(dst), addr);
                 self.defined(dst, !signed && size != Size::D);
                 true
@@ -403,6 +417,28 @@ impl<E: Encode> Fast<'_, E> {
         }
         self.settle(base);
         Addr::new(reg::<E>(base), off)
+    }
+
+    /// The address of a load of `dst` through a base that nobody reads later. The base may refer to the contents of `dst` and
+    /// is not computed for that.
+    fn last_address(&mut self, dst: Reg, base: Reg, off: i32) -> Option<Addr<E::Reg>> {
+        let refers =
+            |opt: &Opt, other: Reg| other != dst && !opt.is_settled(other) && opt.value(other).refs().contains(dst);
+        let after = self.opt.after;
+        if base == dst || after.contains(base) || !refers(&self.opt, base) {
+            return None;
+        }
+        if Reg::ALL.into_iter().any(|other| other != base && after.contains(other) && refers(&self.opt, other)) {
+            return None;
+        }
+        let Some(Value::Sum { base: Some(first), index, disp }) = self.opt.value(base).plus(off) else { return None };
+        for other in Reg::ALL {
+            if refers(&self.opt, other) {
+                self.opt.set(other, Value::of(other));
+            }
+        }
+        let index = index.map(|(index, shift)| (reg::<E>(index), shift));
+        Some(Addr { base: reg::<E>(first), index, disp })
     }
 
     fn alu(&mut self, op: AluOp, width: Width, dst: Reg, src: Operand) -> bool {

@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! head: body; if c goto head      becomes      head:   body; if !c goto out
-//!                                              rounds: if too few rounds are left goto head
-//!                                                      body; body; body; body; if c goto rounds
+//!                                              rounds: if too few rounds are left goto rest
+//!                                                      body; body; body; body; if c goto rounds; goto out
+//!                                              rest:   body; if c goto rest
 //!                                              out:
 //! ```
 //!
@@ -44,7 +45,7 @@ impl<E: Encode> Fast<'_, E> {
         let entered = self.opt.leads.get(next.index()).is_none_or(|lead| *lead != Lead::No);
         let unreached = self.program.proved().at(next).unreached;
         let Some(not) = op.inverse().filter(|_| self.opt.on.invert) else { return false };
-        if entered || unreached || !self.plan.blocks.is_empty() {
+        if entered || unreached || !self.plan.blocks.is_empty() || self.ends_repeated(next) {
             return false;
         }
         let reach = self.reach(next, to);
@@ -76,10 +77,9 @@ impl<E: Encode> Fast<'_, E> {
         let count = count.filter(|_| self.plan.blocks.is_empty());
         let idle = RegSet::CALLER_SAVED.without(self.opt.liveness.after(at));
         let sums = Sums::of(&body, [Operand::Reg(lhs), right], idle).filter(|_| count.is_some());
-        let slow = if sums.is_some() { self.e.asm().label() } else { Label(head.0) };
         let again = match count {
             Some(spare) => {
-                let again = self.e.asm().label();
+                let (again, slow) = (self.e.asm().label(), self.e.asm().label());
                 if let Some(sums) = &sums {
                     self.e.mov_imm(reg::<E>(sums.second), 0);
                     self.opt.pinned = RegSet::of(sums.second);
@@ -95,7 +95,18 @@ impl<E: Encode> Fast<'_, E> {
                 for round in 0..rounds {
                     self.round(head, turns[round % 2], starts)?;
                 }
-                again
+                self.optimised(at, &test);
+                branch(self.e, op, again, Reach::Far);
+                self.opt.pinned = RegSet::EMPTY;
+                sums.iter().for_each(|sums| self.join(sums));
+                self.e.jump(out, Reach::Near);
+                self.e.asm().bind(slow);
+                sums.iter().for_each(|sums| self.join(sums));
+                let rest = self.e.asm().label();
+                self.e.asm().bind(rest);
+                self.opt.forget();
+                self.round(head, &body, starts)?;
+                rest
             }
             None => {
                 for round in 1..ROUNDS {
@@ -111,14 +122,6 @@ impl<E: Encode> Fast<'_, E> {
         };
         self.optimised(at, &test);
         branch(self.e, op, again, Reach::Far);
-        self.opt.pinned = RegSet::EMPTY;
-        if let Some(sums) = sums {
-            self.join(&sums);
-            self.e.jump(out, Reach::Near);
-            self.e.asm().bind(slow);
-            self.join(&sums);
-            self.e.jump(Label(head.0), Reach::Far);
-        }
         // Some ways out know more of the registers than others.
         self.opt.forget();
         Ok(true)
@@ -151,10 +154,7 @@ impl<E: Encode> Fast<'_, E> {
         };
         match spare.test {
             Test::Compare { op, bound } => compare(self.e, op, Rhs::Imm(bound)),
-            Test::Distance { not, limit, up, most } => {
-                if let Some(op) = not {
-                    compare(self.e, op, rhs::<E>(limit));
-                }
+            Test::Distance { limit, up, most } => {
                 // `limit - (x + add)`, or the other way round.
                 if up {
                     let from = match limit {
@@ -165,10 +165,11 @@ impl<E: Encode> Fast<'_, E> {
                         }
                     };
                     self.e.bin(Bin::Sub, width, t, from, Rhs::Reg(x));
-                    self.e.bin(Bin::Sub, width, t, t, Rhs::Imm(add));
                 } else {
                     self.e.bin(Bin::Sub, width, t, x, rhs::<E>(limit));
-                    self.e.bin(Bin::Add, width, t, t, Rhs::Imm(add));
+                }
+                if add != 0 {
+                    self.e.bin(if up { Bin::Sub } else { Bin::Add }, width, t, t, Rhs::Imm(add));
                 }
                 self.e.branch(CmpOp::Le, width, t, Rhs::Imm(most), slow, Reach::Far);
             }

@@ -1,0 +1,142 @@
+//! Short loops of several blocks, several times in a row.
+//!
+//! ```text
+//! head: load; if c goto skip; add                head: load; if c goto skip; add
+//! skip: step; if d goto head        becomes      skip: step; if !d goto out
+//!                                                      load; if c goto skip'; add
+//!                                                skip': step; if d goto head
+//!                                                out:
+//! ```
+//!
+//! A processor takes one branch a cycle, and the one back to the head is one of few. A loop may as well end with a jump to
+//! its head and be left from within.
+
+use rtbpf_isa::effects::Flow;
+use rtbpf_isa::{Insn, InsnIdx};
+use rtbpf_verifier::Branch;
+
+use super::Lead;
+use crate::asm::Label;
+use crate::code::CompileError;
+use crate::encode::{Encode, Reach};
+use crate::fast::{Fast, reg, rhs};
+
+/// Instructions of the longest loop that is repeated.
+const MOST_INSNS: usize = 12;
+/// Rounds in a row.
+const ROUNDS: usize = 4;
+
+impl<E: Encode> Fast<'_, E> {
+    /// The head of the loop that ends at `at`, if it is one to repeat.
+    fn repeated(&self, at: InsnIdx) -> Option<InsnIdx> {
+        let to = match *self.insns.get(at.index())? {
+            Insn::Branch { to, .. } | Insn::Jump { to, .. } if to < 0 => to,
+            _ => return None,
+        };
+        let head = at.target(to);
+        let body = self.insns.get(head.index()..at.index()).filter(|body| body.len() <= MOST_INSNS)?;
+        let known = self.opt.on.unroll && self.opt.on.values;
+        let plain = |(offset, insn): (usize, &Insn)| {
+            let from = InsnIdx(head.0 + offset as u32);
+            let reached = !self.program.proved().at(from).unreached;
+            reached
+                && match insn.flow() {
+                    Flow::Next => !matches!(insn, Insn::Call(_) | Insn::Packet { .. } | Insn::Bad { .. }),
+                    // Forward, or out of the loop.
+                    Flow::Jump(to) | Flow::Branch(to) => {
+                        let target = from.target(to);
+                        !matches!(insn, Insn::MayGoto { .. }) && (to > 0 || target < head)
+                    }
+                    Flow::Call(_) | Flow::Exit => false,
+                }
+        };
+        // From outside, or by a call.
+        let entered = |target: u32| {
+            let (first, last) = self.opt.sources.get(target as usize).copied().unwrap_or((0, u32::MAX));
+            match self.opt.leads.get(target as usize) {
+                Some(Lead::No) => false,
+                Some(Lead::Block) => first < head.0 || last > at.0 || first > last,
+                Some(Lead::Loop) | None => true,
+            }
+        };
+        let inside = head.0 + 1..=at.0;
+        let several = inside.clone().any(|at| self.opt.leads.get(at as usize) == Some(&Lead::Block))
+            || body.iter().any(|insn| insn.flow() != Flow::Next);
+        (known && several && body.iter().enumerate().all(plain) && !inside.into_iter().any(entered)).then_some(head)
+    }
+
+    /// Whether a branch and the jump behind it end a loop that is repeated: then the branch stays as it is.
+    pub(crate) fn ends_repeated(&self, jump: InsnIdx) -> bool {
+        matches!(self.insns.get(jump.index()), Some(Insn::Jump { .. })) && self.repeated(jump).is_some()
+    }
+
+    /// Emits the branch or jump at `at` and more rounds of the loop that it ends; `false` when it ends none to repeat.
+    pub(crate) fn repeat(&mut self, at: InsnIdx, starts: &[Label]) -> Result<bool, CompileError> {
+        let Some(head) = self.repeated(at) else { return Ok(false) };
+        let Some(&latch) = self.insns.get(at.index()) else { return Ok(false) };
+        let (out, mut places) = (Label(at.next().0), Vec::new());
+        for round in 0..ROUNDS {
+            if round != 0 {
+                places.clear();
+                places.extend((head.0..=at.0).map(|_| self.e.asm().label()));
+                self.blocks(head, at, &places, starts)?;
+                self.optimised(at, &latch);
+            }
+            let last = round + 1 == ROUNDS;
+            match latch {
+                Insn::Branch { op, width, lhs, rhs: right, .. } => match (last, op.inverse()) {
+                    (false, Some(not)) => self.e.branch(not, width, reg::<E>(lhs), rhs::<E>(right), out, Reach::Near),
+                    (false, None) | (true, _) => {
+                        let to = Label(head.0);
+                        self.e.branch(op, width, reg::<E>(lhs), rhs::<E>(right), to, Reach::Far);
+                        if !last {
+                            self.e.jump(out, Reach::Near);
+                        }
+                    }
+                },
+                _ if last => self.e.jump(Label(head.0), Reach::Far),
+                _ => {}
+            }
+        }
+        self.opt.forget();
+        Ok(true)
+    }
+
+    /// One more round of the blocks from `head` up to `end`, whose instructions are at `places`.
+    fn blocks(&mut self, head: InsnIdx, end: InsnIdx, places: &[Label], starts: &[Label]) -> Result<(), CompileError> {
+        for number in head.0..=end.0 {
+            let at = InsnIdx(number);
+            let place = |at: InsnIdx| match at.0.checked_sub(head.0).and_then(|offset| places.get(offset as usize)) {
+                Some(place) if at != head => *place,
+                Some(_) | None => Label(at.0),
+            };
+            if at != head && self.opt.leads.get(at.index()).is_some_and(|lead| *lead != Lead::No) {
+                let live = self.opt.live;
+                self.settle_all(live);
+                self.opt.forget();
+                self.e.asm().bind(place(at));
+            }
+            self.charge(at);
+            let Some(&insn) = self.insns.get(at.index()).filter(|_| at != end) else { continue };
+            if self.optimised(at, &insn) {
+                continue;
+            }
+            match insn {
+                Insn::Jump { to, .. } => {
+                    let reach = self.reach(at, to);
+                    self.e.jump(place(at.target(to)), reach);
+                }
+                Insn::Branch { op, width, lhs, rhs: right, to } => {
+                    let (target, reach) = (place(at.target(to)), self.reach(at, to));
+                    match self.program.proved().at(at).branch {
+                        Branch::Both => self.e.branch(op, width, reg::<E>(lhs), rhs::<E>(right), target, reach),
+                        Branch::Taken => self.e.jump(target, reach),
+                        Branch::Never => {}
+                    }
+                }
+                other => self.plain(at, &other, starts)?,
+            }
+        }
+        Ok(())
+    }
+}
