@@ -62,7 +62,7 @@ fn check(case: &Case) -> usize {
         for way in Way::ALL {
             let Some((mut got, pays)) = limited(case, &input, way, limit) else { continue };
             // Code without checks does not count what is proved to fit.
-            if !pays && matches!(way, Way::Native | Way::NativeWithoutFacts | Way::Threaded) {
+            if !pays && matches!(way, Way::FastNative | Way::Native | Way::NativeWithoutFacts | Way::Threaded) {
                 got.stop.left = want.stop.left;
             }
             assert_eq!(got, want, "{way:?}, limit {limit} of {taken}: {}\n{}", case.name, case.listing());

@@ -249,15 +249,23 @@ impl Function<'_> {
         }
         self.block(size, 1);
         self.insns.push(Insn::Alu { op: AluOp::Sub, width: Width::W64, dst: counter, src: Operand::Imm(1) });
-        let to = start as i32 - self.insns.len() as i32 - 1;
-        let (op, width) = (CmpOp::Ne, Width::W64);
-        self.insns.push(Insn::Branch { op, width, lhs: counter, rhs: Operand::Imm(0), to });
+        let (width, lhs, rhs) = (Width::W64, counter, Operand::Imm(0));
+        if self.rng.chance(2) {
+            self.insns.push(Insn::Branch { op: CmpOp::Eq, width, lhs, rhs, to: 1 });
+            let to = start as i32 - self.insns.len() as i32 - 1;
+            self.insns.push(Insn::Jump { to, long: self.rng.chance(4) });
+        } else {
+            let to = start as i32 - self.insns.len() as i32 - 1;
+            self.insns.push(Insn::Branch { op: CmpOp::Ne, width, lhs, rhs, to });
+        }
     }
 
     fn call(&mut self) {
         let choice = self.rng.below(4);
         let (local, callback) = (self.callees.clone(), self.callbacks.clone());
-        if choice == 0 && !local.is_empty() {
+        if self.rng.chance(5) {
+            self.packet();
+        } else if choice == 0 && !local.is_empty() {
             let callee = self.rng.one_of(&local);
             self.locals.push((self.insns.len(), callee));
             self.insns.push(Insn::Call(Callee::Local { to: 0 }));
@@ -276,6 +284,18 @@ impl Function<'_> {
         for reg in &Reg::ALL[1..6] {
             self.constant(*reg);
         }
+    }
+
+    /// A legacy packet load, now and then out of range.
+    fn packet(&mut self) {
+        let size = self.rng.one_of(&[Size::B, Size::H, Size::W]);
+        let off = self.rng.below(13) as i32;
+        let index = self.rng.chance(2).then(|| self.scalar());
+        if let Some(index) = index {
+            let mask = self.rng.one_of(&[1, 3, 7, -1]);
+            self.alu(AluOp::And, Width::W64, index, Operand::Imm(mask));
+        }
+        self.insns.push(Insn::Packet { size, index, off });
     }
 
     fn alu(&mut self, op: AluOp, width: Width, dst: Reg, src: Operand) {

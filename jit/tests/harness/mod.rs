@@ -59,9 +59,9 @@ pub fn program(insns: &[Insn]) -> Program {
     decode(&raw).expect("a well-formed test program")
 }
 
-pub fn assume(insns: &[Insn]) -> VerifiedProgram {
+pub fn assume(program: Program) -> VerifiedProgram {
     // SAFETY: tests only touch the context and the stack that the harness gives them.
-    unsafe { VerifiedProgram::assume(program(insns), Assumptions::new(ProgType::Xdp)) }
+    unsafe { VerifiedProgram::assume(program, Assumptions::new(ProgType::Xdp)) }
 }
 
 pub struct TestLinker;
@@ -160,7 +160,13 @@ pub fn breach() -> Option<pages::Breach> {
 }
 
 pub fn code(insns: &[Insn], options: &Options) -> Code {
-    compile(&assume(insns), &TestLinker, options).unwrap_or_else(|error| panic!("{error}: {insns:#?}"))
+    compile(&assume(program(insns)), &TestLinker, options).unwrap_or_else(|error| panic!("{error}: {insns:#?}"))
+}
+
+/// The same program under several options, published together.
+pub fn natives(program: &VerifiedProgram, options: impl Iterator<Item = Options>) -> Vec<Native> {
+    let codes: Vec<Code> = options.map(|options| compile(program, &TestLinker, &options).expect("compiles")).collect();
+    publish(&codes.iter().collect::<Vec<_>>(), &TestLinker).expect("publishes")
 }
 
 /// A frame for a run on this context and stack, without fuel or host.
