@@ -147,3 +147,189 @@ PROG(collatz) {
     for (u32 i = 1; i < 64; i++) { u64 n = i; for (u32 k = 0; k < 120 && n != 1; k++) { n = n & 1 ? 3 * n + 1 : n >> 1; steps++; } }
     return steps;
 }
+
+// Literals and matches, a token byte before each: up to 15 bytes from the input, up to 18 from what was written.
+PROG(lz_copy) {
+    u8 *out = mem + 2048;
+    u32 in = 0, at = 0;
+    while (at < 1980 && in < 2000) {
+        u32 token = mem[in++], literals = token & 15, length = (token >> 4) + 3;
+        for (u32 i = 0; i < literals; i++) out[at++] = mem[in++];
+        u32 back = mem[in++] + 1;
+        if (back > at) continue;
+        for (u32 i = 0; i < length; i++) { out[at] = out[at - back]; at++; }
+    }
+    return (u64)at << 32 | in;
+}
+
+static inline __attribute__((always_inline)) u8 base64_digit(u32 v) {
+    return v < 26 ? v + 'A' : v < 52 ? v - 26 + 'a' : v < 62 ? v - 52 + '0' : v == 62 ? '+' : '/';
+}
+
+PROG(base64) {
+    u8 *out = mem + 2048;
+    for (u32 i = 0, o = 0; i < 1533; i += 3, o += 4) {
+        u32 x = (u32)mem[i] << 16 | (u32)mem[i + 1] << 8 | mem[i + 2];
+        out[o] = base64_digit(x >> 18);
+        out[o + 1] = base64_digit(x >> 12 & 63);
+        out[o + 2] = base64_digit(x >> 6 & 63);
+        out[o + 3] = base64_digit(x & 63);
+    }
+    return *(u64 *)(mem + 2048) ^ *(u64 *)(mem + 4080);
+}
+
+// Counts characters and bytes that are none.
+PROG(utf8) {
+    u32 characters = 0, wrong = 0, i = 0;
+    while (i < 2000) {
+        u32 c = mem[i], more;
+        if (c < 0x80) { i++; characters++; continue; }
+        if (c >= 0xc2 && c < 0xe0) more = 1;
+        else if ((c & 0xf0) == 0xe0) more = 2;
+        else if (c >= 0xf0 && c < 0xf5) more = 3;
+        else { i++; wrong++; continue; }
+        u32 good = 0;
+        while (good < more && (mem[i + 1 + good] & 0xc0) == 0x80) good++;
+        if (good == more) characters++; else wrong++;
+        i += 1 + good;
+    }
+    return (u64)characters << 32 | wrong;
+}
+
+PROG(binary_search) {
+    u32 *a = (u32 *)(mem + 2048);
+    u64 sum = 0;
+    for (u32 i = 0, x = 7; i < 256; i++) { a[i] = x; x += 1 + (mem[i] << 16); }
+    for (u32 i = 0; i < 512; i += 4) {
+        u32 key = *(u32 *)(mem + i) >> 1, low = 0, high = 256;
+        while (low < high) {
+            u32 mid = (low + high) / 2;
+            if (a[mid & 255] < key) low = mid + 1; else high = mid;
+        }
+        sum += low;
+    }
+    return sum;
+}
+
+PROG(heap_sort) {
+    u32 *a = (u32 *)(mem + 2048);
+    for (u32 i = 0; i < 128; i++) a[i] = *(u32 *)(mem + i * 4);
+    for (u32 n = 128, start = 64; n > 1;) {
+        u32 root, x;
+        if (start > 0) { root = --start; x = a[root]; }
+        else { n--; x = a[n]; a[n] = a[0]; root = 0; }
+        for (u32 child; (child = 2 * root + 1) < n; root = child) {
+            if (child + 1 < n && a[child + 1] > a[child]) child++;
+            if (a[child] <= x) break;
+            a[root] = a[child];
+        }
+        a[root] = x;
+    }
+    return a[0] ^ a[63] ^ (u64)a[127] << 11;
+}
+
+PROG(rc4) {
+    u8 *s = mem + 2048, *out = mem + 2560;
+    for (u32 i = 0; i < 256; i++) s[i] = i;
+    for (u32 i = 0, j = 0; i < 256; i++) { u8 t = s[i]; j = (j + t + mem[i & 15]) & 255; s[i] = s[j]; s[j] = t; }
+    u64 sum = 0;
+    for (u32 n = 0, i = 0, j = 0; n < 1024; n++) {
+        i = (i + 1) & 255;
+        u8 t = s[i];
+        j = (j + t) & 255;
+        u8 o = s[j];
+        s[i] = o; s[j] = t;
+        out[n] = mem[n] ^ s[(t + o) & 255];
+        sum += out[n];
+    }
+    return sum;
+}
+
+#define ROL32(x, b) (((x) << (b)) | ((x) >> (32 - (b))))
+#define QUARTER(a, b, c, d)                                                                                            \
+    a += b; d ^= a; d = ROL32(d, 16); c += d; b ^= c; b = ROL32(b, 12);                                                \
+    a += b; d ^= a; d = ROL32(d, 8); c += d; b ^= c; b = ROL32(b, 7);
+
+PROG(chacha) {
+    u64 sum = 0;
+    for (u32 block = 0; block < 4; block++) {
+        u32 x[16];
+        for (u32 i = 0; i < 16; i++) x[i] = *(u32 *)(mem + i * 4);
+        x[12] = block;
+        for (u32 i = 0; i < 10; i++) {
+            QUARTER(x[0], x[4], x[8], x[12]) QUARTER(x[1], x[5], x[9], x[13])
+            QUARTER(x[2], x[6], x[10], x[14]) QUARTER(x[3], x[7], x[11], x[15])
+            QUARTER(x[0], x[5], x[10], x[15]) QUARTER(x[1], x[6], x[11], x[12])
+            QUARTER(x[2], x[7], x[8], x[13]) QUARTER(x[3], x[4], x[9], x[14])
+        }
+        for (u32 i = 0; i < 16; i++) sum += x[i] + *(u32 *)(mem + i * 4);
+    }
+    return sum;
+}
+
+PROG(crc_table) {
+    u32 *table = (u32 *)(mem + 2048);
+    for (u32 i = 0; i < 256; i++) {
+        u32 c = i;
+        for (u32 k = 0; k < 8; k++) c = c & 1 ? 0xedb88320 ^ c >> 1 : c >> 1;
+        table[i] = c;
+    }
+    u32 crc = 0xffffffff;
+    for (u32 i = 0; i < 2048; i++) crc = table[(crc ^ mem[i]) & 255] ^ crc >> 8;
+    return crc ^ 0xffffffff;
+}
+
+PROG(bloom) {
+    u8 *bits = mem + 2048;
+    for (u32 i = 0; i < 1024; i += 8) *(u64 *)(bits + i) = 0;
+    u64 found = 0;
+    for (u32 i = 0; i < 1024; i += 4) {
+        u32 key = *(u32 *)(mem + i), h = key * 0x9e3779b1, seen = 1;
+        for (u32 k = 0; k < 3; k++) {
+            u32 bit = h >> 19;
+            if (i < 512) bits[bit >> 3] |= 1 << (bit & 7);
+            else seen &= bits[bit >> 3] >> (bit & 7);
+            h = (h ^ h >> 15) * 0x85ebca77;
+        }
+        found += seen;
+    }
+    return found;
+}
+
+PROG(string_compare) {
+    u8 *copy = mem + 2048;
+    for (u32 i = 0; i < 2048; i++) copy[i] = mem[i];
+    for (u32 i = 0; i < 2048; i += 64) copy[i + (mem[i] & 63)] ^= 1;
+    u64 order = 0;
+    for (u32 i = 0; i < 2048; i += 64) {
+        u32 k = 0;
+        while (k < 64 && mem[i + k] == copy[i + k]) k++;
+        order = order * 3 + (k == 64 ? 1 : mem[i + k] < copy[i + k] ? 0 : 2) + k;
+    }
+    return order;
+}
+
+PROG(bit_count) {
+    u64 sum = 0;
+    for (u32 i = 0; i < 2048; i += 8) {
+        u64 x = *(u64 *)(mem + i), y = x;
+        x -= x >> 1 & 0x5555555555555555;
+        x = (x & 0x3333333333333333) + (x >> 2 & 0x3333333333333333);
+        x = (x + (x >> 4)) & 0x0f0f0f0f0f0f0f0f;
+        sum += x * 0x0101010101010101 >> 56;
+        for (y &= 0xffff; y; y &= y - 1) sum++;
+    }
+    return sum;
+}
+
+// Calls of a function of its own, whose code follows.
+static __attribute__((section("p.calls"), noinline)) u64 mix_in(u64 h, u64 x);
+PROG(calls) {
+    u64 h = 1;
+    for (u32 i = 0; i < 2048; i += 8) h = mix_in(h, *(u64 *)(mem + i));
+    return h;
+}
+static u64 mix_in(u64 h, u64 x) {
+    h ^= x * 0x9fb21c651e98df25;
+    return (h << 29 | h >> 35) + x;
+}

@@ -20,6 +20,8 @@ pub struct Recorded {
     pub name: String,
     /// Its instructions, 8 bytes each.
     pub bytes: Vec<u8>,
+    /// The same for engines that know no more than version 3 of the instruction set, where that is another program.
+    pub v3: Option<Vec<u8>>,
 }
 
 fn folder() -> PathBuf {
@@ -37,7 +39,11 @@ pub fn recorded() -> Vec<Recorded> {
     files.retain(|file| file.extension().is_some_and(|extension| extension == "bpf"));
     files.sort();
     let name = |file: &Path| file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    let read = |file: PathBuf| Recorded { name: name(&file), bytes: std::fs::read(&file).expect("a readable file") };
+    let read = |file: PathBuf| Recorded {
+        name: name(&file),
+        bytes: std::fs::read(&file).expect("a readable file"),
+        v3: std::fs::read(file.with_extension("v3")).ok(),
+    };
     files.into_iter().map(read).collect()
 }
 
