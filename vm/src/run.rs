@@ -102,12 +102,11 @@ impl Host {
 
     /// Gives back what the program still holds, and keeps only room for the next run; where the random numbers stand.
     pub fn rest(&mut self) -> u64 {
-        native::release_locks(&self.locks);
+        self.release();
         self.programs.clear();
-        self.locks.clear();
         self.objects.clear();
         (self.granted, self.lent, self.timer, self.retval, self.frames) = (None, None, None, 0, None);
-        (self.records, self.dynptrs) = (Records::default(), Dynptrs::default());
+        self.dynptrs = Dynptrs::default();
         self.random
     }
 
