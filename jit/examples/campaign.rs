@@ -8,7 +8,7 @@ mod harness;
 use std::collections::BTreeMap;
 
 use harness::generate::{self, Rng};
-use harness::{assume, natives, program, reference, run};
+use harness::{natives, program, reference, run, verified};
 use rtbpf_isa::encode;
 use rtbpf_isa::rows::ROWS;
 use rtbpf_jit::{Features, Options};
@@ -35,7 +35,7 @@ fn main() {
         insns_run += insns.len();
         faults += want.r0.is_none() as u64;
         let settings = || all.iter().map(|options| Options { fuel: fuel.is_some(), ..*options });
-        for (native, options) in natives(&assume(program), settings()).iter().zip(settings()) {
+        for (native, options) in natives(&verified(program), settings()).iter().zip(settings()) {
             let got = run(native, ctx, fuel.unwrap_or(i64::MAX), &[]);
             assert_eq!(got, want, "seed {seed}, round {round}, {options:?}: {insns:#?}");
         }

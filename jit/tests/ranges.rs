@@ -60,7 +60,7 @@ fn check(count: i32, filler: fn(i32) -> Insn, settings: &[Options]) {
     let program = program(&program_over(count, filler));
     // The stack that is read holds the harness's bytes unless the filler writes it.
     let want = reference::reference(&program, [0; CTX / 8], None);
-    let natives = natives(&assume(program), settings.iter().copied());
+    let natives = natives(&verified(program), settings.iter().copied());
     for (native, options) in natives.iter().zip(settings) {
         let got = run(native, [0; CTX / 8], i64::MAX, &[]);
         assert_eq!(got.r0, want.r0, "over {count} instructions, {options:?}");

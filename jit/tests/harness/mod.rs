@@ -59,7 +59,11 @@ pub fn program(insns: &[Insn]) -> Program {
     decode(&raw).expect("a well-formed test program")
 }
 
-pub fn assume(program: Program) -> VerifiedProgram {
+pub fn assume(insns: &[Insn]) -> VerifiedProgram {
+    verified(program(insns))
+}
+
+pub fn verified(program: Program) -> VerifiedProgram {
     // SAFETY: tests only touch the context and the stack that the harness gives them.
     unsafe { VerifiedProgram::assume(program, Assumptions::new(ProgType::Xdp)) }
 }
@@ -160,7 +164,7 @@ pub fn breach() -> Option<pages::Breach> {
 }
 
 pub fn code(insns: &[Insn], options: &Options) -> Code {
-    compile(&assume(program(insns)), &TestLinker, options).unwrap_or_else(|error| panic!("{error}: {insns:#?}"))
+    compile(&assume(insns), &TestLinker, options).unwrap_or_else(|error| panic!("{error}: {insns:#?}"))
 }
 
 /// The same program under several options, published together.
