@@ -72,20 +72,22 @@ impl LoadArgs {
             files.push(input::read(path)?);
         }
         let files: Vec<&[u8]> = files.iter().map(Vec::as_slice).collect();
-        let target = self.target()?;
+        let refused = |source: loader::Error| Error::Object { path: path.to_path_buf(), source: Box::new(source) };
+        let named = self.btf != Path::new(SYSTEM_BTF) || self.kconfig.is_some();
+        // Most objects do not ask about the system, whose types take longer to read than they do.
+        let target = if named || Object::needs_system(&files).map_err(refused)? { Some(self.target()?) } else { None };
         let symbols = system::Symbols::default();
         let types = self.types.iter().map(|text| type_override(text)).collect::<Result<Vec<_>, _>>()?;
         let file_name = path.file_name().unwrap_or_default().to_string_lossy();
         let options = ParseOptions {
             name: file_name.split('.').next().unwrap_or_default(),
-            target_btf: target.btf.as_ref(),
-            kconfig: target.kconfig.as_deref(),
+            target_btf: target.and_then(|target| target.btf.as_ref()),
+            kconfig: target.and_then(|target| target.kconfig.as_deref()),
             cpus: Config::linux().slots,
             types: &types,
             ksym: Some(&|name| symbols.address(name)),
             ..ParseOptions::default()
         };
-        let refused = |source: loader::Error| Error::Object { path: path.to_path_buf(), source: Box::new(source) };
         let mut object = Object::join(&files, &options).map_err(refused)?;
         for setting in &self.set {
             let bad = |what: String| Error::Option { option: format!("--set {setting}"), what };

@@ -226,6 +226,19 @@ impl Object {
         Object::from_unit(Unit::read(bytes)?, options)
     }
 
+    /// Whether an object made of these files depends on the system it is parsed for: on its types, its configuration or
+    /// its symbols. Where it does not, [`ParseOptions::target_btf`] and [`ParseOptions::kconfig`] change nothing.
+    pub fn needs_system(files: &[&[u8]]) -> Result<bool, Error> {
+        let asks = |btf: Btf| [".kconfig", ".ksyms"].iter().any(|section| btf.datasec(section).is_some());
+        for file in files {
+            let unit = Unit::read(file)?;
+            if !unit.btf_ext()?.relos.is_empty() || unit.btf()?.is_some_and(asks) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     fn from_unit(unit: Unit<'_>, options: &ParseOptions<'_>) -> Result<Object, Error> {
         let (btf, ext) = (unit.btf()?, unit.btf_ext()?);
         Object::from_parts(unit, btf.map(Arc::new), ext, options)

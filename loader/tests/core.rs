@@ -135,3 +135,16 @@ fn types_of_one_name_that_disagree_are_poison() {
     let pid = results(&object, CoreReloKind::FieldByteOffset, "struct task_struct.pid");
     assert!(matches!(pid[..], [CoreResult::Poisoned { why }, ..] if &**why == "types of this name disagree there"));
 }
+
+#[test]
+fn only_objects_that_ask_need_the_system() {
+    let needs = |name: &str| {
+        let path = format!("{}/../examples/{name}.bpf.o", env!("CARGO_MANIFEST_DIR"));
+        Object::needs_system(&[&std::fs::read(path).expect("the example is there")]).expect("it is an object")
+    };
+    assert!(needs("core_task"));
+    for name in ["xdp_counter", "tc_port", "plain_sum"] {
+        assert!(!needs(name), "{name}");
+    }
+    assert!(Object::needs_system(&[b"no object"]).is_err());
+}
