@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use iced_x86::{Decoder, DecoderOptions, Formatter, GasFormatter, Instruction};
-use rtbpf::isa::{InsnIdx, Program, text};
+use rtbpf::isa::{InsnIdx, Program, SourceLine, text};
 use rtbpf::jit::{Arch, Code, Symbol};
 use rtbpf::loader::Object;
 use yaxpeax_arch::{Decoder as _, LengthedInstruction as _, U8Reader};
@@ -78,12 +78,11 @@ fn show(out: &mut impl Write, object: &Object, name: &str, program: &Program, co
             }
         }
         while let Some((_, at)) = places.next_if(|(offset, _)| *offset <= native.offset) {
-            if program.line(at) != line {
-                line = program.line(at);
-                if let Some(line) = line {
-                    writeln!(out, "; {} @ {}:{}", line.text.trim(), line.file, line.line)?;
-                }
+            let here = program.line(at);
+            if let Some(here) = here.filter(|here| line.is_none_or(|line: &SourceLine| !same(line, here))) {
+                writeln!(out, "; {} @ {}:{}", here.text.trim(), here.file, here.line)?;
             }
+            line = here;
             writeln!(out, "{:>6}: {}", program.slot(at), text::log(program, at, &HelperNames))?;
         }
         let end = native.offset + native.bytes;
@@ -99,6 +98,11 @@ fn show(out: &mut impl Write, object: &Object, name: &str, program: &Program, co
         writeln!(out, "\n{without} instructions are never reached and have no code")?;
     }
     writeln!(out)
+}
+
+/// The same line; columns are not shown.
+fn same(a: &SourceLine, b: &SourceLine) -> bool {
+    (&a.file, a.line) == (&b.file, b.line)
 }
 
 /// What a relocation names.
@@ -126,6 +130,8 @@ fn isa_helper(id: i32) -> Option<&'static str> {
 fn x86_64(bytes: &[u8]) -> Vec<Native> {
     let mut decoder = Decoder::new(64, bytes, DecoderOptions::NONE);
     let mut formatter = GasFormatter::new();
+    formatter.options_mut().set_branch_leading_zeros(false);
+    formatter.options_mut().set_uppercase_hex(false);
     let mut insn = Instruction::default();
     let mut natives = Vec::new();
     while decoder.can_decode() {
