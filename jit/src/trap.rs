@@ -1,9 +1,9 @@
 //! Faults in native code, turned into faults of the run [unsafe room].
 //!
 //! ```text
-//! SIGSEGV SIGBUS SIGFPE SIGILL SIGTRAP ──▶ handler ── pc in a program's body ──▶ frame.fault, fault_at; go on at its exit
-//!                                             │
-//!                                             └─────── anywhere else ──▶ whoever handled the signal before
+//! SIGSEGV SIGBUS SIGFPE SIGILL ──▶ handler ── pc in a program's body ──▶ frame.fault, fault_at; go on at its exit
+//!                                     │
+//!                                     └─────── anywhere else ──▶ whoever handled the signal before
 //! ```
 //!
 //! Opt-in by [`install`]. Verified programs do not fault: what comes here is a bug of verifier, code generation or host,
@@ -100,7 +100,12 @@ impl Table {
     }
 }
 
-/// The signals that native code can raise by itself.
+/// The signals that native code can raise by itself. All come again when their instruction is run again, so that a handler
+/// which gives them their default action back need only return.
+#[cfg(not(target_arch = "aarch64"))]
+const SIGNALS: [c_int; 4] = [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL];
+/// As above; `brk` is a trap here.
+#[cfg(target_arch = "aarch64")]
 const SIGNALS: [c_int; 5] = [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGTRAP];
 
 /// Who handled each of [`SIGNALS`] before; set before our handler is in place.
