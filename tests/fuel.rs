@@ -3,6 +3,7 @@
 //! Limits are charged a block at a time, at its first instruction, and a block that cannot be paid is not begun. So a run
 //! stops at the first instruction of a block, with less left than the block has, and with everything before it done.
 
+use rtbpf::verifier::VerifiedProgram;
 use rtbpf_tests::engines_agree;
 use rtbpf_tests::generate::{Case, Generator};
 use rtbpf_tests::inputs::{Input, inputs};
@@ -17,18 +18,15 @@ struct Left {
     maps: Vec<Contents>,
 }
 
-/// Runs `case` under a limit; `None` where this engine does not take it. `pays` says that the limit can be reached: then
-/// every engine counts.
-fn limited(case: &Case, input: &Input, way: Way, limit: u64) -> Option<(Left, bool)> {
+/// Runs `case` under a limit; `None` where this engine does not take it.
+fn limited(case: &Case, verified: &VerifiedProgram, input: &Input, way: Way, limit: u64) -> Option<Left> {
     let mut machine = Machine::limited(case, limit).ok()?;
-    let verified = machine.judge(case).ok()?;
-    let pays = verified.proved().worst_case_insns.is_none_or(|worst| worst > limit);
-    machine.bind(verified, way).ok()?;
+    machine.bind(verified.clone(), way).ok()?;
     let outcome = match input {
         Input::Packet(packet) => machine.run(packet),
         Input::Ctx(bytes) => machine.run_on_ctx(bytes),
     };
-    Some((Left { outcome, stop: machine.stop(), maps: machine.contents() }, pays))
+    Some(Left { outcome, stop: machine.stop(), maps: machine.contents() })
 }
 
 /// Compares the engines at many limits; how many runs were stopped.
@@ -39,8 +37,10 @@ fn check(case: &Case) -> usize {
         return 0;
     }
     let Some(input) = inputs(case, &mut rng, 1).pop() else { return 0 };
+    let Some(verified) = Machine::new(case).ok().and_then(|machine| machine.judge(case).ok()) else { return 0 };
+    let limited = |way, limit| limited(case, &verified, &input, way, limit);
     let whole = 1 << 24;
-    let Some((free, _)) = limited(case, &input, Way::Unverified, whole) else { return 0 };
+    let Some(free) = limited(Way::Unverified, whole) else { return 0 };
     let (Outcome::Done { .. }, taken) = (&free.outcome, whole - free.stop.left as u64) else { return 0 };
     // Every limit of a short run, some of a long one, and those around its end.
     let mut limits: Vec<u64> = match taken {
@@ -50,7 +50,7 @@ fn check(case: &Case) -> usize {
     limits.extend([taken.saturating_sub(1), taken, taken + 1]);
     let mut stopped = 0;
     for limit in limits {
-        let (want, _) = limited(case, &input, Way::Unverified, limit).expect("it ran above");
+        let want = limited(Way::Unverified, limit).expect("it ran above");
         match want.outcome {
             Outcome::Endless => {
                 stopped += 1;
@@ -60,9 +60,10 @@ fn check(case: &Case) -> usize {
             _ => assert!(limit >= taken, "{}: ended with {limit}, needs {taken}\n{}", case.name, case.listing()),
         }
         for way in Way::ALL {
-            let Some((mut got, pays)) = limited(case, &input, way, limit) else { continue };
+            let Some(mut got) = limited(way, limit) else { continue };
             // Code without checks does not count what is proved to fit.
-            if !pays && matches!(way, Way::FastNative | Way::Native | Way::NativeWithoutFacts | Way::Threaded) {
+            let fits = verified.proved().worst_case_insns.is_some_and(|worst| worst <= limit);
+            if fits && matches!(way, Way::FastNative | Way::Native | Way::NativeWithoutFacts | Way::Threaded) {
                 got.stop.left = want.stop.left;
             }
             assert_eq!(got, want, "{way:?}, limit {limit} of {taken}: {}\n{}", case.name, case.listing());
