@@ -160,7 +160,8 @@ def run(asked, tree):
         if code:
             sys.exit(errors)
         suites += [(m["target"]["name"], m["executable"]) for m in messages if m.get("executable")]
-    order = ["mechanisms", "linux", "regions", "globals", "rules", "variants", "nasty", "agreement", "soundness", "rtbpf_verifier"]
+    # What costs least comes first.
+    order = ["linux", "regions", "globals", "rules", "variants", "mechanisms", "soundness", "nasty", "agreement", "rtbpf_verifier"]
     suites = sorted((s for s in suites if s[0] in order), key=lambda s: order.index(s[0]))
     campaign = next((m["executable"] for m in cargo(tree, "build", "-q", "-p", "rtbpf-tests", "--bin", "campaign")[1] if m.get("executable")), None) if asked.fuzz else None
 
