@@ -99,13 +99,9 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// A callback returned to its helper, which may call it again.
+    /// A callback returned to its helper, which may call it again. What it holds, the program may give back later.
     pub(crate) fn leave_callback(&mut self, callback: Callback) -> Checked<Next> {
-        let current = self.state.current();
         self.check_no_stack_returned()?;
-        if self.state.held.refs.iter().any(|reference| reference.callback == current) {
-            return refuse!(ReferenceLeak, EINVAL, "BPF_EXIT instruction in main prog would lead to reference leak");
-        }
         self.check_range("At callback return", callback.returns)?;
         let frame = self.state.pop();
         self.touch(Touch::LeaveCallback);

@@ -84,8 +84,7 @@ impl Walk<'_> {
     pub(crate) fn acquire(&mut self) -> u32 {
         let id = self.fresh_id();
         let slot = self.program.slot(self.at);
-        let callback = self.state.frames().iter().rposition(|frame| frame.callback.is_some()).unwrap_or(0);
-        self.state.held.acquire(id, slot, callback as u32);
+        self.state.held.acquire(id, slot);
         id
     }
 }

@@ -7,8 +7,6 @@ pub struct Reference {
     pub id: u32,
     /// Slot of the instruction that acquired it.
     pub acquired_at: u32,
-    /// Frame of the callback that it was acquired in, or below; 0: in none.
-    pub callback: u32,
 }
 
 /// A held spin lock: which object it protects.
@@ -37,8 +35,8 @@ pub struct Held {
 
 impl Held {
     /// Takes note of a new reference.
-    pub fn acquire(&mut self, id: u32, acquired_at: u32, callback: u32) {
-        self.refs.push(Reference { id, acquired_at, callback });
+    pub fn acquire(&mut self, id: u32, acquired_at: u32) {
+        self.refs.push(Reference { id, acquired_at });
     }
 
     /// Gives `id` back; `false` when it is not held.
