@@ -79,9 +79,18 @@ impl Ids {
         true
     }
 
-    /// Scalars: what was not linked before may be linked now.
+    /// Scalars: what was not linked before may be linked now, and what was linked may stand alone, if nobody else that
+    /// matters was linked to it.
     fn correspond_links(&mut self, old: u32, new: u32) -> bool {
-        old == 0 || self.correspond(old, new)
+        if old == 0 || new != 0 {
+            return old == 0 || self.correspond(old, new);
+        }
+        let is_first = self.pairs.iter().all(|&(a, _)| a != old);
+        if is_first {
+            // An id that no value has.
+            self.pairs.push((old, u32::MAX - self.pairs.len() as u32));
+        }
+        is_first
     }
 }
 

@@ -201,7 +201,11 @@ impl Walk<'_> {
         let spill = match from {
             Operand::Reg(reg) if keeps => {
                 let fits = size == 8 || value.is_pointer() || value.num.umax() <= super::narrow(size).umax();
-                let linked = if fits && self.opts.privilege.bpf { self.link(reg, value) } else { value.unlinked() };
+                let linked = match fits && self.opts.privilege.bpf {
+                    true if *self.state.reg(reg) == value => self.linked(reg, value),
+                    true => value,
+                    false => value.unlinked(),
+                };
                 let width = rtbpf_isa::Size::from_bytes(size).expect("instructions access 1, 2, 4 or 8 bytes");
                 Some(if linked.is_scalar() { Value { num: linked.num.zero_extend(width), ..linked } } else { linked })
             }
@@ -243,14 +247,6 @@ impl Walk<'_> {
         }
         self.touch(Touch::Slot { frame: frame as u8, slot: at as u8, whole: size == 8 });
         Ok(())
-    }
-
-    fn link(&mut self, reg: rtbpf_isa::Reg, mut value: Value) -> Value {
-        if value.is_scalar() && value.id == 0 && value.num.as_constant().is_none() && *self.state.reg(reg) == value {
-            value.id = self.fresh_id();
-            self.state.set(reg, value);
-        }
-        value
     }
 
     /// A store to one of several places: each may have changed or not.

@@ -143,8 +143,11 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// The value of `from`, made to share an id with its copies.
-    pub(super) fn linked(&mut self, from: Reg, mut value: Value) -> Value {
+    /// The value of `from`, made to share an id with its copies. Copies of a sum Linux links to each other alone.
+    pub(crate) fn linked(&mut self, from: Reg, mut value: Value) -> Value {
+        if value.plus && self.opts.profile == Profile::Compat {
+            value = value.unlinked();
+        }
         if value.is_scalar() && value.id == 0 && value.num.as_constant().is_none() {
             value.id = self.fresh_id();
             self.set(from, value);
