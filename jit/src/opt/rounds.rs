@@ -59,10 +59,10 @@ impl<E: Encode> Fast<'_, E> {
                 Some(Lead::Loop) | None => true,
             }
         };
-        let inside = head.0 + 1..=at.0;
-        let several = inside.clone().any(|at| self.opt.leads.get(at as usize) == Some(&Lead::Block))
-            || body.iter().any(|insn| insn.flow() != Flow::Next);
-        (known && several && body.iter().enumerate().all(plain) && !inside.into_iter().any(entered)).then_some(head)
+        let mut inside = head.0 + 1..=at.0;
+        let joins = |at: u32| self.opt.leads.get(at as usize) == Some(&Lead::Block);
+        let several = inside.clone().any(joins) || body.iter().any(|insn| insn.flow() != Flow::Next);
+        (known && several && body.iter().enumerate().all(plain) && !inside.any(entered)).then_some(head)
     }
 
     /// Whether a branch and the jump behind it end a loop that is repeated: then the branch stays as it is.
