@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rtbpf::isa::{asm, decode};
-use rtbpf::verifier::{Assumptions, Options, Privilege, Profile, verify};
+use rtbpf::verifier::{Assumptions, KeepStates, Options, Privilege, Profile, verify};
 use rtbpf_abi::map_spec::{SpecialField, SpecialKind, flags};
 use rtbpf_abi::{MapKind, MapSpec, ProgKind, ProgType};
 use rtbpf_tests::differ::{Comparison, compare};
@@ -196,6 +196,10 @@ fn complaint(verdict: &str, text: &str, ask: bool) -> Option<String> {
         ("accept", value) => {
             if let Err(reason) = got {
                 return Some(format!("refused: {reason}"));
+            }
+            let kept = Options { keep_states: KeepStates::Leaders, ..Options::default() };
+            if let Some(Err(why)) = machine.judge_by(&case, &kept).ok().and_then(|verified| verified.recheck()) {
+                return Some(format!("its states do not prove it: {why}"));
             }
             let value: Option<u64> = value.and_then(|word| word.parse().ok());
             if let Some(value) = value {

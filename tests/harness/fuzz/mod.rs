@@ -8,6 +8,7 @@ pub mod btf;
 pub mod classic;
 pub mod elf;
 pub mod program;
+pub mod sound;
 
 use crate::rng::Rng;
 
@@ -30,6 +31,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "classic", check: classic::check, generate: classic::bytes },
     Target { name: "elf", check: elf::check, generate: elf::bytes },
     Target { name: "btf", check: btf::check, generate: btf::bytes },
+    Target { name: "sound", check: sound::check, generate: sound::bytes },
 ];
 
 /// The target of that name.
