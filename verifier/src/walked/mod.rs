@@ -34,7 +34,7 @@ pub enum KeepStates {
     /// Nowhere; costs nothing.
     #[default]
     Nowhere,
-    /// At the first instruction of every block, and at the jump at its end.
+    /// At the first instruction of every block, and wherever else a path may end in a state that was met before.
     Leaders,
     /// At every instruction.
     Everywhere,
