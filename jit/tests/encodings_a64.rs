@@ -91,7 +91,7 @@ fn contents(seed: u64) -> [u64; 32] {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
-        if state % 5 == 0 { EDGES[(state >> 32) as usize % 8] } else { state }
+        if state.is_multiple_of(5) { EDGES[(state >> 32) as usize % 8] } else { state }
     })
 }
 

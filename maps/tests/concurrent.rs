@@ -102,8 +102,8 @@ fn a_prefix_that_is_always_there_is_always_found() {
                     // Neighbours and longer ones come and go, and with them the nodes that join them.
                     let (len, data) = (1 + round % 32, round.wrapping_mul(0x9e37_79b9) | 0x8000_0000);
                     let _ = put(len, data);
-                    let _ = put(32, 0x0a0b_0c80 | round % 4);
-                    let _ = map.delete(&RunCx::CONTROL, &key(32, 0x0a0b_0c80 | (round + 1) % 4));
+                    let _ = put(32, 0x0a0b_0c80 | (round % 4));
+                    let _ = map.delete(&RunCx::CONTROL, &key(32, 0x0a0b_0c80 | ((round + 1) % 4)));
                     let _ = map.delete(&RunCx::CONTROL, &key(len, data));
                     if Instant::now() > until {
                         break;

@@ -150,7 +150,7 @@ pub(crate) struct Walk<'a> {
     pub facts: Facts,
     pub lowering: crate::lower::Lowering,
     pub ctx_bytes_used: u32,
-    pub tp_bytes_used: u32,
+    pub object_bytes_used: u32,
     pub stats: Stats,
     pub log: crate::log::Log,
     /// Bytes of stack each subprogram touched.
@@ -217,7 +217,7 @@ impl<'a> Walk<'a> {
             facts,
             lowering: crate::lower::Lowering::identity(),
             ctx_bytes_used: 0,
-            tp_bytes_used: 0,
+            object_bytes_used: 0,
             stats: Stats::default(),
             log: crate::log::Log::new(opts.log_level),
             stack_bytes: vec![0; program.subprogs().len()],

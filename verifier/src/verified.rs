@@ -155,7 +155,7 @@ pub(crate) struct Proof {
     pub stats: Stats,
     pub log: String,
     pub ctx_bytes_used: u32,
-    pub tp_bytes_used: u32,
+    pub object_bytes_used: u32,
     pub states: Option<BlockStates>,
 }
 
@@ -170,7 +170,7 @@ pub struct VerifiedProgram {
     stats: Stats,
     log: String,
     ctx_bytes_used: u32,
-    tp_bytes_used: u32,
+    object_bytes_used: u32,
     states: Option<Arc<BlockStates>>,
 }
 
@@ -192,16 +192,16 @@ impl VerifiedProgram {
             stats: Stats::default(),
             log: String::new(),
             ctx_bytes_used: 0,
-            tp_bytes_used: 0,
+            object_bytes_used: 0,
             states: None,
         }
     }
 
     /// The only other way to make one: a finished proof.
     pub(crate) fn proven(code: Program, given: Assumptions, proof: Proof) -> VerifiedProgram {
-        let Proof { facts, lowering, stats, log, ctx_bytes_used, tp_bytes_used, states } = proof;
+        let Proof { facts, lowering, stats, log, ctx_bytes_used, object_bytes_used, states } = proof;
         let states = states.map(Arc::new);
-        VerifiedProgram { code, given, proved: facts, lowering, stats, log, ctx_bytes_used, tp_bytes_used, states }
+        VerifiedProgram { code, given, proved: facts, lowering, stats, log, ctx_bytes_used, object_bytes_used, states }
     }
 
     /// How much was walked.
@@ -219,10 +219,11 @@ impl VerifiedProgram {
         self.ctx_bytes_used
     }
 
-    /// One past the highest byte that some path touches of a writable tracepoint's buffer, whose size Linux compares
-    /// when it attaches the program.
-    pub fn tp_bytes_used(&self) -> u32 {
-        self.tp_bytes_used
+    /// One past the highest byte that some path touches of a kernel's structure or of a writable tracepoint's buffer. Linux
+    /// compares the buffer's size when it attaches the program, and reads zeroes where a structure ends too early; engines
+    /// without checks must have that many bytes behind each.
+    pub fn object_bytes_used(&self) -> u32 {
+        self.object_bytes_used
     }
 
     /// The program.

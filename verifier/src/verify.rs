@@ -24,14 +24,14 @@ pub fn verify(program: Program, given: Assumptions, opts: &Options) -> Result<Ve
         let log = std::mem::take(&mut walk.log);
         return Err(finished(*rejection, log.into_text(), walk.stats));
     }
-    let (ctx_bytes_used, tp_bytes_used) = (walk.ctx_bytes_used, walk.tp_bytes_used);
+    let (ctx_bytes_used, object_bytes_used) = (walk.ctx_bytes_used, walk.object_bytes_used);
     let (facts, stats, lowering) = (walk.take_facts(), walk.stats, std::mem::take(&mut walk.lowering));
     let states = walk.keeper.take().map(|keeper| keeper.into_states(Options { log_level: 0, ..opts.clone() }));
     let mut log = std::mem::take(&mut walk.log).into_text();
     if opts.log_level != 0 {
         log += &crate::log::summary(&stats);
     }
-    let proof = Proof { facts, lowering, stats, log, ctx_bytes_used, tp_bytes_used, states };
+    let proof = Proof { facts, lowering, stats, log, ctx_bytes_used, object_bytes_used, states };
     Ok(VerifiedProgram::proven(program, given, proof))
 }
 

@@ -104,6 +104,31 @@ mod tests {
     }
 
     #[test]
+    fn structures_of_the_kernel_are_read_without_checks_as_far_as_they_go() {
+        let engine = engine();
+        let spec = MapSpec::new(MapKind::Ringbuf, 0, 0, 1 << 17);
+        let ring = map(&spec);
+        let prog_type = ProgType::Kprobe;
+        let loads = |off: i32| format!("call 158\nr0 += {off}\nr0 = *(u64 *)(r0 + 0)\nexit");
+        let sends =
+            |bytes: i32| format!("call 158\nr1 = map[idx:0] ll\nr2 = r0\nr3 = {bytes}\nr4 = 0\ncall 130\nr0 = 0\nexit");
+        let cases = [(loads(4088), true), (loads(4096), false), (sends(4096), true), (sends(1 << 16), false)];
+        for (text, fits) in cases {
+            let given = Assumptions { gpl: true, ..given(prog_type, &[&spec]) };
+            let verified = engine.verify(program(&text), given).expect("Linux takes it");
+            let threaded = engine.bind_threaded(verified.clone(), vec![ring.clone()]);
+            assert_eq!(threaded.is_ok(), fits, "{text}");
+            match engine.bind_native(verified, vec![ring.clone()]) {
+                Ok(native) => {
+                    let run = native.run(&mut engine.session(0), &mut Ctx::bytes(prog_type, None, &[]));
+                    assert!(fits && run.is_ok(), "{text}: {run:?}");
+                }
+                Err(error) => assert!(!fits && matches!(error, Error::NoNativeCode(_)), "{text}: {error}"),
+            }
+        }
+    }
+
+    #[test]
     fn programs_of_an_array_see_the_same_context() {
         let engine = engine();
         let spec = MapSpec::new(MapKind::ProgArray, 4, 4, 1);

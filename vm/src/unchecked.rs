@@ -54,9 +54,9 @@ impl Engine {
                 "only the checked interpreter has a clock; set max_insns instead of timeout".into(),
             ));
         }
-        if verified.tp_bytes_used() > crate::ctx::OBJECT_BYTES as u32 {
+        if verified.object_bytes_used() > crate::ctx::OBJECT_BYTES as u32 {
             return Err(Error::NoNativeCode(
-                "it reaches further into the tracepoint's buffer than there is one".into(),
+                "it reaches further into a kernel's structure or a tracepoint's buffer than the machine has bytes there".into(),
             ));
         }
         let bounded = |max| verified.proved().worst_case_insns.is_some_and(|worst| worst <= max);

@@ -111,7 +111,7 @@ impl Cpu {
             "add" => arg(1).wrapping_add(self.value(&ops[2..])),
             "sub" => arg(1).wrapping_sub(self.value(&ops[2..])),
             "mul" => arg(1).wrapping_mul(arg(2)),
-            "umulh" => (u128::from(arg(1)) * u128::from(arg(2)) >> 64) as u64,
+            "umulh" => ((u128::from(arg(1)) * u128::from(arg(2))) >> 64) as u64,
             "msub" => arg(3).wrapping_sub(arg(1).wrapping_mul(arg(2))),
             "udiv" => arg(1).checked_div(arg(2)).unwrap_or(0),
             "sdiv" if arg(2) == 0 => 0,

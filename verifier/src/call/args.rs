@@ -343,6 +343,7 @@ impl Walk<'_> {
             let (r, off) = (target.r(), target.fixed());
             return refuse!(OutOfBounds, EACCES, "R{r} is ptr_{name} invalid access: off={off}");
         }
+        self.note_object_bytes(target);
         Ok(())
     }
 

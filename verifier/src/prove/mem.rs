@@ -52,8 +52,14 @@ impl Walk<'_> {
             let tnum = target.pointer.num.tnum();
             return refuse!(OutOfBounds, EACCES, "R{r} invalid variable buffer offset: off={off}, var_off={tnum}");
         }
-        self.tp_bytes_used = self.tp_bytes_used.max((off as u32).saturating_add(target.size));
+        self.note_object_bytes(target);
         Ok(())
+    }
+
+    /// Notes how far an access whose offset is known reaches into an object of the machine.
+    pub(crate) fn note_object_bytes(&mut self, target: &Target) {
+        let end = i64::from(target.fixed().max(0)) + i64::from(target.size);
+        self.object_bytes_used = self.object_bytes_used.max(u32::try_from(end).unwrap_or(u32::MAX));
     }
 
     /// The kernel's structure behind a map's pointer: whole members, read only.
@@ -99,7 +105,7 @@ impl Walk<'_> {
     }
 
     /// A kernel structure: loads that may fault and then give 0, at constant offsets.
-    pub(super) fn kernel_access(&self, target: &Target, name: &str, writes: bool) -> Checked {
+    pub(super) fn kernel_access(&mut self, target: &Target, name: &str, writes: bool) -> Checked {
         let (r, off) = (target.r(), target.fixed());
         if off < 0 {
             return refuse!(OutOfBounds, EACCES, "R{r} is ptr_{name} invalid negative access: off={off}");
@@ -115,6 +121,7 @@ impl Walk<'_> {
         if writes {
             return refuse!(ReadOnly, EACCES, "only read is supported");
         }
+        self.note_object_bytes(target);
         Ok(())
     }
 }

@@ -21,8 +21,8 @@ use outcome::Outcome;
 pub use outcome::{Key, Redirect};
 pub use test_run::DEVICES;
 
-/// Bytes of zeroes behind a field that always points to something, where nobody put anything else; no structure that
-/// contexts point to is larger.
+/// Bytes of zeroes behind a field that always points to something, where nobody put anything else. Every structure of the
+/// kernel that programs can reach has at least as many, so that engines without checks need only compare.
 pub(crate) const OBJECT_BYTES: usize = 4096;
 
 /// Why a context could not be built. The words are for people; `errno` is what Linux answers a test run with.

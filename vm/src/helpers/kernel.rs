@@ -6,6 +6,7 @@ use rtbpf_maps::PerfEventArray;
 
 use super::native::Cx;
 use super::value;
+use crate::ctx::OBJECT_BYTES;
 use crate::mem::Buffer;
 
 /// Zeroes the buffer in argument `n`, whose size is the next argument, and answers `errno`.
@@ -75,9 +76,7 @@ pub(crate) fn no_symbol(cx: &mut Cx<'_>) -> u64 {
 
 /// The registers of a task that never was in user space: zeros.
 pub(crate) fn task_pt_regs(cx: &mut Cx<'_>) -> u64 {
-    /// Bytes of x86_64's `struct pt_regs`.
-    const PT_REGS: usize = 168;
-    cx.host().keep(Buffer::zeroed(PT_REGS))
+    cx.host().keep(Buffer::zeroed(OBJECT_BYTES))
 }
 
 /// Whether the task's cgroup is the one at an index of a cgroup array.
