@@ -18,8 +18,8 @@ use std::fmt::Write;
 
 use rtbpf_abi::map_spec::flags;
 use rtbpf_abi::{MapKind, MapSpec, ProgKind, ProgType};
-use rtbpf_isa::asm;
 
+use crate::generate::case::assemble;
 use crate::generate::{Case, CaseMap};
 
 /// Programs that differ in the values of a few variables.
@@ -112,19 +112,8 @@ impl Family {
     fn case(&self, prog: &str, text: &str) -> Result<Case, String> {
         let of_type = || ProgType::from_name(prog).and_then(|prog| ProgKind::of(prog, None, false));
         let kind = ProgKind::from_name(prog).or_else(of_type).ok_or_else(|| format!("no program type {prog}"))?;
-        // Offsets are written with their sign.
-        let text = text.replace("+ -", "- ").replace("+-", "-");
-        let assembly = asm::assemble(&text).map_err(|error| format!("{}: {error}\n{text}", self.name))?;
-        let mut insns = assembly.slots;
-        let mut second = false;
-        for insn in &mut insns {
-            // Maps are named by descriptor, as cases do it.
-            if !second && insn.code == 0x18 && matches!(insn.src, 5 | 6) {
-                insn.src -= 4;
-            }
-            second = !second && insn.code == 0x18;
-        }
-        let maps = assembly.maps.iter().map(|name| map(name).ok_or_else(|| format!("no map called {name}")));
+        let (insns, names) = assemble(text).map_err(|error| format!("{}: {error}", self.name))?;
+        let maps = names.iter().map(|name| map(name).ok_or_else(|| format!("no map called {name}")));
         let maps = maps.collect::<Result<_, _>>()?;
         let name = format!("{} as {prog}:\n{text}", self.name);
         Ok(Case { name, kind, prog_flags: self.prog_flags, insns, maps, typed: self.typed, packets: Vec::new() })

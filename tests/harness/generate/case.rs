@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use rtbpf_abi::{AttachType, MapKind, MapSpec, ProgKind, ProgRules, ProgType};
-use rtbpf_isa::{Callee, Imm64, Insn, Program, RawInsn, decode};
+use rtbpf_isa::{Callee, Imm64, Insn, Program, RawInsn, asm, decode};
 
 /// A map of a case, with what it holds before each run.
 #[derive(Clone, Debug, PartialEq)]
@@ -58,6 +58,24 @@ pub struct Features {
     pub subprogs: bool,
     /// It has atomic operations.
     pub atomics: bool,
+}
+
+/// A generated text's instructions, as cases name maps in them, and the maps' names. Numbers behind a `+` may be negative.
+///
+/// Fails with the assembler's words and the text.
+pub fn assemble(text: &str) -> Result<(Vec<RawInsn>, Vec<String>), String> {
+    let text = text.replace("+ -", "- ").replace("+-", "-");
+    let assembly = asm::assemble(&text).map_err(|error| format!("{error}\n{text}"))?;
+    let mut insns = assembly.slots;
+    let mut second = false;
+    for insn in &mut insns {
+        // Maps are named by descriptor, as cases do it.
+        if !second && insn.code == 0x18 && matches!(insn.src, 5 | 6) {
+            insn.src -= 4;
+        }
+        second = !second && insn.code == 0x18;
+    }
+    Ok((insns, assembly.maps))
 }
 
 impl Case {

@@ -12,8 +12,8 @@ use std::fmt::Write;
 
 use rtbpf_abi::map_spec::flags;
 use rtbpf_abi::{MapKind, MapSpec, ProgKind, ProgType};
-use rtbpf_isa::asm;
 
+use super::case::assemble;
 use super::{Case, CaseMap, Rng};
 use values::Kind;
 
@@ -47,19 +47,8 @@ pub fn case(rng: &mut Rng, name: String) -> Case {
     };
     sibling.build();
     let text = sibling.text + &sibling.functions;
-    // Offsets are written with their sign.
-    let text = text.replace("+ -", "- ");
-    let assembly = asm::assemble(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
-    let mut insns = assembly.slots;
-    let mut second = false;
-    for insn in &mut insns {
-        // Maps are named by descriptor, as cases do it.
-        if !second && insn.code == 0x18 && matches!(insn.src, 5 | 6) {
-            insn.src -= 4;
-        }
-        second = !second && insn.code == 0x18;
-    }
-    let maps = assembly.maps.iter().map(|name| CaseMap { spec: map(name), init: Vec::new() }).collect();
+    let (insns, names) = assemble(&text).unwrap_or_else(|error| panic!("{error}"));
+    let maps = names.iter().map(|name| CaseMap { spec: map(name), init: Vec::new() }).collect();
     let prog_flags = match rng.below(30) {
         0 => 1,
         1 => 8,
