@@ -3,7 +3,8 @@
 use std::io::Write;
 
 use iced_x86::{Decoder, DecoderOptions, Formatter, GasFormatter, Instruction};
-use rtbpf::isa::{InsnIdx, Program, SourceLine, text};
+use rtbpf::isa::text::{self, Names as _};
+use rtbpf::isa::{InsnIdx, Program, SourceLine};
 use rtbpf::jit::{Arch, Code, Symbol};
 use rtbpf::loader::Object;
 use yaxpeax_arch::{Decoder as _, LengthedInstruction as _, U8Reader};
@@ -109,7 +110,7 @@ fn same(a: &SourceLine, b: &SourceLine) -> bool {
 fn symbol(object: &Object, symbol: Symbol) -> String {
     let map = |map: rtbpf::isa::MapIdx| object.maps.get(map.index()).map_or("?", |def| &def.name);
     match symbol {
-        Symbol::Helper(id) => match isa_helper(id) {
+        Symbol::Helper(id) => match HelperNames.helper(id) {
             Some(name) => format!("helper {name}"),
             None => format!("helper {id}"),
         },
@@ -120,10 +121,6 @@ fn symbol(object: &Object, symbol: Symbol) -> String {
         Symbol::PacketLoad => "packet load".into(),
         Symbol::TailCall => "tail call".into(),
     }
-}
-
-fn isa_helper(id: i32) -> Option<&'static str> {
-    rtbpf_abi::helper::name(rtbpf_abi::HelperId(u32::try_from(id).ok()?))
 }
 
 /// In the syntax of GNU tools, as the kernel's dumps are.
