@@ -35,10 +35,17 @@ impl FreeLists {
         FreeLists { heads: (0..slots.max(1)).map(|_| Head(AtomicU64::new(pack(NONE, 0)))).collect() }
     }
 
+    /// The stack of `slot`. A division only for slots that there were none of when the stacks were made.
+    #[inline]
+    fn own(&self, slot: u32) -> usize {
+        let (slot, stacks) = (slot as usize, self.heads.len());
+        if slot < stacks { slot } else { slot % stacks }
+    }
+
     /// Puts `index` on top of `slot`'s stack.
     #[inline]
     pub fn push(&self, links: &impl Links, slot: u32, index: u32) {
-        let head = &self.heads[slot as usize % self.heads.len()].0;
+        let head = &self.heads[self.own(slot)].0;
         let mut old = head.load(Ordering::Relaxed);
         loop {
             links.link(index).store(old as u32, Ordering::Relaxed);
@@ -59,15 +66,14 @@ impl FreeLists {
     /// Takes the top of `slot`'s stack, or of the next slot's that has one.
     #[inline]
     pub fn pop(&self, links: &impl Links, slot: u32) -> Option<u32> {
-        let slots = self.heads.len();
-        let own = slot as usize % slots;
+        let (own, slots) = (self.own(slot), self.heads.len());
         self.pop_from(links, own).or_else(|| (1..slots).find_map(|away| self.pop_from(links, (own + away) % slots)))
     }
 
     /// Takes the top of `slot`'s own stack.
     #[inline]
     pub fn pop_own(&self, links: &impl Links, slot: u32) -> Option<u32> {
-        self.pop_from(links, slot as usize % self.heads.len())
+        self.pop_from(links, self.own(slot))
     }
 
     #[inline]

@@ -1,8 +1,8 @@
 //! Sections in which what a map handed out stays alive, and the end of what was replaced.
 //!
 //! A run of a program is a section. What can be replaced while programs run (inner maps, tail-call targets, code) is
-//! *retired*: freed only when every thread that was in a section at that moment has left it. Sections cost two plain
-//! stores each way; the one who frees pays for the ordering with `membarrier`.
+//! *retired*: freed only when every thread that was in a section at that moment has left it. Sections cost one plain
+//! store each way; the one who frees pays for the ordering with `membarrier`.
 
 use std::cell::Cell;
 use std::marker::PhantomData;
@@ -19,13 +19,14 @@ const THREADS: usize = 512;
 struct Reader {
     /// 0 when unused, else the thread's id.
     tid: AtomicU32,
-    nesting: AtomicU32,
-    /// The epoch in which the section began; 0 outside.
-    since: AtomicU64,
+    /// The epoch in which the outermost section began, and how many there are (the low [`NESTING`] bits); 0 outside.
+    state: AtomicU64,
 }
 
-static READERS: [Reader; THREADS] =
-    [const { Reader { tid: AtomicU32::new(0), nesting: AtomicU32::new(0), since: AtomicU64::new(0) } }; THREADS];
+const NESTING: u32 = 16;
+const DEEPEST: u64 = (1 << NESTING) - 1;
+
+static READERS: [Reader; THREADS] = [const { Reader { tid: AtomicU32::new(0), state: AtomicU64::new(0) } }; THREADS];
 /// Sections of threads that found no entry: nothing is freed while there are any.
 static UNLISTED: AtomicU32 = AtomicU32::new(0);
 static EPOCH: AtomicU64 = AtomicU64::new(1);
@@ -50,24 +51,29 @@ pub struct Section {
 #[inline]
 pub fn enter() -> Section {
     point();
-    let Some(reader) = mine() else {
-        UNLISTED.fetch_add(1, Ordering::SeqCst);
-        return Section { listed: None, thread_bound: PhantomData };
-    };
-    // A handler may come between any two of these lines. It leaves `nesting` as it found it, and leaves `since` set
-    // unless it was the outermost; so the order nesting, then epoch keeps the epoch set for as long as we need it.
-    reader.nesting.store(reader.nesting.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-    compiler_fence(Ordering::SeqCst);
+    let Some(reader) = mine() else { return unlisted() };
+    // A handler may come between any two of these lines. It leaves the state as it found it.
+    let state = reader.state.load(Ordering::Relaxed);
     point();
-    if reader.since.load(Ordering::Relaxed) == 0 {
-        reader.since.store(EPOCH.load(Ordering::Relaxed), Ordering::Relaxed);
+    if state == 0 {
+        reader.state.store(EPOCH.load(Ordering::Relaxed) << NESTING | 1, Ordering::Relaxed);
         if ASYMMETRIC.load(Ordering::Relaxed) {
             compiler_fence(Ordering::SeqCst);
         } else {
             fence(Ordering::SeqCst);
         }
+    } else if state & DEEPEST != DEEPEST {
+        reader.state.store(state + 1, Ordering::Relaxed);
+    } else {
+        return unlisted();
     }
     Section { listed: Some(reader), thread_bound: PhantomData }
+}
+
+#[cold]
+fn unlisted() -> Section {
+    UNLISTED.fetch_add(1, Ordering::SeqCst);
+    Section { listed: None, thread_bound: PhantomData }
 }
 
 impl Drop for Section {
@@ -77,13 +83,14 @@ impl Drop for Section {
             UNLISTED.fetch_sub(1, Ordering::SeqCst);
             return;
         };
-        let left = reader.nesting.load(Ordering::Relaxed) - 1;
-        reader.nesting.store(left, Ordering::Relaxed);
-        compiler_fence(Ordering::SeqCst);
+        let state = reader.state.load(Ordering::Relaxed);
         point();
-        if left == 0 {
-            // Release: all reads of the section come before; pairs with the acquire in `oldest`.
-            reader.since.store(0, Ordering::Release);
+        // Release: all reads of the section come before; pairs with the acquire in `oldest`. A branch rather than
+        // arithmetic: what is stored does not wait for what was loaded.
+        if state & DEEPEST == 1 {
+            reader.state.store(0, Ordering::Release);
+        } else {
+            reader.state.store(state - 1, Ordering::Release);
         }
     }
 }
@@ -112,8 +119,7 @@ fn register() -> Option<&'static Reader> {
     };
     let unused = |reader: &&Reader| reader.tid.compare_exchange(0, tid, Ordering::AcqRel, Ordering::Relaxed).is_ok();
     let reader = READERS.iter().find(unused).or_else(|| READERS.iter().find(claim))?;
-    reader.nesting.store(0, Ordering::Relaxed);
-    reader.since.store(0, Ordering::Release);
+    reader.state.store(0, Ordering::Release);
     let asymmetric = word::membarrier(libc::MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED);
     ASYMMETRIC.store(asymmetric, Ordering::SeqCst);
     MINE.set(Some(reader));
@@ -130,8 +136,8 @@ fn oldest() -> u64 {
     if UNLISTED.load(Ordering::SeqCst) != 0 {
         return 0;
     }
-    let since = READERS.iter().map(|reader| reader.since.load(Ordering::Acquire));
-    since.filter(|since| *since != 0).min().unwrap_or(u64::MAX)
+    let states = READERS.iter().map(|reader| reader.state.load(Ordering::Acquire));
+    states.filter(|state| *state != 0).map(|state| state >> NESTING).min().unwrap_or(u64::MAX)
 }
 
 /// Calls `last` once no section that began before this call is under way. Level Task only. The thing retired must
