@@ -226,6 +226,14 @@ impl<'a> ProgBytes<'a> {
         }
     }
 
+    /// A copy of the first `N`; what is missing reads as 0.
+    #[inline]
+    pub fn to_array<const N: usize>(&self) -> [u8; N] {
+        let mut out = [0; N];
+        self.copy_to(&mut out);
+        out
+    }
+
     /// A copy of them.
     #[inline]
     pub fn to_vec(&self) -> Vec<u8> {
@@ -249,6 +257,7 @@ impl<'a> ProgBytes<'a> {
 }
 
 impl<'a> From<&'a [u8]> for ProgBytes<'a> {
+    #[inline]
     fn from(bytes: &'a [u8]) -> ProgBytes<'a> {
         ProgBytes { ptr: bytes.as_ptr(), len: bytes.len(), life: PhantomData }
     }
@@ -309,6 +318,7 @@ impl<'a> ProgOut<'a> {
 }
 
 impl<'a> From<&'a mut [u8]> for ProgOut<'a> {
+    #[inline]
     fn from(bytes: &'a mut [u8]) -> ProgOut<'a> {
         ProgOut { ptr: bytes.as_mut_ptr(), len: bytes.len(), life: PhantomData }
     }
@@ -427,6 +437,20 @@ impl<'a> Cell<'a> {
             }
         }
         true
+    }
+
+    #[inline]
+    pub(crate) fn load_u32(self, off: usize) -> u32 {
+        assert!(off <= self.len && self.len - off >= 4, "word inside the cell");
+        // SAFETY: checked above.
+        unsafe { load_u32(self.ptr.add(off)) }
+    }
+
+    #[inline]
+    pub(crate) fn store_u32(self, off: usize, value: u32) {
+        assert!(off <= self.len && self.len - off >= 4, "word inside the cell");
+        // SAFETY: checked above.
+        unsafe { store_u32(self.ptr.add(off), value) }
     }
 
     #[inline]

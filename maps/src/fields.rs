@@ -43,6 +43,7 @@ impl Shape {
     }
 
     /// Whether copies move every byte.
+    #[inline]
     pub(crate) fn is_plain(&self) -> bool {
         self.special.is_empty()
     }
@@ -51,11 +52,7 @@ impl Shape {
     #[inline]
     pub(crate) fn write(&self, cell: Cell<'_>, value: ProgBytes<'_>) {
         if self.special.is_empty() {
-            match value.slice(0, self.value_size) {
-                Some(value) => cell.fill(value),
-                None => cell.fill(value),
-            }
-            return;
+            return cell.part(0, self.value_size).fill(value);
         }
         for (off, len) in &self.plain {
             if let Some(part) = value.slice(*off, *len) {

@@ -19,9 +19,21 @@ pub struct Head {
     frozen: AtomicBool,
     /// Writable host mappings alive: they forbid freezing.
     writers: AtomicU32,
-    me: OnceLock<Weak<dyn Map>>,
+    me: OnceLock<Me>,
     owner: OnceLock<(ProgType, u64)>,
 }
+
+/// The map that a head belongs to.
+struct Me {
+    weak: Weak<dyn Map>,
+    /// Where `weak` leads, while it does.
+    map: *const dyn Map,
+}
+
+// SAFETY: maps are `Send` and `Sync`; the pointer is only followed while the map lives.
+unsafe impl Send for Me {}
+// SAFETY: as above.
+unsafe impl Sync for Me {}
 
 static NEXT_ID: AtomicU32 = AtomicU32::new(1);
 
@@ -72,7 +84,7 @@ impl Head {
     /// The map itself; `None` while it is being dropped.
     #[inline]
     pub fn map(&self) -> Option<MapRef> {
-        self.me.get()?.upgrade()
+        self.me.get()?.weak.upgrade()
     }
 
     /// The map itself, without counting who holds it.
@@ -82,7 +94,7 @@ impl Head {
     /// Somebody else must keep the map alive for `'a`.
     #[inline]
     pub unsafe fn borrowed<'a>(&self) -> Option<&'a dyn Map> {
-        let map = self.me.get()?.as_ptr();
+        let map = self.me.get()?.map;
         // SAFETY: the caller says that the map lives, so what made this weak reference is still there.
         Some(unsafe { &*map })
     }
@@ -136,7 +148,7 @@ pub(crate) fn publish(map: Box<dyn Map>) -> MapRef {
     if let Ok(mut heads) = HEADS.write() {
         heads.insert(std::ptr::from_ref(head) as u64, me.clone());
     }
-    let _ = head.me.set(me);
+    let _ = head.me.set(Me { weak: me, map: Arc::as_ptr(&map) });
     map
 }
 

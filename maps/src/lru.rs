@@ -17,7 +17,8 @@ use rtbpf_rt::{Class, Lock, RawLock, RunCx};
 
 use crate::hash::{Pool, Table, bump};
 use crate::map::MapError;
-use crate::slab::{Pages, Slab};
+use crate::percpu::place_of;
+use crate::slab::{Headed, Pages};
 
 /// Nodes moved to a slot's stock at once, at most; and nodes looked at per rotation.
 const BATCH: u32 = 128;
@@ -25,11 +26,11 @@ const BATCH: u32 = 128;
 const OWN_BATCH: u32 = 4;
 
 const PREV: usize = 0;
-const NEXT: usize = 4;
+const NEXT: usize = 1;
 /// Which list a node is on (low byte) and whose (the rest).
-const PLACE: usize = 8;
+const PLACE: usize = 2;
 /// Whether it was used since it was last looked at; or [`STRAY`].
-const USED: usize = 12;
+const USED: usize = 3;
 const STRAY: u32 = 2;
 
 /// The list a node is on.
@@ -55,17 +56,20 @@ struct List {
 }
 
 /// The words of all nodes.
-struct Nodes(Slab);
+struct Nodes(Headed);
 
 impl Nodes {
+    #[inline(always)]
     fn word(&self, node: u32, at: usize) -> &AtomicU32 {
-        self.0.cell(node).atomic_u32(at)
+        self.0.words(node).at(at)
     }
 
+    #[inline(always)]
     fn get(&self, node: u32, at: usize) -> u32 {
         self.word(node, at).load(Ordering::Relaxed)
     }
 
+    #[inline(always)]
     fn set(&self, node: u32, at: usize, value: u32) {
         self.word(node, at).store(value, Ordering::Relaxed);
     }
@@ -79,6 +83,7 @@ impl Nodes {
         self.get(node, USED) == STRAY
     }
 
+    #[inline]
     fn place(&self, node: u32) -> (u32, u32) {
         let place = self.get(node, PLACE);
         (place & 0xff, place >> 8)
@@ -99,10 +104,12 @@ impl List {
         Some(self.last.load(Ordering::Relaxed)).filter(|node| *node != NONE)
     }
 
+    #[inline]
     fn holds(&self, nodes: &Nodes, node: u32) -> bool {
         nodes.place(node) == (self.on as u32, self.slot)
     }
 
+    #[inline]
     fn push(&self, nodes: &Nodes, node: u32) {
         let old = self.first.load(Ordering::Relaxed);
         nodes.set(node, PREV, NONE);
@@ -116,6 +123,7 @@ impl List {
         self.len.store(self.len() + 1, Ordering::Relaxed);
     }
 
+    #[inline]
     fn remove(&self, nodes: &Nodes, node: u32) {
         let (prev, next) = (nodes.get(node, PREV), nodes.get(node, NEXT));
         match prev {
@@ -129,6 +137,7 @@ impl List {
         self.len.store(self.len() - 1, Ordering::Relaxed);
     }
 
+    #[inline]
     fn pop(&self, nodes: &Nodes) -> Option<u32> {
         let node = Some(self.first.load(Ordering::Relaxed)).filter(|node| *node != NONE)?;
         self.remove(nodes, node);
@@ -187,6 +196,7 @@ impl Lists {
         }
     }
 
+    #[inline]
     fn move_to(&self, nodes: &Nodes, node: u32, list: &List) {
         self.detach(nodes, node);
         nodes.set(node, USED, 0);
@@ -268,7 +278,7 @@ pub(crate) struct Lru {
 impl Lru {
     /// A pool of `entries` nodes. Without common lists `entries` must be a multiple of `slots`.
     pub(crate) fn new(entries: u32, slots: u32, common: bool, pages: Pages) -> Result<Lru, MapError> {
-        let nodes = Nodes(Slab::new(entries, 16, pages)?);
+        let nodes = Nodes(Headed::new(entries, 0, pages)?);
         let slots = slots.max(1);
         let shape = if common {
             let lists = Lists::new(0, 0..entries);
@@ -302,7 +312,7 @@ impl Lru {
         batch: u32,
     ) -> Result<u32, MapError> {
         let nodes = &self.nodes;
-        let own = cx.slot as usize % stocks.len();
+        let own = place_of(cx.slot, stocks.len());
         let stock = &stocks[own];
         {
             let _stock_held = stock.lock.lock(cx, Class::LruLocal).map_err(no_node)?;
@@ -391,7 +401,7 @@ impl Pool for Lru {
     fn take_early(&self, cx: &RunCx, table: &Table<RawLock>) -> Result<Option<u32>, MapError> {
         match &self.shape {
             Shape::Common { lists, stocks, batch } => self.take_common(cx, table, lists, stocks, *batch).map(Some),
-            Shape::PerSlot(lists) => self.take_own(cx, table, &lists[cx.slot as usize % lists.len()]).map(Some),
+            Shape::PerSlot(lists) => self.take_own(cx, table, &lists[place_of(cx.slot, lists.len())]).map(Some),
         }
     }
 
@@ -401,10 +411,10 @@ impl Pool for Lru {
 
     fn give_back(&self, cx: &RunCx, _: &Table<RawLock>, node: u32) {
         let nodes = &self.nodes;
-        let slot = nodes.place(node).1 as usize;
+        let slot = nodes.place(node).1;
         match &self.shape {
             Shape::Common { lists, stocks, .. } => {
-                let stock = &stocks[slot % stocks.len()];
+                let stock = &stocks[place_of(slot, stocks.len())];
                 if let Ok(_held) = stock.lock.lock(cx, Class::LruLocal)
                     && stock.pending.holds(nodes, node)
                 {
@@ -424,7 +434,7 @@ impl Pool for Lru {
                 nodes.set(node, USED, STRAY);
             }
             Shape::PerSlot(all) => {
-                let lists = &all[slot % all.len()];
+                let lists = &all[place_of(slot, all.len())];
                 match lists.lock.lock(cx, Class::Lru) {
                     Ok(_held) => lists.move_to(nodes, node, &lists.free),
                     Err(_) => nodes.set(node, USED, STRAY),

@@ -88,7 +88,15 @@ impl PercpuCells {
     }
 }
 
+/// The place of `slot` among `count`. A division only for slots that there were none of when the map was made.
+#[inline]
+pub(crate) fn place_of(slot: u32, count: usize) -> usize {
+    let slot = slot as usize;
+    if slot < count { slot } else { slot % count }
+}
+
 /// The caller's buffer for helpers that hand a value out, or zeroes when there is none to hand out.
+#[inline]
 pub(crate) fn hand_out(value: Option<Cell<'_>>, out: ProgOut<'_>, value_size: u32) {
     match value {
         Some(value) => out.fill(value.part(0, value_size as usize).bytes()),

@@ -33,13 +33,17 @@ impl QueueStack {
         Ok(QueueStack { head, lock: RawLock::default(), values, first, count })
     }
 
-    /// The place `after` values behind the oldest.
+    /// The place `after` values behind the oldest; `after` is no more than entries.
+    #[inline]
     fn place(&self, after: u32) -> u32 {
-        let at = u64::from(self.first.load(Ordering::Relaxed)) + u64::from(after);
-        (at % u64::from(self.head.spec().max_entries)) as u32
+        let (first, entries) = (self.first.load(Ordering::Relaxed), self.head.spec().max_entries);
+        // Without a sum that could overflow, and without a division.
+        let before_wrap = entries - first;
+        if after < before_wrap { first + after } else { after - before_wrap }
     }
 
     /// Hands out the next value; removes it when `take` is set.
+    #[inline]
     fn next(&self, cx: &RunCx, out: ProgOut<'_>, take: bool) -> Result<(), MapError> {
         let value_size = self.head.spec().value_size;
         let _held = self.lock.lock(cx, Class::Queue)?;

@@ -3,8 +3,11 @@
 //! Element `i` keeps its address and its layout for the life of the map. So a lookup needs no lock and no reference
 //! count: at worst it reads an element that meanwhile holds another key.
 
+use std::sync::atomic::AtomicU32;
+
 use rtbpf_abi::Errno;
 use rtbpf_rt::ZeroIsValid;
+use rtbpf_rt::lock::prim::point;
 
 use crate::access::Cell;
 use crate::map::MapError;
@@ -185,6 +188,76 @@ impl Slab {
 
     pub(crate) fn region(&self) -> &Region {
         &self.region
+    }
+}
+
+/// Elements that begin with four words, which change one by one; the others are their body.
+pub(crate) struct Headed {
+    slab: Slab,
+}
+
+/// The words in front of an element.
+#[derive(Clone, Copy)]
+pub(crate) struct Words<'a>(&'a [AtomicU32; Headed::WORDS]);
+
+impl<'a> Words<'a> {
+    /// Word `at`.
+    #[inline(always)]
+    pub(crate) fn at(self, at: usize) -> &'a AtomicU32 {
+        point();
+        &self.0[at]
+    }
+}
+
+impl Headed {
+    const WORDS: usize = 4;
+    const BYTES: usize = 4 * Headed::WORDS;
+
+    /// `count` zeroed elements with bodies of `bytes` (rounded up to 8).
+    pub(crate) fn new(count: u32, bytes: usize, pages: Pages) -> Result<Headed, MapError> {
+        let stride = bytes.checked_add(Headed::BYTES).ok_or(Errno::E2BIG)?;
+        Ok(Headed { slab: Slab::new(count, stride, pages)? })
+    }
+
+    /// The words of element `index`; `None` when it is not below the count.
+    #[inline]
+    pub(crate) fn get(&self, index: u32) -> Option<Words<'_>> {
+        if index >= self.slab.count {
+            return None;
+        }
+        // SAFETY: inside the region, as for `Slab::cell`; strides are at least `BYTES` and multiples of 8. All accesses
+        // to the words are atomic.
+        Some(Words(unsafe { &*self.slab.region.base.add(index as usize * self.slab.stride).cast() }))
+    }
+
+    /// The words of element `index`, which must be below the count.
+    #[inline]
+    pub(crate) fn words(&self, index: u32) -> Words<'_> {
+        self.get(index).expect("element inside the slab")
+    }
+
+    /// The body of element `index`, which must be below the count.
+    #[inline]
+    pub(crate) fn body(&self, index: u32) -> Cell<'_> {
+        assert!(index < self.slab.count, "element inside the slab");
+        let (at, len) = (index as usize * self.slab.stride + Headed::BYTES, self.slab.stride - Headed::BYTES);
+        // SAFETY: as for `get`; the body is what follows the words.
+        unsafe { Cell::new(self.slab.region.base.add(at), len) }
+    }
+
+    /// The element in whose body `address` lies, and where.
+    pub(crate) fn element_at(&self, address: u64) -> Option<(u32, usize)> {
+        let off = self.slab.region.offset_of(address)?;
+        let index = u32::try_from(off / self.slab.stride).ok().filter(|index| *index < self.slab.count)?;
+        Some((index, (off % self.slab.stride).checked_sub(Headed::BYTES)?))
+    }
+
+    pub(crate) fn count(&self) -> u32 {
+        self.slab.count
+    }
+
+    pub(crate) fn region(&self) -> &Region {
+        &self.slab.region
     }
 }
 

@@ -1,8 +1,10 @@
 //! Hash maps: plain and per-CPU, preallocated and not, with and without LRU eviction. One source over the mode.
 
+mod key;
 mod pool;
 mod table;
 
+pub(crate) use key::{Key, by_width};
 pub(crate) use pool::{Dynamic, Pool, Prealloc, bump};
 pub(crate) use table::{Bucket, Table};
 
@@ -44,14 +46,18 @@ where
         Hash { shape: Shape::of(head.spec()), head, table, values, pool }
     }
 
-    /// The hash of a key of the right length.
-    fn hashed(&self, key: KeyRef<'_>) -> Option<u32> {
-        (key.len() == self.head.spec().key_size as usize).then(|| self.table.hash(key))
+    /// Whether a key has the length that this map's keys have.
+    #[inline]
+    fn is_key(&self, key: KeyRef<'_>) -> bool {
+        key.len() == self.head.spec().key_size as usize
     }
 
     #[inline]
     fn find(&self, key: KeyRef<'_>) -> Option<u32> {
-        self.table.find(key, self.hashed(key)?)
+        if !self.is_key(key) {
+            return None;
+        }
+        self.table.find_bytes(key)
     }
 
     #[inline]
@@ -63,6 +69,7 @@ where
     }
 
     /// Writes the value of a node that was in no chain (`fresh`) or stays where it is.
+    #[inline]
     fn write(&self, cx: &RunCx, node: u32, value: ProgBytes<'_>, fresh: bool) -> Result<(), MapError> {
         match &self.values {
             Values::Inline => {
@@ -116,13 +123,14 @@ where
     }
 
     /// Removes `key` after `last_look` saw its node, under the bucket lock.
+    #[inline]
     fn remove(
         &self,
         cx: &RunCx,
-        key: KeyRef<'_>,
+        key: impl Key,
         last_look: impl FnOnce(u32) -> Result<(), MapError>,
     ) -> Result<(), MapError> {
-        let hash = self.hashed(key).ok_or(Errno::EINVAL)?;
+        let hash = self.table.hash(key);
         let held = self.table.lock(cx, self.table.bucket_of(hash))?;
         let node = self.table.find(key, hash).ok_or(Errno::ENOENT)?;
         last_look(node)?;
@@ -132,10 +140,11 @@ where
         Ok(())
     }
 
+    #[inline]
     fn insert(
         &self,
         cx: &RunCx,
-        key: KeyRef<'_>,
+        key: impl Key,
         hash: u32,
         value: ProgBytes<'_>,
         flags: UpdateFlags,
@@ -172,6 +181,29 @@ where
         }
         Ok(old)
     }
+
+    /// Creates or replaces the element of `key`; the flags are known ones.
+    #[inline]
+    fn put(&self, cx: &RunCx, key: impl Key, value: ProgBytes<'_>, flags: UpdateFlags) -> Result<(), MapError> {
+        let hash = self.table.hash(key);
+        if flags & update::F_LOCK != 0
+            && let Some(node) = self.table.find(key, hash)
+        {
+            admit(true, flags)?;
+            return self.write_locked(cx, node, value);
+        }
+        // A per-CPU value that must exist is written in place; every other update may need a node.
+        let may_need = !(self.is_percpu() && flags & 3 == update::EXIST);
+        let mut early = if P::EARLY && may_need { self.pool.take_early(cx, &self.table)? } else { None };
+        let done = self.insert(cx, key, hash, value, flags, &mut early);
+        if let Some(unused) = early {
+            self.pool.give_back(cx, &self.table, unused);
+        }
+        if let Some(old) = done? {
+            self.pool.replaced(cx, &self.table, old);
+        }
+        Ok(())
+    }
 }
 
 /// Whether the existence flags allow an update.
@@ -184,7 +216,13 @@ pub(crate) fn admit(exists: bool, flags: UpdateFlags) -> Result<(), MapError> {
 }
 
 /// Update flags beyond the known ones.
+#[inline]
 pub(crate) fn check_flags(flags: UpdateFlags, with_lock: bool, spec: &MapSpec) -> Result<(), MapError> {
+    if flags <= update::EXIST { Ok(()) } else { check_rare_flags(flags, with_lock, spec) }
+}
+
+#[cold]
+fn check_rare_flags(flags: UpdateFlags, with_lock: bool, spec: &MapSpec) -> Result<(), MapError> {
     let known = if with_lock { flags & !update::F_LOCK } else { flags };
     if known > update::EXIST {
         return Err(Errno::EINVAL.into());
@@ -225,28 +263,17 @@ where
 
     fn update(&self, cx: &RunCx, key: KeyRef<'_>, value: ProgBytes<'_>, flags: UpdateFlags) -> Result<(), MapError> {
         check_flags(flags, !self.is_percpu(), self.head.spec())?;
-        let hash = self.hashed(key).ok_or(Errno::EINVAL)?;
-        if flags & update::F_LOCK != 0
-            && let Some(node) = self.table.find(key, hash)
-        {
-            admit(true, flags)?;
-            return self.write_locked(cx, node, value);
+        if !self.is_key(key) {
+            return Err(Errno::EINVAL.into());
         }
-        // A per-CPU value that must exist is written in place; every other update may need a node.
-        let may_need = !(self.is_percpu() && flags & 3 == update::EXIST);
-        let mut early = if P::EARLY && may_need { self.pool.take_early(cx, &self.table)? } else { None };
-        let done = self.insert(cx, key, hash, value, flags, &mut early);
-        if let Some(unused) = early {
-            self.pool.give_back(cx, &self.table, unused);
-        }
-        if let Some(old) = done? {
-            self.pool.replaced(cx, &self.table, old);
-        }
-        Ok(())
+        by_width!(key, key => self.put(cx, key, value, flags))
     }
 
     fn delete(&self, cx: &RunCx, key: KeyRef<'_>) -> Result<(), MapError> {
-        self.remove(cx, key, |_| Ok(()))
+        if !self.is_key(key) {
+            return Err(Errno::EINVAL.into());
+        }
+        by_width!(key, key => self.remove(cx, key, |_| Ok(())))
     }
 
     fn next_key(&self, _: &RunCx, key: Option<KeyRef<'_>>, out: &mut Vec<u8>) -> Result<(), MapError> {
@@ -265,8 +292,11 @@ where
     }
 
     fn take(&self, cx: &RunCx, key: KeyRef<'_>, flags: u64, out: &mut Vec<u8>) -> Result<(), MapError> {
+        if !self.is_key(key) {
+            return Err(Errno::EINVAL.into());
+        }
         out.reserve(self.read_bytes());
-        self.remove(cx, key, |node| self.read_node(cx, node, flags, out))
+        by_width!(key, key => self.remove(cx, key, |node| self.read_node(cx, node, flags, out)))
     }
 
     fn for_each(&self, cx: &RunCx, visit: &mut Visit<'_>) -> Result<u64, MapError> {

@@ -15,6 +15,7 @@ use rtbpf_rt::{Lock, RawLock, RunCx, ZeroIsValid};
 
 use crate::hash::table::{Bucket, Table};
 use crate::map::MapError;
+use crate::percpu::place_of;
 
 /// Levels that can interrupt one another on a slot.
 const LEVELS: u32 = 4;
@@ -84,8 +85,10 @@ impl Prealloc {
         })
     }
 
+    #[inline]
     fn spare(&self, cx: &RunCx) -> &AtomicU32 {
-        &self.spares[(cx.slot as usize * LEVELS as usize + cx.level as usize) % self.spares.len()]
+        let level = cx.level as usize;
+        &self.spares[place_of(cx.slot, self.spares.len() / LEVELS as usize) * LEVELS as usize + level]
     }
 }
 

@@ -11,18 +11,17 @@ use rtbpf_rt::lock::prim::point;
 use rtbpf_rt::{Class, Guard, Lock, RunCx, ZeroIsValid};
 
 use crate::access::Cell;
-use crate::jhash::jhash;
+use crate::hash::key::{Key, by_width};
 use crate::map::MapError;
-use crate::slab::{Pages, Slab, ZeroedArray};
+use crate::slab::{Headed, Pages, Words, ZeroedArray};
 
 /// Ends a chain; the other bits are the bucket. A link of 0 is the marker of the bucket it stands in.
 const END: u32 = 1 << 31;
 
+/// The words of a node. Its key is behind them, then its value.
 const NEXT: usize = 0;
-const HASH: usize = 4;
-const FREE: usize = 8;
-/// Bytes before the key.
-const HEADER: usize = 16;
+const HASH: usize = 1;
+const FREE: usize = 2;
 
 /// First node of a chain, and the lock of its writers.
 #[derive(Default)]
@@ -39,7 +38,7 @@ pub(crate) struct Table<L> {
     buckets: ZeroedArray<Bucket<L>>,
     mask: u32,
     seed: u32,
-    nodes: Slab,
+    nodes: Headed,
     key_size: usize,
     value_at: usize,
     value_len: usize,
@@ -48,7 +47,7 @@ pub(crate) struct Table<L> {
 impl<L> Links for Table<L> {
     #[inline]
     fn link(&self, node: u32) -> &AtomicU32 {
-        self.nodes.cell(node).atomic_u32(FREE)
+        self.nodes.words(node).at(FREE)
     }
 }
 
@@ -65,11 +64,11 @@ where
         seed: u32,
         pages: Pages,
     ) -> Result<Table<L>, MapError> {
-        let value_at = HEADER + (key_size as usize).next_multiple_of(8);
+        let value_at = (key_size as usize).next_multiple_of(8);
         let value_len = (value_len as usize).next_multiple_of(8);
         let buckets = entries.max(1).next_power_of_two();
         Ok(Table {
-            nodes: Slab::new(nodes, value_at + value_len, pages)?,
+            nodes: Headed::new(nodes, value_at + value_len, pages)?,
             buckets: ZeroedArray::new(buckets as usize, pages)?,
             mask: buckets - 1,
             seed,
@@ -80,8 +79,8 @@ where
     }
 
     #[inline]
-    pub(crate) fn hash(&self, key: &[u8]) -> u32 {
-        jhash(key, self.seed)
+    pub(crate) fn hash(&self, key: impl Key) -> u32 {
+        key.hash(self.seed)
     }
 
     #[inline]
@@ -105,38 +104,40 @@ where
         &self.buckets.get(bucket as usize).first
     }
 
-    /// The node that a link of `bucket`'s chain leads to; else whether the chain that ended was that bucket's.
+    /// The node that a link leads to, and its words; `None` at the end of a chain.
     #[inline]
-    fn follow(link: u32, bucket: u32) -> Result<u32, bool> {
-        if link != 0 && link & END == 0 { Ok(link - 1) } else { Err(link == 0 || link == END | bucket) }
+    fn follow(&self, link: u32) -> Option<(u32, Words<'_>)> {
+        // 0 and the ends are no nodes: there are at most `END` of those.
+        let node = link.wrapping_sub(1);
+        Some((node, self.nodes.get(node)?))
     }
 
-    /// The node with `key`. Takes no lock.
+    /// The node with `key`, whose hash is `hash`. Takes no lock.
     #[inline]
-    pub(crate) fn find(&self, key: &[u8], hash: u32) -> Option<u32> {
+    pub(crate) fn find(&self, key: impl Key, hash: u32) -> Option<u32> {
         let bucket = self.bucket_of(hash);
         loop {
             // Acquire: pairs with the release in `link`, so that a node is seen with its key.
             let first = self.first(bucket).load(Ordering::Acquire);
             let mut link = first;
-            loop {
-                match Self::follow(link, bucket) {
-                    Ok(node) => {
-                        let cell = self.nodes.cell(node);
-                        if cell.atomic_u32(HASH).load(Ordering::Relaxed) == hash
-                            && cell.part(HEADER, self.key_size).starts_with(key)
-                        {
-                            return Some(node);
-                        }
-                        link = cell.atomic_u32(NEXT).load(Ordering::Acquire);
-                    }
-                    // A node that replaced the key's meanwhile stands in front of where this walk began.
-                    Err(true) if self.first(bucket).load(Ordering::Acquire) == first => return None,
-                    Err(true) => break,
-                    Err(false) => break,
+            while let Some((node, words)) = self.follow(link) {
+                if words.at(HASH).load(Ordering::Relaxed) == hash && key.is_in(self.nodes.body(node)) {
+                    return Some(node);
                 }
+                link = words.at(NEXT).load(Ordering::Acquire);
+            }
+            // In another chain's end; or a node that replaced the key's meanwhile stands in front of where we began.
+            let ours = link == 0 || link == END | bucket;
+            if ours && self.first(bucket).load(Ordering::Acquire) == first {
+                return None;
             }
         }
+    }
+
+    /// The same for a key of bytes.
+    #[inline]
+    pub(crate) fn find_bytes(&self, key: &[u8]) -> Option<u32> {
+        by_width!(key, key => self.find(key, self.hash(key)))
     }
 
     /// The nodes of `bucket`, newest first, for a holder of its lock (or one who can live with a torn walk).
@@ -145,9 +146,9 @@ where
         // A torn walk could circle through recycled nodes; no chain is longer than all nodes.
         let mut left = self.nodes.count();
         std::iter::from_fn(move || {
-            let node = Self::follow(link, bucket).ok()?;
+            let (node, words) = self.follow(link)?;
             left = left.checked_sub(1)?;
-            link = self.nodes.cell(node).atomic_u32(NEXT).load(Ordering::Acquire);
+            link = words.at(NEXT).load(Ordering::Acquire);
             Some(node)
         })
     }
@@ -160,26 +161,25 @@ where
     /// The node after `node` in walk order.
     pub(crate) fn after(&self, node: u32) -> Option<u32> {
         let bucket = self.bucket_of(self.node_hash(node));
-        let link = self.nodes.cell(node).atomic_u32(NEXT).load(Ordering::Acquire);
-        Self::follow(link, bucket).ok().or_else(|| self.first_from(bucket.checked_add(1)?))
+        let link = self.nodes.words(node).at(NEXT).load(Ordering::Acquire);
+        self.follow(link).map(|(node, _)| node).or_else(|| self.first_from(bucket.checked_add(1)?))
     }
 
     /// Writes the key of a node that is in no chain.
     #[inline]
-    pub(crate) fn set_key(&self, node: u32, key: &[u8], hash: u32) {
-        let cell = self.nodes.cell(node);
-        cell.atomic_u32(HASH).store(hash, Ordering::Relaxed);
-        cell.part(HEADER, self.key_size).fill(key.into());
+    pub(crate) fn set_key(&self, node: u32, key: impl Key, hash: u32) {
+        self.nodes.words(node).at(HASH).store(hash, Ordering::Relaxed);
+        key.put(self.nodes.body(node));
     }
 
     /// Puts `node` at the front of its bucket, whose lock is held.
     #[inline]
     pub(crate) fn link(&self, node: u32) {
-        let cell = self.nodes.cell(node);
-        let bucket = self.bucket_of(cell.atomic_u32(HASH).load(Ordering::Relaxed));
+        let words = self.nodes.words(node);
+        let bucket = self.bucket_of(words.at(HASH).load(Ordering::Relaxed));
         let first = self.first(bucket);
         let old = first.load(Ordering::Relaxed);
-        cell.atomic_u32(NEXT).store(if old == 0 { END | bucket } else { old }, Ordering::Relaxed);
+        words.at(NEXT).store(if old == 0 { END | bucket } else { old }, Ordering::Relaxed);
         // Release: pairs with the acquire loads of readers.
         first.store(node + 1, Ordering::Release);
     }
@@ -188,45 +188,43 @@ where
     /// so that readers who stand on it go on.
     #[inline]
     pub(crate) fn unlink(&self, node: u32) -> bool {
-        let cell = self.nodes.cell(node);
-        let bucket = self.bucket_of(cell.atomic_u32(HASH).load(Ordering::Relaxed));
+        let words = self.nodes.words(node);
+        let bucket = self.bucket_of(words.at(HASH).load(Ordering::Relaxed));
         let mut place = self.first(bucket);
         loop {
-            let link = place.load(Ordering::Relaxed);
-            match Self::follow(link, bucket) {
-                Ok(at) if at == node => {
-                    place.store(cell.atomic_u32(NEXT).load(Ordering::Relaxed), Ordering::Release);
+            match self.follow(place.load(Ordering::Relaxed)) {
+                Some((at, _)) if at == node => {
+                    place.store(words.at(NEXT).load(Ordering::Relaxed), Ordering::Release);
                     return true;
                 }
-                Ok(at) => place = self.nodes.cell(at).atomic_u32(NEXT),
-                Err(_) => return false,
+                Some((_, before)) => place = before.at(NEXT),
+                None => return false,
             }
         }
     }
 
     pub(crate) fn node_hash(&self, node: u32) -> u32 {
-        self.nodes.cell(node).atomic_u32(HASH).load(Ordering::Relaxed)
+        self.nodes.words(node).at(HASH).load(Ordering::Relaxed)
     }
 
     /// The key of `node`.
     pub(crate) fn key(&self, node: u32) -> Cell<'_> {
-        self.nodes.cell(node).part(HEADER, self.key_size)
+        self.nodes.body(node).part(0, self.key_size)
     }
 
     /// The value of `node`, rounded up to 8 bytes.
     #[inline]
     pub(crate) fn value(&self, node: u32) -> Cell<'_> {
-        self.nodes.cell(node).part(self.value_at, self.value_len)
+        self.nodes.body(node).part(self.value_at, self.value_len)
     }
 
     /// The node whose value is at `address`.
     pub(crate) fn node_of(&self, address: u64) -> Option<u32> {
-        let off = self.nodes.region().offset_of(address)?.checked_sub(self.value_at)?;
-        let node = u32::try_from(off / self.nodes.stride()).ok()?;
-        (off.is_multiple_of(self.nodes.stride()) && node < self.nodes.count()).then_some(node)
+        let (node, off) = self.nodes.element_at(address)?;
+        (off == self.value_at).then_some(node)
     }
 
-    pub(crate) fn nodes(&self) -> &Slab {
+    pub(crate) fn nodes(&self) -> &Headed {
         &self.nodes
     }
 }
