@@ -110,11 +110,13 @@ impl Native {
     }
 
     /// Address of the entry, an [`EntryFn`]: what a tail call's function returns for this program.
+    #[inline]
     pub fn entry_address(&self) -> usize {
         self.entry
     }
 
     /// The entry as a function. It stays callable while a clone of this `Native` lives.
+    #[inline]
     pub fn entry(&self) -> EntryFn {
         // SAFETY: the address is that of code which was generated as an `EntryFn` and is executable while `pages`
         // lives.
@@ -130,6 +132,7 @@ impl Native {
     ///   chain, and nobody else uses them during the run.
     /// * `frame.cancel` points to a readable word if the code was compiled to test it.
     /// * What the linker resolved at publication is still valid.
+    #[inline]
     pub unsafe fn call(&self, frame: &mut RunFrame) -> u64 {
         // SAFETY: the caller keeps the promises above; the rest is what verification proved.
         unsafe { (self.entry())(frame) }

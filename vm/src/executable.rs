@@ -95,15 +95,19 @@ impl Bound {
     }
 
     /// Whether the program may run on `ctx`.
+    #[inline]
     pub fn admits(&self, ctx: &Ctx) -> Result<(), Error> {
+        let fits = ctx.prog_type() == self.prog_type && ctx.len() >= self.ctx_bytes;
+        if fits { Ok(()) } else { Err(self.misfit(ctx)) }
+    }
+
+    #[cold]
+    fn misfit(&self, ctx: &Ctx) -> Error {
         if ctx.prog_type() != self.prog_type {
             let (program, context) = (self.prog_type.name(), ctx.prog_type().name());
-            return Err(Error::WrongContext { program, context });
+            return Error::WrongContext { program, context };
         }
-        if ctx.len() < self.ctx_bytes {
-            return Err(Error::ShortContext { needed: self.ctx_bytes, given: ctx.len() });
-        }
-        Ok(())
+        Error::ShortContext { needed: self.ctx_bytes, given: ctx.len() }
     }
 
     /// Whether a tail call may lead from it to `other`.
@@ -272,6 +276,8 @@ pub struct Session {
     regions: Regions,
     cancel: CancelHandle,
     random: u64,
+    /// The instructions that a run may take.
+    fuel: i64,
     insns_left: i64,
     /// What the next run without checks may use.
     idle: Option<Box<Host>>,
@@ -288,6 +294,7 @@ impl Session {
             cancel: CancelHandle::default(),
             // Slots draw different numbers from one seed.
             random: engine.config.world.seed.wrapping_add((slot as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)),
+            fuel: engine.config.max_insns.map_or(i64::MAX, |max| i64::try_from(max).unwrap_or(i64::MAX)),
             insns_left: 0,
             idle: None,
         }
@@ -333,8 +340,9 @@ impl Session {
         Ok(ran)
     }
 
+    #[inline]
     pub(crate) fn fuel(&self) -> i64 {
-        self.engine.config.max_insns.map_or(i64::MAX, |max| i64::try_from(max).unwrap_or(i64::MAX))
+        self.fuel
     }
 
     pub(crate) fn take_regions(&mut self) -> Regions {
@@ -347,14 +355,21 @@ impl Session {
     }
 
     /// The state of a run of `exe` without a context, from the last run where there was one.
+    #[inline]
     pub(crate) fn idle_host(&mut self, exe: &Arc<Bound>) -> Box<Host> {
-        let Some(mut host) = self.idle.take() else { return Box::new(self.host(exe, Ctx::taken())) };
-        let deadline = self.engine.config.timeout.map(|timeout| Instant::now() + timeout);
-        host.wake(exe, self.cx, deadline, self.random);
+        let Some(mut host) = self.idle.take() else { return self.new_host(exe) };
+        host.wake(exe, self.cx, self.random);
         host
     }
 
+    #[cold]
+    fn new_host(&self, exe: &Arc<Bound>) -> Box<Host> {
+        // Engines without checks take no program that has a deadline.
+        Box::new(Host::new(exe, Ctx::taken(), self.cx, self.stack.clone(), self.cancel.clone(), None, self.random))
+    }
+
     /// Keeps what [`Session::idle_host`] gave out.
+    #[inline]
     pub(crate) fn keep_host(&mut self, mut host: Box<Host>, fuel: i64) {
         self.insns_left = fuel;
         self.random = host.rest();

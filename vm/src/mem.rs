@@ -34,6 +34,7 @@ impl Buffer {
     }
 
     /// Its size in bytes.
+    #[inline]
     pub fn len(&self) -> usize {
         self.len
     }
@@ -44,6 +45,7 @@ impl Buffer {
     }
 
     /// Its native address. Valid while the buffer lives.
+    #[inline]
     pub fn addr(&self) -> u64 {
         self.words.as_ptr() as u64
     }
@@ -139,11 +141,13 @@ impl Span {
     }
 
     /// Native address of its first byte.
+    #[inline]
     pub fn addr(&self) -> u64 {
         self.base as u64
     }
 
     /// Its size in bytes.
+    #[inline]
     pub fn len(&self) -> u32 {
         self.len
     }

@@ -31,6 +31,7 @@ impl Code for rtbpf_jit::Native {
     }
 
     // SAFETY: what `Code::call` asks for is what the call of native code asks for.
+    #[inline]
     unsafe fn call(&self, frame: &mut RunFrame) -> u64 {
         // SAFETY: the caller's promises are those of the call.
         unsafe { rtbpf_jit::Native::call(self, frame) }

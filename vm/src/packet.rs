@@ -43,6 +43,7 @@ impl Packet {
     }
 
     /// Its length in bytes, without metadata.
+    #[inline]
     pub fn len(&self) -> usize {
         self.end - self.data
     }
@@ -53,6 +54,7 @@ impl Packet {
     }
 
     /// Bytes that programs see between `data` and `data_end`.
+    #[inline]
     pub fn linear_len(&self) -> usize {
         self.len().min(self.linear)
     }
@@ -98,6 +100,7 @@ impl Packet {
     }
 
     /// Native addresses of metadata, data and end.
+    #[inline]
     pub fn addrs(&self) -> (u64, u64, u64) {
         let at = |off: usize| self.buffer.addr() + off as u64;
         (at(self.meta), at(self.data), at(self.data + self.linear_len()))

@@ -82,9 +82,12 @@ impl Host {
     }
 
     /// Gives back what the program still holds.
+    #[inline]
     pub fn release(&mut self) {
-        native::release_locks(&std::mem::take(&mut self.locks));
-        self.records = Records::default();
+        if !self.locks.is_empty() {
+            native::release_locks(&std::mem::take(&mut self.locks));
+        }
+        self.records.clear();
     }
 
     /// Gives back what the program still holds; the context, and where the random numbers stand.
@@ -94,19 +97,20 @@ impl Host {
     }
 
     /// Makes it ready for a run of `exe`, as new.
-    pub fn wake(&mut self, exe: &Arc<Bound>, cx: RunCx, deadline: Option<Instant>, random: u64) {
-        self.programs.clear();
+    #[inline]
+    pub fn wake(&mut self, exe: &Arc<Bound>, cx: RunCx, random: u64) {
         self.programs.push(exe.clone());
-        (self.cx, self.deadline, self.random) = (cx, deadline, random);
+        (self.cx, self.random) = (cx, random);
     }
 
     /// Gives back what the program still holds, and keeps only room for the next run; where the random numbers stand.
+    #[inline]
     pub fn rest(&mut self) -> u64 {
         self.release();
         self.programs.clear();
         self.objects.clear();
         (self.granted, self.lent, self.timer, self.retval, self.frames) = (None, None, None, 0, None);
-        self.dynptrs = Dynptrs::default();
+        self.dynptrs.clear();
         self.random
     }
 
@@ -122,6 +126,7 @@ impl Host {
     }
 
     /// A frame for this run. `host` is set before each call of a helper.
+    #[inline]
     pub fn frame(&self) -> RunFrame {
         let mut frame = RunFrame {
             ctx: ptr::with_exposed_provenance_mut(self.ctx.addr() as usize),
@@ -146,6 +151,7 @@ impl Host {
     }
 
     /// Puts the packet's addresses into the frame.
+    #[inline]
     pub fn describe_packet(&self, frame: &mut RunFrame) {
         if let Some(packet) = self.ctx.packet() {
             let (meta, data, end) = packet.addrs();

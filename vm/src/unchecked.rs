@@ -66,6 +66,7 @@ impl Engine {
 
 impl<C: Code> Unchecked<C> {
     /// Runs it on `ctx`, and returns R0 at its end.
+    #[inline]
     pub fn run(&self, session: &mut Session, ctx: &mut Ctx) -> Result<u64, Error> {
         self.exe.bound().admits(ctx)?;
         let mut host = session.idle_host(self.exe.bound());
@@ -101,6 +102,7 @@ impl<C: Code> Unchecked<C> {
 }
 
 /// The frame of a run that begins at the top of its stack.
+#[inline]
 fn first_frame(host: &Host) -> RunFrame {
     let top = host.stack.addr() + host.stack.len() as u64;
     RunFrame { stack_top: ptr::with_exposed_provenance_mut(top as usize), ..host.frame() }
@@ -110,8 +112,10 @@ fn first_frame(host: &Host) -> RunFrame {
 #[inline]
 fn enter<C: Code>(code: &C, session: &Session, frame: &mut RunFrame, host: &mut Host) -> u64 {
     frame.fuel = session.fuel();
-    frame.tail_calls = 0;
-    host.programs.truncate(1);
+    if frame.tail_calls != 0 {
+        frame.tail_calls = 0;
+        host.programs.truncate(1);
+    }
     frame.host = ptr::from_mut(host).cast();
     // Maps and programs that are replaced meanwhile live until the run ends.
     let _section = rtbpf_rt::gate::enter();
@@ -147,6 +151,7 @@ pub struct Prepared<C: Code> {
 
 impl<C: Code> Prepared<C> {
     /// Runs the program once more, on the context as the last run left it.
+    #[inline]
     pub fn run(&mut self, session: &Session) -> Result<u64, Error> {
         let r0 = self.enter(session);
         if self.frame.fault == FaultCode::None {
@@ -177,6 +182,7 @@ impl<C: Code> Prepared<C> {
         (finished, self.host.frames.take().unwrap_or_default())
     }
 
+    #[inline]
     fn enter(&mut self, session: &Session) -> u64 {
         enter(&self.program.code, session, &mut self.frame, &mut self.host)
     }

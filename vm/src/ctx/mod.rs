@@ -53,6 +53,12 @@ pub(crate) enum CtxValue {
 /// The context of one run.
 #[derive(Clone, Debug)]
 pub struct Ctx {
+    /// On the heap, so that a run takes the context over by its address.
+    parts: Box<Parts>,
+}
+
+#[derive(Clone, Debug)]
+struct Parts {
     prog_type: ProgType,
     attach_type: Option<AttachType>,
     layout: Option<&'static CtxLayout>,
@@ -91,7 +97,7 @@ impl Ctx {
         let memory = Buffer::zeroed(bytes.len().max(least));
         memory.write(0, bytes);
         let len = layout.map_or(bytes.len(), |layout| bytes.len().max(layout.size.max(open) as usize));
-        let mut ctx = Ctx {
+        let parts = Parts {
             prog_type,
             attach_type,
             layout,
@@ -102,13 +108,14 @@ impl Ctx {
             writable: true,
             outcome: Outcome::default(),
         };
+        let mut ctx = Ctx { parts: Box::new(parts) };
         ctx.add_objects();
         ctx
     }
 
     /// Puts zeroes behind each field that is never null: the machine has no sockets and no kernel structures of its own.
     fn add_objects(&mut self) {
-        let Some(layout) = self.layout else { return };
+        let Some(layout) = self.parts.layout else { return };
         for field in layout.fields {
             let (kind, writable) = match field.kind {
                 FieldKind::Sock => (RegionKind::Socket, false),
@@ -130,13 +137,15 @@ impl Ctx {
     }
 
     /// Bytes that programs see.
+    #[inline]
     pub(crate) fn len(&self) -> usize {
-        self.len
+        self.parts.len
     }
 
     /// A context with fields, all zero, and a packet behind it.
     pub(crate) fn with_packet(prog_type: ProgType, attach_type: Option<AttachType>, packet: Packet) -> Ctx {
-        let mut ctx = Ctx { packet: Some(packet), ..Ctx::bytes(prog_type, attach_type, &[]) };
+        let mut ctx = Ctx::bytes(prog_type, attach_type, &[]);
+        ctx.parts.packet = Some(packet);
         ctx.refresh();
         ctx
     }
@@ -147,42 +156,45 @@ impl Ctx {
     }
 
     /// The program type it was built for.
+    #[inline]
     pub fn prog_type(&self) -> ProgType {
-        self.prog_type
+        self.parts.prog_type
     }
 
     /// The attach type it was built for.
     pub fn attach_type(&self) -> Option<AttachType> {
-        self.attach_type
+        self.parts.attach_type
     }
 
     /// The packet, where it has one.
+    #[inline]
     pub fn packet(&self) -> Option<&Packet> {
-        self.packet.as_ref()
+        self.parts.packet.as_ref()
     }
 
+    #[inline]
     pub(crate) fn packet_mut(&mut self) -> Option<&mut Packet> {
-        self.packet.as_mut()
+        self.parts.packet.as_mut()
     }
 
     /// The bytes that programs see, pointers excepted.
     pub fn to_vec(&self) -> Vec<u8> {
-        self.memory.to_vec(0, self.len)
+        self.parts.memory.to_vec(0, self.parts.len)
     }
 
     /// The number in the `size` bytes at `off`; 0 outside.
     pub fn get(&self, off: usize, size: Size) -> u64 {
-        Span::of(&self.memory, 0, self.len).load(off as i64, size).unwrap_or(0)
+        Span::of(&self.parts.memory, 0, self.parts.len).load(off as i64, size).unwrap_or(0)
     }
 
     /// Sets the `size` bytes at `off`; nothing outside.
     pub fn set(&mut self, off: usize, size: Size, value: u64) {
-        Span::of(&self.memory, 0, self.len).store(off as i64, size, value);
+        Span::of(&self.parts.memory, 0, self.parts.len).store(off as i64, size, value);
     }
 
     /// The field with this UAPI name.
     pub fn field(&self, name: &str) -> Option<&'static CtxField> {
-        self.layout?.fields.iter().find(|field| field.name == name)
+        self.parts.layout?.fields.iter().find(|field| field.name == name)
     }
 
     /// The value of a 1-, 2-, 4- or 8-byte field by name; 0 where there is none.
@@ -202,7 +214,7 @@ impl Ctx {
 
     /// Brings `len` and the packet's addresses up to date after the packet changed.
     pub(crate) fn skb_changed(&mut self) {
-        if let Some(packet) = &self.packet {
+        if let Some(packet) = &self.parts.packet {
             let len = packet.len() as u64;
             self.set_field("len", len);
         }
@@ -213,22 +225,22 @@ impl Ctx {
     pub(crate) fn set_object(&mut self, name: &str, kind: RegionKind, memory: Arc<Buffer>, writable: bool) {
         if let Some(field) = self.field(name) {
             self.set(field.offset as usize, Size::D, memory.addr());
-            self.objects.retain(|object| object.field != field.offset);
-            self.objects.push(CtxObject { field: field.offset, kind, memory, writable });
+            self.parts.objects.retain(|object| object.field != field.offset);
+            self.parts.objects.push(CtxObject { field: field.offset, kind, memory, writable });
         }
     }
 
     /// The bytes of the memory behind a pointer field.
     pub(crate) fn object(&self, name: &str) -> Option<&Arc<Buffer>> {
         let field = self.field(name)?;
-        self.objects.iter().find(|object| object.field == field.offset).map(|object| &object.memory)
+        self.parts.objects.iter().find(|object| object.field == field.offset).map(|object| &object.memory)
     }
 
     /// Writes the packet's native addresses into their slots, after it moved.
     pub(crate) fn refresh(&mut self) {
-        let (Some(layout), Some(packet)) = (self.layout, &self.packet) else { return };
+        let (Some(layout), Some(packet)) = (self.parts.layout, &self.parts.packet) else { return };
         let (meta, data, end) = packet.addrs();
-        let native = Span::of(&self.memory, 0, self.memory.len());
+        let native = Span::of(&self.parts.memory, 0, self.parts.memory.len());
         for field in layout.fields {
             let addr = match field.kind {
                 FieldKind::PacketData => data,
@@ -241,33 +253,36 @@ impl Ctx {
     }
 
     /// Size of the native context in bytes.
+    #[inline]
     pub(crate) fn native_len(&self) -> usize {
-        self.memory.len()
+        self.parts.memory.len()
     }
 
     /// Native address of the context.
+    #[inline]
     pub(crate) fn addr(&self) -> u64 {
-        self.memory.addr()
+        self.parts.memory.addr()
     }
 
     /// The region of R1.
     pub(crate) fn region(&self) -> Region {
-        let kind = if self.prog_type == ProgType::Plain { RegionKind::Mem } else { RegionKind::Ctx };
-        Region::memory(kind, Span::of(&self.memory, 0, self.len), self.writable)
+        let kind = if self.parts.prog_type == ProgType::Plain { RegionKind::Mem } else { RegionKind::Ctx };
+        Region::memory(kind, Span::of(&self.parts.memory, 0, self.parts.len), self.parts.writable)
     }
 
     /// What R2 holds at entry.
+    #[inline]
     pub(crate) fn second_arg(&self) -> u64 {
-        if self.prog_type == ProgType::Plain { self.len as u64 } else { 0 }
+        if self.parts.prog_type == ProgType::Plain { self.parts.len as u64 } else { 0 }
     }
 
     /// Whether accesses go by fields.
     pub(crate) fn has_layout(&self) -> bool {
-        self.layout.is_some()
+        self.parts.layout.is_some()
     }
 
     pub(crate) fn packet_region(&self) -> Region {
-        match &self.packet {
+        match &self.parts.packet {
             Some(packet) => packet.region(true),
             None => Region::memory(RegionKind::Packet, Span::EMPTY, false),
         }
@@ -275,20 +290,20 @@ impl Ctx {
 
     /// A load by a checked program; `None` when the layout does not allow it.
     pub(crate) fn load(&self, off: i64, size: Size, signed: bool) -> Option<CtxValue> {
-        let Some(layout) = self.layout else {
-            return Span::of(&self.memory, 0, self.len).load(off, size).map(CtxValue::Scalar);
+        let Some(layout) = self.parts.layout else {
+            return Span::of(&self.parts.memory, 0, self.parts.len).load(off, size).map(CtxValue::Scalar);
         };
         let op = if signed { CtxOp::LoadSigned } else { CtxOp::Load };
         let access = layout.access(i32::try_from(off).ok()?, size.bytes(), op).ok()?;
         Some(match access.kind {
             FieldKind::Scalar => {
-                let memory = Span::of(&self.memory, 0, self.memory.len());
+                let memory = Span::of(&self.parts.memory, 0, self.parts.memory.len());
                 CtxValue::Scalar(memory.load(access.native_offset as i64, size)?)
             }
             FieldKind::PacketMeta => CtxValue::Packet(0),
-            FieldKind::PacketData => CtxValue::Packet(self.packet.as_ref()?.meta_len() as i64),
+            FieldKind::PacketData => CtxValue::Packet(self.parts.packet.as_ref()?.meta_len() as i64),
             FieldKind::PacketEnd => {
-                let packet = self.packet.as_ref()?;
+                let packet = self.parts.packet.as_ref()?;
                 CtxValue::Packet((packet.meta_len() + packet.linear_len()) as i64)
             }
             FieldKind::FlowKeys
@@ -302,7 +317,7 @@ impl Ctx {
 
     /// What the pointer field at `off` points to.
     fn pointer(&self, off: i64) -> CtxValue {
-        match self.objects.iter().find(|object| object.field as i64 == off) {
+        match self.parts.objects.iter().find(|object| object.field as i64 == off) {
             Some(CtxObject { kind, memory, writable, .. }) => {
                 let span = Span::of(memory, 0, memory.len());
                 CtxValue::Memory { kind: *kind, span, off: 0, writable: *writable }
@@ -313,7 +328,7 @@ impl Ctx {
 
     /// Whether a checked program may store there.
     pub(crate) fn may_write(&self, off: i64, size: Size) -> bool {
-        let Some(layout) = self.layout else { return self.writable };
+        let Some(layout) = self.parts.layout else { return self.parts.writable };
         i32::try_from(off).is_ok_and(|off| layout.access(off, size.bytes(), CtxOp::Store).is_ok())
     }
 
@@ -324,12 +339,12 @@ impl Ctx {
     pub(crate) fn load_packet(&self, at: i64, size: Size) -> Result<Option<u64>, FaultKind> {
         const NETWORK: i64 = -0x10_0000;
         const LINK: i64 = -0x20_0000;
-        if self.prog_type == ProgType::Plain {
+        if self.parts.prog_type == ProgType::Plain {
             let big_endian = |value: u64| eval::swap(rtbpf_isa::Swap::ToBe, size, value);
-            let raw = Span::of(&self.memory, 0, self.len).load(at, size);
+            let raw = Span::of(&self.parts.memory, 0, self.parts.len).load(at, size);
             return Ok(raw.map(|value| if size == Size::B { value } else { big_endian(value) }));
         }
-        let packet = self.packet.as_ref().ok_or(FaultKind::NoPacket)?;
+        let packet = self.parts.packet.as_ref().ok_or(FaultKind::NoPacket)?;
         let network = packet.network() as i64;
         Ok(match at {
             0.. => packet.load(at, size),

@@ -69,33 +69,33 @@ pub(super) struct Outcome {
 impl Ctx {
     /// Where the program redirected the packet; meaningful when it returned the code for that.
     pub fn redirect(&self) -> Option<&Redirect> {
-        self.outcome.redirect.as_ref()
+        self.parts.outcome.redirect.as_ref()
     }
 
     /// Where the program sent copies of the packet.
     pub fn clones(&self) -> &[Redirect] {
-        &self.outcome.clones
+        &self.parts.outcome.clones
     }
 
     /// The keys it reported, in order.
     pub fn keys(&self) -> &[Key] {
-        &self.outcome.keys
+        &self.parts.outcome.keys
     }
 
     /// Forgets what earlier runs left.
     pub fn clear_outcome(&mut self) {
-        self.outcome = Outcome::default();
+        self.parts.outcome = Outcome::default();
     }
 
     pub(crate) fn set_redirect(&mut self, redirect: Redirect) {
-        self.outcome.redirect = Some(redirect);
+        self.parts.outcome.redirect = Some(redirect);
     }
 
     pub(crate) fn add_clone(&mut self, redirect: Redirect) {
-        self.outcome.clones.push(redirect);
+        self.parts.outcome.clones.push(redirect);
     }
 
     pub(crate) fn add_key(&mut self, key: Key) {
-        self.outcome.keys.push(key);
+        self.parts.outcome.keys.push(key);
     }
 }

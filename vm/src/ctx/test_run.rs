@@ -70,9 +70,9 @@ impl Ctx {
             return testrun::flow_keys_out(&keys, self.packet().map_or(0, Packet::len)).to_vec();
         }
         let Some(packet) = self.packet() else {
-            return if self.prog_type == ProgType::Plain { self.to_vec() } else { Vec::new() };
+            return if self.parts.prog_type == ProgType::Plain { self.to_vec() } else { Vec::new() };
         };
-        match testrun::runner(self.prog_type, self.attach_type) {
+        match testrun::runner(self.parts.prog_type, self.parts.attach_type) {
             Runner::Refused(_) => packet.to_vec(),
             Runner::Xdp => packet.to_vec_with_meta(),
             runner => testrun::data_out(runner, &packet.to_vec()),
@@ -82,7 +82,7 @@ impl Ctx {
     /// What a test run gives back as `ctx_out`.
     pub fn ctx_out(&self) -> Vec<u8> {
         let ctx = self.to_vec();
-        match (testrun::runner(self.prog_type, self.attach_type), self.packet()) {
+        match (testrun::runner(self.parts.prog_type, self.parts.attach_type), self.packet()) {
             (Runner::Xdp, Some(packet)) => {
                 testrun::xdp_ctx_out(&ctx, packet.meta_len() as u32, packet.linear_len() as u32)
             }
@@ -93,7 +93,7 @@ impl Ctx {
 
     /// Whether programs of this type see packets from the network header on.
     pub(crate) fn hides_ethernet(&self) -> bool {
-        testrun::runner(self.prog_type, self.attach_type) == Runner::Skb { ethernet: false }
+        testrun::runner(self.parts.prog_type, self.parts.attach_type) == Runner::Skb { ethernet: false }
     }
 }
 
@@ -105,7 +105,7 @@ fn xdp(prog_type: ProgType, attach_type: Option<AttachType>, data_in: &[u8], sta
         packet.set_linear(start.packet.len());
     }
     let mut ctx = Ctx::with_packet(prog_type, attach_type, packet);
-    ctx.memory.write(0, &start.ctx);
+    ctx.parts.memory.write(0, &start.ctx);
     ctx.refresh();
     ctx
 }
@@ -117,7 +117,7 @@ fn skb(prog_type: ProgType, attach_type: Option<AttachType>, data_in: &[u8], sta
         false => _ = packet.move_head(ETHERNET as i64, 0),
     }
     let mut ctx = Ctx::with_packet(prog_type, attach_type, packet);
-    ctx.memory.write(0, &start.ctx);
+    ctx.parts.memory.write(0, &start.ctx);
     ctx.refresh();
     if let Some(sock) = &start.sock {
         ctx.set_object("sk", RegionKind::Socket, Buffer::from_bytes(sock), false);
@@ -128,9 +128,10 @@ fn skb(prog_type: ProgType, attach_type: Option<AttachType>, data_in: &[u8], sta
 /// A context whose scalars are `ctx_in`, with a packet and sockets behind the fields that point to some.
 fn with_parts(prog_type: ProgType, attach_type: Option<AttachType>, data_in: &[u8], ctx_in: &[u8]) -> Ctx {
     let mut ctx = Ctx::bytes(prog_type, attach_type, ctx_in);
-    let has_packet = ctx.layout.is_some_and(|layout| layout.fields.iter().any(|f| f.kind == FieldKind::PacketEnd));
+    let has_packet =
+        ctx.parts.layout.is_some_and(|layout| layout.fields.iter().any(|f| f.kind == FieldKind::PacketEnd));
     if has_packet {
-        ctx.packet = Some(Packet::new(data_in, SKB_HEADROOM, 512));
+        ctx.parts.packet = Some(Packet::new(data_in, SKB_HEADROOM, 512));
         for (name, size) in [("len", Size::W), ("size", Size::W), ("skb_len", Size::W), ("optlen", Size::W)] {
             if let Some(field) = ctx.field(name) {
                 ctx.set(field.offset as usize, size, data_in.len() as u64);

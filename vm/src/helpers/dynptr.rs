@@ -52,6 +52,12 @@ impl Dynptr {
 pub(crate) struct Dynptrs(Vec<Option<Dynptr>>);
 
 impl Dynptrs {
+    /// Forgets all of them.
+    #[inline]
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
+
     /// What the program keeps: the number plus one, so that zeroed memory is the null dynptr.
     pub fn add(&mut self, dynptr: Dynptr) -> [u8; 16] {
         let at = self.0.iter().position(Option::is_none).unwrap_or(self.0.len());
@@ -115,10 +121,10 @@ pub(crate) fn ringbuf_reserve(cx: &mut Cx<'_>) -> u64 {
     let (size, flags) = (cx.arg(2) as u32, cx.arg(3));
     let made = match (size as u64 <= LARGEST, flags) {
         (false, _) => Err(Errno::E2BIG),
-        (true, 0) => cx.map_ref(1).and_then(|map| {
-            let addr = ringbuf::reserve_in(cx, map, size as u64, 0).ok_or(Errno::EINVAL)?;
-            Ok(Dynptr { over: Over::Ringbuf, addr, offset: 0, size, read_only: false })
-        }),
+        (true, 0) => match ringbuf::reserve_in(cx, 1, size as u64, 0) {
+            Some(addr) => Ok(Dynptr { over: Over::Ringbuf, addr, offset: 0, size, read_only: false }),
+            None => Err(Errno::EINVAL),
+        },
         (true, _) => Err(Errno::EINVAL),
     };
     put(cx, 4, made.ok());

@@ -75,11 +75,13 @@ pub(crate) fn release_locks(words: &[u64]) {
 
 impl<'a> Cx<'a> {
     /// Argument `n`, 1 to 5.
+    #[inline]
     pub fn arg(&self, n: usize) -> u64 {
         self.args[n - 1]
     }
 
     /// The run's state.
+    #[inline]
     pub fn host(&mut self) -> &mut Host {
         // SAFETY: the engine set `host` to the live state of this run before the call and does not touch it until the
         // call returns; `&mut self` makes this the only reference made from it meanwhile.
@@ -87,6 +89,7 @@ impl<'a> Cx<'a> {
     }
 
     /// Slot and level of the run, as maps ask for them.
+    #[inline]
     pub fn run_cx(&mut self) -> RunCx {
         self.host().cx
     }
@@ -96,20 +99,28 @@ impl<'a> Cx<'a> {
         self.frame
     }
 
-    /// The map in argument `n`: a pointer to its head.
-    pub fn map(&self, n: usize) -> Result<&'a dyn Map, Errno> {
+    /// The head of the map in argument `n`.
+    #[inline]
+    pub fn head(&self, n: usize) -> &'a Head {
         // SAFETY: the row says that the argument is a map; engines pass the address of the head of one that the run
         // keeps alive, which lasts longer than the call.
-        let map = unsafe { (*(self.arg(n) as *const Head)).borrowed() };
-        map.ok_or(Errno::EINVAL)
+        unsafe { &*(self.arg(n) as *const Head) }
+    }
+
+    /// The map in argument `n`.
+    #[inline]
+    pub fn map(&self, n: usize) -> Result<&'a dyn Map, Errno> {
+        // SAFETY: the run keeps the map alive for longer than the call, as for `head`.
+        unsafe { self.head(n).borrowed() }.ok_or(Errno::EINVAL)
     }
 
     /// The map in argument `n`, to be held beyond the call.
     pub fn map_ref(&self, n: usize) -> Result<MapRef, Errno> {
-        self.map(n)?.head().map().ok_or(Errno::EINVAL)
+        self.head(n).map().ok_or(Errno::EINVAL)
     }
 
     /// The `len` readable bytes in argument `n`.
+    #[inline]
     pub fn bytes(&self, n: usize, len: usize) -> ProgBytes<'a> {
         // SAFETY: the row says that the argument covers `len` readable bytes, which outlive the call.
         unsafe { ProgBytes::new(self.arg(n) as *const u8, len) }
@@ -121,6 +132,7 @@ impl<'a> Cx<'a> {
     }
 
     /// The `len` writable bytes in argument `n`.
+    #[inline]
     pub fn out(&self, n: usize, len: usize) -> ProgOut<'a> {
         // SAFETY: the row says that the argument covers `len` writable bytes, which outlive the call.
         unsafe { ProgOut::new(self.arg(n) as *mut u8, len) }

@@ -23,21 +23,22 @@ pub(crate) enum End {
 }
 
 /// Ends the record at `sample`, if this run reserved it.
+#[inline]
 pub(crate) fn end(cx: &mut Cx<'_>, sample: u64, flags: u64, how: End) {
-    let Some(map) = cx.host().records.take(sample) else { return };
-    match (ring(&*map), how) {
-        (Some(ring), End::Submit) => ring.submit(sample, flags),
-        (Some(ring), End::Discard) => ring.discard(sample, flags),
-        (None, _) => {}
+    let Some(ring) = cx.host().records.take(sample) else { return };
+    match how {
+        End::Submit => ring.submit(sample, flags),
+        End::Discard => ring.discard(sample, flags),
     }
-    cx.host().records.last = Some(map);
 }
 
-/// Reserves a record and remembers who holds it.
-pub(crate) fn reserve_in(cx: &mut Cx<'_>, map: MapRef, size: u64, flags: u64) -> Option<u64> {
-    let sample = ring(&*map)?.reserve(&cx.run_cx(), size, flags)?.addr();
-    cx.host().records.add(sample, map);
-    Some(sample)
+/// Reserves a record in the ring buffer of argument `n`, and remembers it.
+#[inline]
+pub(crate) fn reserve_in(cx: &mut Cx<'_>, n: usize, size: u64, flags: u64) -> Option<u64> {
+    let (run, head) = (cx.run_cx(), cx.arg(n));
+    let known = cx.host().records.rings.iter().position(|used| used.head == head);
+    let at = known.or_else(|| cx.map_ref(n).ok().and_then(|map| cx.host().records.hold(map)))?;
+    cx.host().records.reserve(at, &run, size, flags)
 }
 
 pub(crate) fn output(cx: &mut Cx<'_>) -> u64 {
@@ -51,10 +52,8 @@ pub(crate) fn output(cx: &mut Cx<'_>) -> u64 {
 }
 
 pub(crate) fn reserve(cx: &mut Cx<'_>) -> u64 {
-    let (head, size, flags) = (cx.arg(1), cx.arg(2), cx.arg(3));
-    let is_it = |map: &mut MapRef| std::ptr::from_ref(map.head()).addr() as u64 == head;
-    let Some(map) = cx.host().records.last.take_if(is_it).or_else(|| cx.map_ref(1).ok()) else { return 0 };
-    reserve_in(cx, map, size, flags).unwrap_or(0)
+    let (size, flags) = (cx.arg(2), cx.arg(3));
+    reserve_in(cx, 1, size, flags).unwrap_or(0)
 }
 
 pub(crate) fn submit(cx: &mut Cx<'_>) -> u64 {
@@ -96,35 +95,71 @@ pub(crate) fn next_record(map: &dyn Map, run: &RunCx, flags: u64) -> Result<Opti
 /// Records that a run reserved and has not ended.
 #[derive(Default)]
 pub(crate) struct Records {
-    open: Vec<(u64, MapRef)>,
-    /// Whose record was ended last: most likely the next one is there too, and counting its holders costs as much as
-    /// the record.
-    last: Option<MapRef>,
+    /// The ring buffers that it used, each held once until the run ends: counting holders costs as much as a record.
+    rings: Vec<Used>,
+    /// Address of a record, and which of `rings` it is in.
+    open: Vec<(u64, usize)>,
+}
+
+struct Used {
+    /// Address of its head.
+    head: u64,
+    map: MapRef,
+}
+
+impl Used {
+    fn ring(&self) -> Option<&Ringbuf> {
+        ring(&*self.map)
+    }
 }
 
 impl Records {
-    fn add(&mut self, sample: u64, map: MapRef) {
-        self.open.push((sample, map));
+    /// Holds a ring buffer; `None` when the map is none.
+    #[cold]
+    fn hold(&mut self, map: MapRef) -> Option<usize> {
+        ring(&*map)?;
+        self.rings.push(Used { head: std::ptr::from_ref(map.head()).addr() as u64, map });
+        Some(self.rings.len() - 1)
     }
 
-    fn take(&mut self, sample: u64) -> Option<MapRef> {
-        let at = self.open.iter().position(|(known, _)| *known == sample)?;
-        Some(self.open.swap_remove(at).1)
+    #[inline]
+    fn reserve(&mut self, at: usize, run: &RunCx, size: u64, flags: u64) -> Option<u64> {
+        let sample = self.rings.get(at)?.ring()?.reserve(run, size, flags)?.addr();
+        self.open.push((sample, at));
+        Some(sample)
+    }
+
+    /// Forgets the record at `sample`, and answers the ring buffer that it is in.
+    #[inline]
+    fn take(&mut self, sample: u64) -> Option<&Ringbuf> {
+        let found = self.open.iter().rposition(|(known, _)| *known == sample)?;
+        let (_, at) = self.open.swap_remove(found);
+        self.rings.get(at)?.ring()
     }
 
     /// The ring buffer that holds the record at `sample`.
     pub fn map_of(&self, sample: u64) -> Option<&MapRef> {
-        self.open.iter().find(|(known, _)| *known == sample).map(|(_, map)| map)
+        let (_, at) = self.open.iter().find(|(known, _)| *known == sample)?;
+        self.rings.get(*at).map(|used| &used.map)
+    }
+
+    /// Gives back what is open — a run that ends with a record in hand, by a fault: readers stop at the first open
+    /// record — and lets the ring buffers go.
+    #[inline]
+    pub fn clear(&mut self) {
+        if !self.rings.is_empty() {
+            for (sample, at) in self.open.drain(..) {
+                if let Some(ring) = self.rings.get(at).and_then(Used::ring) {
+                    ring.discard(sample, 0);
+                }
+            }
+            self.rings.clear();
+        }
     }
 }
 
 impl Drop for Records {
-    /// A run that ends with a record in hand, by a fault, gives it back: readers stop at the first open record.
     fn drop(&mut self) {
-        for (sample, map) in self.open.drain(..) {
-            if let Some(ring) = ring(&*map) {
-                ring.discard(sample, 0);
-            }
-        }
+        self.clear();
     }
 }
