@@ -14,6 +14,7 @@ use crate::code::{CompileError, Symbol};
 use crate::encode::{Addr, Alu, Bin, Encode, Reach, Rhs, Shape};
 use crate::linker::{ArrayLookup, HelperTraits, Linker};
 use crate::opt::Opt;
+use crate::opt::exits::{Cond, Exit};
 use crate::plan::Plan;
 
 /// `bpf_map_lookup_elem`.
@@ -67,6 +68,7 @@ pub(crate) struct Fast<'a, E: Encode> {
     exit: Label,
     callbacks: Vec<Option<Label>>,
     cold: Vec<ColdFault>,
+    pub(crate) exits: Vec<Exit>,
     lowering: &'a [NativeAccess],
     facts: &'a [InsnFacts],
     pub(crate) opt: Opt,
@@ -103,6 +105,7 @@ pub(crate) fn emit<E: Encode>(
         exit,
         callbacks,
         cold: Vec::new(),
+        exits: Vec::new(),
         lowering,
         facts,
         opt,
@@ -138,6 +141,7 @@ impl<E: Encode> Fast<'_, E> {
                 self.insn(at, &starts)?;
             }
             self.e.trap();
+            self.exits();
         }
         for fault in std::mem::take(&mut self.cold) {
             self.e.asm().bind(fault.from);
@@ -227,18 +231,37 @@ impl<E: Encode> Fast<'_, E> {
             Insn::Packet { size, index, off } => {
                 self.packet(size, index.map(reg::<E>), off);
             }
-            Insn::Jump { to, .. } => {
-                if to != 0 && !self.repeat(at, starts)? {
+            Insn::Jump { to, .. } if !self.opt.on.values => {
+                if to != 0 {
                     let reach = self.reach(at, to);
                     self.e.jump(Label(at.target(to).0), reach);
                 }
             }
-            Insn::Branch { op, width, lhs, rhs: right, to } => {
-                let (target, reach) = (Label(at.target(to).0), self.reach(at, to));
+            Insn::Jump { to, .. } => {
+                if to != 0 && !self.repeat(at, starts)? {
+                    self.settle_all(self.live_before(at.target(to)));
+                    let reach = self.reach(at, to);
+                    self.e.jump(Label(at.target(to).0), reach);
+                }
+            }
+            Insn::Branch { op, width, lhs, rhs, to } => {
+                let target = at.target(to);
                 match facts.branch {
+                    Branch::Both if !self.opt.on.values => {
+                        let reach = self.reach(at, to);
+                        self.e.branch(op, width, reg::<E>(lhs), self::rhs::<E>(rhs), Label(target.0), reach);
+                    }
                     Branch::Both if self.over_jump(at) || self.unroll(at, starts)? || self.repeat(at, starts)? => {}
-                    Branch::Both => self.e.branch(op, width, reg::<E>(lhs), rhs::<E>(right), target, reach),
-                    Branch::Taken => self.e.jump(target, reach),
+                    Branch::Both => {
+                        let target = self.target(at, target, Label(target.0), self.reach(at, to));
+                        self.branch(Cond { at, op, width, lhs, rhs }, target);
+                        self.falls_to(at.next());
+                    }
+                    Branch::Taken => {
+                        self.settle_all(self.live_before(target));
+                        let reach = self.reach(at, to);
+                        self.e.jump(Label(target.0), reach);
+                    }
                     Branch::Never => {}
                 }
             }

@@ -220,6 +220,7 @@ fn programs_agree_with_each_technique_off() {
         Techniques { values: false, ..all },
         Techniques { combine: false, ..all },
         Techniques { magic: false, ..all },
+        Techniques { exits: false, ..all },
         Techniques { align: false, ..all },
         Techniques { invert: false, ..all },
         Techniques { unroll: false, ..all },

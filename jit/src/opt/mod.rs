@@ -7,6 +7,7 @@
 //! | shift, shift, or → rotate; shift pairs → extension; times 3, 5, 9 → `lea` | `bin` | `values` |
 //! | bytes put together → one wide load | `combine.rs` | `combine` |
 //! | division and remainder by constants | [`magic`] | `magic` |
+//! | what only the other side of a branch reads is computed there | `exits.rs` | `exits` |
 //! | loop heads on 32-byte boundaries | `begin` | `align` |
 //! | a branch over a jump: its inverse, to where the jump goes | `unroll.rs` | `invert` |
 //! | one-block loops several times; those that count, with one test | `unroll.rs` | `unroll` |
@@ -16,6 +17,7 @@
 
 pub(crate) mod combine;
 mod count;
+pub(crate) mod exits;
 pub(crate) mod liveness;
 pub mod magic;
 mod rounds;
@@ -42,6 +44,8 @@ pub struct Techniques {
     pub combine: bool,
     /// Multiplication instead of division by constants.
     pub magic: bool,
+    /// What is pending at a branch out of a loop stays so.
+    pub exits: bool,
     /// Alignment of loop heads.
     pub align: bool,
     /// Inversion of branches over jumps.
@@ -53,10 +57,17 @@ pub struct Techniques {
 impl Techniques {
     /// All of them.
     pub const ALL: Techniques =
-        Techniques { values: true, combine: true, magic: true, align: true, invert: true, unroll: true };
+        Techniques { values: true, combine: true, magic: true, exits: true, align: true, invert: true, unroll: true };
     /// None of them.
-    pub const NONE: Techniques =
-        Techniques { values: false, combine: false, magic: false, align: false, invert: false, unroll: false };
+    pub const NONE: Techniques = Techniques {
+        values: false,
+        combine: false,
+        magic: false,
+        exits: false,
+        align: false,
+        invert: false,
+        unroll: false,
+    };
 }
 
 /// What the tier knows while it walks a program.
@@ -67,6 +78,8 @@ pub(crate) struct Opt {
     leads: Vec<Lead>,
     /// Where the first and the last of the jumps to each instruction stand.
     sources: Vec<(u32, u32)>,
+    /// The innermost loop around each instruction: its first and its last.
+    loops: Vec<(u32, u32)>,
     values: [Value; Reg::COUNT],
     /// Registers whose contents have no bit above 31.
     narrow: RegSet,
@@ -114,7 +127,8 @@ impl Opt {
                 *place = Lead::Block;
             }
         }
-        Opt { sources, ..Opt::with(on, Liveness::new(program.insns(), program.subprogs()), leads) }
+        let loops = loops(&leads, &sources);
+        Opt { sources, loops, ..Opt::with(on, Liveness::new(program.insns(), program.subprogs()), leads) }
     }
 
     /// For the fast tier: nothing is known and nothing on.
@@ -128,6 +142,7 @@ impl Opt {
             liveness,
             leads,
             sources: Vec::new(),
+            loops: Vec::new(),
             values: Reg::ALL.map(Value::of),
             narrow: RegSet::EMPTY,
             live: RegSet::EMPTY,
@@ -162,8 +177,18 @@ impl Opt {
         self.values[reg.index()] = value;
     }
 
+    /// Registers whose values are not computed yet.
+    pub fn pending(&self) -> i32 {
+        Reg::ALL.into_iter().filter(|reg| !self.is_settled(*reg)).count() as i32
+    }
+
     fn is_settled(&self, reg: Reg) -> bool {
         self.value(reg) == Value::of(reg)
+    }
+
+    /// Whether a branch from `at` to `to` leaves a loop.
+    fn leaves(&self, at: InsnIdx, to: InsnIdx) -> bool {
+        self.loops.get(at.index()).is_some_and(|(first, last)| !(*first..=*last).contains(&to.0))
     }
 
     fn set_narrow(&mut self, reg: Reg, is: bool) {
@@ -178,6 +203,21 @@ impl Opt {
         (self.on.align || self.on.unroll)
             && self.leads.iter().skip(at.index() + 1).take(len).any(|lead| *lead == Lead::Loop)
     }
+}
+
+/// The innermost loop around each instruction, and the whole program where there is none.
+fn loops(leads: &[Lead], sources: &[(u32, u32)]) -> Vec<(u32, u32)> {
+    let mut open = vec![(0, u32::MAX)];
+    let around = |(at, (lead, (_, last))): (u32, (&Lead, &(u32, u32)))| {
+        while open.len() > 1 && open.last().is_some_and(|(_, last)| *last < at) {
+            open.pop();
+        }
+        if *lead == Lead::Loop && *last >= at {
+            open.push((at, *last));
+        }
+        open.last().copied().unwrap_or((0, u32::MAX))
+    };
+    (0..).zip(leads.iter().zip(sources)).map(around).collect()
 }
 
 impl<E: Encode> Fast<'_, E> {
@@ -245,7 +285,9 @@ impl<E: Encode> Fast<'_, E> {
                 }
                 true
             }
-            Insn::Branch { .. } | Insn::Jump { .. } | Insn::MayGoto { .. } => {
+            // Both settle what their targets read, when they are emitted.
+            Insn::Branch { .. } | Insn::Jump { .. } => return false,
+            Insn::MayGoto { .. } => {
                 self.settle_all(after.with(insn.uses()));
                 false
             }
@@ -265,7 +307,7 @@ impl<E: Encode> Fast<'_, E> {
         done
     }
 
-    fn settle_all(&mut self, set: RegSet) {
+    pub(crate) fn settle_all(&mut self, set: RegSet) {
         for reg in set.iter() {
             self.settle(reg);
         }

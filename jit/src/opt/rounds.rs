@@ -16,10 +16,11 @@ use rtbpf_isa::{Insn, InsnIdx};
 use rtbpf_verifier::Branch;
 
 use super::Lead;
+use super::exits::{Cond, Target};
 use crate::asm::Label;
 use crate::code::CompileError;
 use crate::encode::{Encode, Reach};
-use crate::fast::{Fast, reg, rhs};
+use crate::fast::Fast;
 
 /// Instructions of the longest loop that is repeated.
 const MOST_INSNS: usize = 12;
@@ -74,28 +75,31 @@ impl<E: Encode> Fast<'_, E> {
     pub(crate) fn repeat(&mut self, at: InsnIdx, starts: &[Label]) -> Result<bool, CompileError> {
         let Some(head) = self.repeated(at) else { return Ok(false) };
         let Some(&latch) = self.insns.get(at.index()) else { return Ok(false) };
-        let (out, mut places) = (Label(at.next().0), Vec::new());
+        let (out, mut places) = (self.way_out(at), Vec::new());
+        let cond = Cond::of(at, &latch);
         for round in 0..ROUNDS {
             if round != 0 {
                 places.clear();
                 places.extend((head.0..=at.0).map(|_| self.e.asm().label()));
                 self.blocks(head, at, &places, starts)?;
-                self.optimised(at, &latch);
             }
             let last = round + 1 == ROUNDS;
-            match latch {
-                Insn::Branch { op, width, lhs, rhs: right, .. } => match (last, op.inverse()) {
-                    (false, Some(not)) => self.e.branch(not, width, reg::<E>(lhs), rhs::<E>(right), out, Reach::Near),
-                    (false, None) | (true, _) => {
-                        let to = Label(head.0);
-                        self.e.branch(op, width, reg::<E>(lhs), rhs::<E>(right), to, Reach::Far);
-                        if !last {
-                            self.e.jump(out, Reach::Near);
-                        }
+            match (cond, cond.and_then(Cond::inverse)) {
+                (Some(_), Some(not)) if !last => self.branch(not, out),
+                (Some(cond), _) => {
+                    let around =
+                        Target { label: Label(head.0), live: self.live_before(head), reach: Reach::Far, leaves: false };
+                    self.branch(cond, around);
+                    self.settle_all(out.live);
+                    if !last {
+                        self.e.jump(out.label, Reach::Near);
                     }
-                },
-                _ if last => self.e.jump(Label(head.0), Reach::Far),
-                _ => {}
+                }
+                (None, _) if last => {
+                    self.settle_all(self.live_before(head));
+                    self.e.jump(Label(head.0), Reach::Far);
+                }
+                (None, _) => {}
             }
         }
         self.opt.forget();
@@ -123,14 +127,19 @@ impl<E: Encode> Fast<'_, E> {
             }
             match insn {
                 Insn::Jump { to, .. } => {
+                    self.settle_all(self.live_before(at.target(to)));
                     let reach = self.reach(at, to);
                     self.e.jump(place(at.target(to)), reach);
                 }
-                Insn::Branch { op, width, lhs, rhs: right, to } => {
-                    let (target, reach) = (place(at.target(to)), self.reach(at, to));
+                Insn::Branch { op, width, lhs, rhs, to } => {
+                    let target = at.target(to);
+                    let target = self.target(at, target, place(target), self.reach(at, to));
                     match self.program.proved().at(at).branch {
-                        Branch::Both => self.e.branch(op, width, reg::<E>(lhs), rhs::<E>(right), target, reach),
-                        Branch::Taken => self.e.jump(target, reach),
+                        Branch::Both => self.branch(Cond { at, op, width, lhs, rhs }, target),
+                        Branch::Taken => {
+                            self.settle_all(target.live);
+                            self.e.jump(target.label, target.reach);
+                        }
                         Branch::Never => {}
                     }
                 }

@@ -20,6 +20,7 @@ use rtbpf_isa::{CmpOp, Insn, InsnIdx, Operand};
 
 use super::Lead;
 use super::count::{Count, Spare, Test};
+use super::exits::{Cond, Target};
 use super::sums::Sums;
 use crate::asm::Label;
 use crate::code::CompileError;
@@ -37,30 +38,35 @@ impl<E: Encode> Fast<'_, E> {
     /// `if c goto +1; goto x` as `if !c goto x`. Under a meter the jump is a block of its own and stays.
     pub(crate) fn over_jump(&mut self, at: InsnIdx) -> bool {
         let next = at.next();
-        let (Some(&Insn::Branch { op, width, lhs, rhs: right, to: 1 }), Some(&Insn::Jump { to, .. })) =
+        let (Some(&branch @ Insn::Branch { to: 1, .. }), Some(&Insn::Jump { to, .. })) =
             (self.insns.get(at.index()), self.insns.get(next.index()))
         else {
             return false;
         };
         let entered = self.opt.leads.get(next.index()).is_none_or(|lead| *lead != Lead::No);
         let unreached = self.program.proved().at(next).unreached;
-        let Some(not) = op.inverse().filter(|_| self.opt.on.invert) else { return false };
+        let Some(not) = Cond::of(at, &branch).and_then(Cond::inverse).filter(|_| self.opt.on.invert) else {
+            return false;
+        };
         if entered || unreached || !self.plan.blocks.is_empty() || self.ends_repeated(next) {
             return false;
         }
-        let reach = self.reach(next, to);
-        self.e.branch(not, width, reg::<E>(lhs), rhs::<E>(right), Label(next.target(to).0), reach);
+        let target = next.target(to);
+        let target = self.target(at, target, Label(target.0), self.reach(next, to));
+        self.branch(not, target);
+        self.falls_to(next.next());
         self.opt.folded = Some(next);
         true
     }
 
     /// Emits the branch at `at` and more rounds of the loop that it ends; `false` when it ends none that is unrolled.
     pub(crate) fn unroll(&mut self, at: InsnIdx, starts: &[Label]) -> Result<bool, CompileError> {
-        let Some(&test @ Insn::Branch { op, width, lhs, rhs: right, to }) = self.insns.get(at.index()) else {
+        let Some(&Insn::Branch { op, width, lhs, rhs: right, to }) = self.insns.get(at.index()) else {
             return Ok(false);
         };
-        let (head, out) = (at.target(to), Label(at.next().0));
-        let (true, Some(not)) = (self.opt.on.unroll && to < 0, op.inverse()) else { return Ok(false) };
+        let (head, out) = (at.target(to), self.way_out(at));
+        let cond = Cond { at, op, width, lhs, rhs: right };
+        let (true, Some(not)) = (self.opt.on.unroll && to < 0, cond.inverse()) else { return Ok(false) };
         let body = self.insns.get(head.index()..at.index()).filter(|body| body.len() <= MOST_INSNS);
         let Some(body) = body.map(<[Insn]>::to_vec) else { return Ok(false) };
         let simple = |insn: &Insn| insn.flow() == Flow::Next && !leaves(insn);
@@ -70,8 +76,7 @@ impl<E: Encode> Fast<'_, E> {
         if !one_block || unreached {
             return Ok(false);
         }
-        let branch = |e: &mut E, op, to, reach| e.branch(op, width, reg::<E>(lhs), rhs::<E>(right), to, reach);
-        branch(self.e, not, out, Reach::Near);
+        self.branch(not, out);
         let rounds = if body.len() <= SHORT_BODY { 2 * ROUNDS } else { ROUNDS };
         let count = Count::of(&body, op, width, lhs, right).and_then(|count| count.spare(rounds - 1));
         let count = count.filter(|_| self.plan.blocks.is_empty());
@@ -80,6 +85,7 @@ impl<E: Encode> Fast<'_, E> {
         let again = match count {
             Some(spare) => {
                 let (again, slow) = (self.e.asm().label(), self.e.asm().label());
+                self.settle_all(self.live_before(head));
                 if let Some(sums) = &sums {
                     self.e.mov_imm(reg::<E>(sums.second), 0);
                     self.opt.pinned = RegSet::of(sums.second);
@@ -95,11 +101,11 @@ impl<E: Encode> Fast<'_, E> {
                 for round in 0..rounds {
                     self.round(head, turns[round % 2], starts)?;
                 }
-                self.optimised(at, &test);
-                branch(self.e, op, again, Reach::Far);
+                self.branch(cond, self.around(head, again));
+                self.settle_all(out.live);
                 self.opt.pinned = RegSet::EMPTY;
                 sums.iter().for_each(|sums| self.join(sums));
-                self.e.jump(out, Reach::Near);
+                self.e.jump(out.label, Reach::Near);
                 self.e.asm().bind(slow);
                 sums.iter().for_each(|sums| self.join(sums));
                 let rest = self.e.asm().label();
@@ -112,19 +118,23 @@ impl<E: Encode> Fast<'_, E> {
                 for round in 1..ROUNDS {
                     self.charge(head);
                     self.round(head, &body, starts)?;
-                    self.optimised(at, &test);
                     if round + 1 < ROUNDS {
-                        branch(self.e, not, out, Reach::Near);
+                        self.branch(not, out);
                     }
                 }
                 Label(head.0)
             }
         };
-        self.optimised(at, &test);
-        branch(self.e, op, again, Reach::Far);
+        self.branch(cond, self.around(head, again));
+        self.settle_all(out.live);
         // Some ways out know more of the registers than others.
         self.opt.forget();
         Ok(true)
+    }
+
+    /// The loop's head, which stands at `label`.
+    fn around(&self, head: InsnIdx, label: Label) -> Target {
+        Target { label, live: self.live_before(head), reach: Reach::Far, leaves: false }
     }
 
     fn join(&mut self, sums: &Sums) {

@@ -1,0 +1,150 @@
+//! Branches, and what is pending when they leave a loop.
+//!
+//! ```text
+//! head: i = i + 1; k = a + i; if x == y goto out          becomes      head: if x == y goto exit
+//!       if i != n goto head                                                  i = i + 1; if i != n goto head
+//!                                                                      exit: i = i + 1; k = a + i; goto out
+//! ```
+//!
+//! What only the other side of a branch reads need not be computed on this one. Where a branch leaves a loop, which it
+//! does once in many rounds, all that is pending is computed behind the branch, in code of its own.
+
+use rtbpf_isa::effects::RegSet;
+use rtbpf_isa::{CmpOp, Insn, InsnIdx, Operand, Reg, Width};
+
+use super::value::Value;
+use crate::asm::Label;
+use crate::encode::{Encode, Reach, Rhs};
+use crate::fast::{Fast, reg};
+
+/// A comparison and the instruction that makes it.
+#[derive(Clone, Copy)]
+pub(crate) struct Cond {
+    pub at: InsnIdx,
+    pub op: CmpOp,
+    pub width: Width,
+    pub lhs: Reg,
+    pub rhs: Operand,
+}
+
+impl Cond {
+    /// What `insn` compares, if it is a branch.
+    pub fn of(at: InsnIdx, insn: &Insn) -> Option<Cond> {
+        match *insn {
+            Insn::Branch { op, width, lhs, rhs, .. } => Some(Cond { at, op, width, lhs, rhs }),
+            _ => None,
+        }
+    }
+
+    pub fn inverse(self) -> Option<Cond> {
+        Some(Cond { op: self.op.inverse()?, ..self })
+    }
+
+    fn uses(self) -> RegSet {
+        let lhs = RegSet::of(self.lhs);
+        match self.rhs {
+            Operand::Reg(rhs) => lhs.with(RegSet::of(rhs)),
+            Operand::Imm(_) => lhs,
+        }
+    }
+}
+
+/// Where a branch goes.
+#[derive(Clone, Copy)]
+pub(crate) struct Target {
+    pub label: Label,
+    /// What is read there or later.
+    pub live: RegSet,
+    pub reach: Reach,
+    /// It is out of a loop.
+    pub leaves: bool,
+}
+
+/// Code behind a branch that left values pending.
+pub(crate) struct Exit {
+    from: Label,
+    to: Label,
+    values: [Value; Reg::COUNT],
+    live: RegSet,
+}
+
+impl<E: Encode> Fast<'_, E> {
+    /// What is read at `at` or later.
+    pub(crate) fn live_before(&self, at: InsnIdx) -> RegSet {
+        let Some(insn) = self.insns.get(at.index()) else { return self.opt.pinned };
+        self.opt.liveness.after(at).without(insn.defs()).with(insn.uses()).with(self.opt.pinned)
+    }
+
+    /// The target of the branch at `at`, which stands at `label`.
+    pub(crate) fn target(&self, at: InsnIdx, to: InsnIdx, label: Label, reach: Reach) -> Target {
+        Target { label, live: self.live_before(to), reach, leaves: self.opt.leaves(at, to) }
+    }
+
+    /// The way out behind the loop that ends at `at`.
+    pub(crate) fn way_out(&self, at: InsnIdx) -> Target {
+        let label = Label(at.next().0);
+        Target { label, live: self.live_before(at.next()), reach: Reach::Near, leaves: true }
+    }
+
+    /// Jumps to `target` if `cond` holds. On the other side, what was pending still is.
+    pub(crate) fn branch(&mut self, cond: Cond, target: Target) {
+        let Cond { op, width, .. } = cond;
+        self.opt.after = self.opt.liveness.after(cond.at).with(self.opt.pinned);
+        self.opt.live = self.opt.after.with(cond.uses());
+        let leaves = target.leaves && self.opt.on.exits;
+        if !leaves || self.is_cheap(target.live) {
+            self.settle_all(target.live);
+        }
+        let (a, b) = self.compared(cond);
+        if target.live.iter().all(|r| self.opt.is_settled(r)) {
+            // What is pending may be computed on the way, in up to ten bytes each; short branches have 27 to spare.
+            let short = target.reach == Reach::Short && self.opt.pending() > 2;
+            let reach = if short { Reach::Near } else { target.reach };
+            return self.e.branch(op, width, a, b, target.label, reach);
+        }
+        let from = self.e.asm().label();
+        self.exits.push(Exit { from, to: target.label, values: self.opt.values, live: target.live });
+        self.e.branch(op, width, a, b, from, Reach::Far);
+    }
+
+    /// Whether all that is pending of `set` is one move, which costs less here than a jump there.
+    fn is_cheap(&self, set: RegSet) -> bool {
+        let mut pending = set.iter().filter(|r| !self.opt.is_settled(*r)).map(|r| self.opt.value(r));
+        let first = pending.next();
+        pending.next().is_none()
+            && first
+                .is_none_or(|value| value.copied().is_some() || matches!(value, Value::Const(_) | Value::Low { .. }))
+    }
+
+    /// What was pending at a branch is needed only as far as it is read behind it.
+    pub(crate) fn falls_to(&mut self, at: InsnIdx) {
+        self.opt.live = self.live_before(at);
+    }
+
+    /// The sides of a comparison; against a sum, what it is summed to is compared.
+    fn compared(&mut self, cond: Cond) -> (E::Reg, Rhs<E::Reg>) {
+        let Cond { op, width, lhs, rhs: right, .. } = cond;
+        if let (CmpOp::Eq | CmpOp::Ne, Value::Sum { base: Some(base), index: None, disp }) = (op, self.opt.value(lhs))
+            && let Rhs::Imm(value) = self.right_side(width, right)
+            && let Some(value) = value.checked_sub(disp)
+        {
+            return (reg::<E>(base), Rhs::Imm(value));
+        }
+        self.right_side(width, right);
+        self.source_at(width, lhs);
+        // Computing one may have computed the other; what is computed stands still.
+        let b = self.right_side(width, right);
+        let a = self.source_at(width, lhs);
+        (reg::<E>(a), b)
+    }
+
+    /// Emits what branches left for later.
+    pub(crate) fn exits(&mut self) {
+        for exit in std::mem::take(&mut self.exits) {
+            self.e.asm().bind(exit.from);
+            (self.opt.values, self.opt.live) = (exit.values, exit.live);
+            self.settle_all(exit.live);
+            self.e.jump(exit.to, Reach::Far);
+        }
+    }
+}
