@@ -154,7 +154,7 @@ pub trait Encode: Sized {
     /// Where the fast tier keeps R0 to R10; the private convention of calls in both tiers.
     const MAP: [Self::Reg; Reg::COUNT];
 
-    /// A temporary that [`Encode::bin`], [`Encode::mov_imm`] and [`Encode::branch`] leave alone.
+    /// A temporary that [`Encode::bin`], [`Encode::mov_imm`], [`Encode::branch`] and [`Encode::select`] leave alone.
     const SPARE: Self::Reg;
 
     /// Machine registers that a callee keeps, as bits by number.
@@ -220,6 +220,8 @@ pub trait Encode: Sized {
     fn jump(&mut self, to: Label, reach: Reach);
     /// Jumps if `a op b`.
     fn branch(&mut self, op: CmpOp, w: Width, a: Self::Reg, b: Rhs<Self::Reg>, to: Label, reach: Reach);
+    /// `d = s` unless `a op b`.
+    fn select(&mut self, op: CmpOp, w: Width, a: Self::Reg, b: Rhs<Self::Reg>, d: Self::Reg, s: Self::Reg);
     /// Jumps if the frame's budget is spent, else takes one from it.
     fn may_goto(&mut self, to: Label, reach: Reach);
     /// Fills up to a multiple of `bytes` with what executes as nothing.

@@ -13,8 +13,8 @@ use crate::blind::Masks;
 use crate::code::{CompileError, Symbol};
 use crate::encode::{Addr, Alu, Bin, Encode, Reach, Rhs, Shape};
 use crate::linker::{ArrayLookup, HelperTraits, Linker};
-use crate::opt::Opt;
 use crate::opt::exits::{Cond, Exit};
+use crate::opt::{Opt, Techniques};
 use crate::plan::Plan;
 
 /// `bpf_map_lookup_elem`.
@@ -90,8 +90,10 @@ pub(crate) fn emit<E: Encode>(
     let lowering = program.lowering().ctx();
     let facts = program.proved().insns.as_slice();
     // Optimised code folds constants together and into addresses.
-    let mut opt =
-        options.optimise.filter(|_| options.harden.is_none()).map_or_else(Opt::off, |on| Opt::new(program.code(), on));
+    let on = options.optimise.filter(|_| options.harden.is_none());
+    // Under a meter, what a branch skips is a block of its own.
+    let on = on.map(|on| Techniques { select: on.select && plan.blocks.is_empty(), ..on });
+    let mut opt = on.map_or_else(Opt::off, |on| Opt::new(program, on));
     let insns = opt.rewritten(program).map_or(Cow::Borrowed(program.code().insns()), Cow::Owned);
     let mut fast = Fast {
         e,

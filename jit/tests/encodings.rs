@@ -418,3 +418,30 @@ fn branches_read_as_written() {
         }
     }
 }
+
+#[test]
+fn selections_move_on_the_inverse_condition() {
+    use CmpOp::*;
+    let moves = [
+        (Eq, Mnemonic::Cmovne),
+        (Ne, Mnemonic::Cmove),
+        (Gt, Mnemonic::Cmovbe),
+        (Ge, Mnemonic::Cmovb),
+        (Lt, Mnemonic::Cmovae),
+        (Le, Mnemonic::Cmova),
+        (Sgt, Mnemonic::Cmovle),
+        (Sge, Mnemonic::Cmovl),
+        (Slt, Mnemonic::Cmovge),
+        (Sle, Mnemonic::Cmovg),
+        (Set, Mnemonic::Cmove),
+    ];
+    for ((op, mnemonic), (d, s)) in moves.into_iter().flat_map(|op| pairs().map(move |pair| (op, pair))) {
+        let mut e = X64::new(Asm::new(64, 0), Features { bmi2: true });
+        e.select(op, Width::W32, Gpr::Rcx, Rhs::Reg(Gpr::R8), d, s);
+        let Ok(done) = e.into_asm().finish(0) else { panic!("there is no label") };
+        let insns: Vec<Instruction> = Decoder::new(64, &done.bytes, DecoderOptions::NONE).into_iter().collect();
+        let [_, select] = insns[..] else { panic!("{op:?} {d:?} {s:?} reads as {insns:?}") };
+        let read = (select.mnemonic(), select.op0_register(), select.op1_register());
+        assert_eq!(read, (mnemonic, name(d, 64), name(s, 64)), "{op:?}");
+    }
+}

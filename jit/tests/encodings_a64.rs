@@ -321,6 +321,16 @@ fn branches(forms: &mut Forms) {
     for (w, op) in WIDTHS.into_iter().flat_map(|w| CmpOp::ALL.map(|op| (w, op))) {
         for a in registers() {
             for b in registers().map(Rhs::Reg).chain(IMMEDIATES.map(Rhs::Imm)) {
+                let (d, s) = (Gpr::x(3), Gpr::x(MARKER as u8));
+                forms.check(
+                    || format!("select {op:?} {w:?} {a:?} {b:?}"),
+                    |e| e.select(op, w, a, b, d, s),
+                    |cpu| {
+                        if !eval::compare(op, w, reg(cpu, a), right(cpu, b)) {
+                            set(cpu, d, reg(cpu, s));
+                        }
+                    },
+                );
                 for reach in [Reach::Short, Reach::Near, Reach::Far] {
                     forms.check(
                         || format!("{op:?} {w:?} {a:?} {b:?} {reach:?}"),

@@ -111,6 +111,33 @@ fn branches_agree_on_edges() {
     }
 }
 
+/// Of each operation, behind each comparison, on operands that are still pending and on operands that stand still.
+#[test]
+fn operations_under_a_branch_agree() {
+    use AluOp::*;
+    for (at, op) in [Mov, Add, Sub, Or, And, Xor, Lsh, Rsh, Arsh, Mul].into_iter().enumerate() {
+        for width in [W32, W64] {
+            let mut insns = vec![mov(R0, I(0))];
+            for (number, (cmp, a)) in CmpOp::ALL.into_iter().flat_map(|cmp| EDGES.map(|a| (cmp, a))).enumerate() {
+                let src = [R(R4), I(5), R(R3), I(-5), R(R5)][(number + at) % 5];
+                let rhs = [R(R4), I(7), R(R5), R(R3)][number % 4];
+                insns.extend([imm64(R3, a), imm64(R4, EDGES[number % 7]), mov(R5, R(R3))]);
+                if number % 3 == 0 {
+                    insns.push(Insn::Alu { op: Add, width: W64, dst: R5, src: I(number as i32) });
+                    insns.push(Insn::Alu { op: Mov, width: W32, dst: R4, src: R(R5) });
+                }
+                let (compared, lhs) = ([W32, W64][number / 5 % 2], [R3, R5][number % 2]);
+                insns.push(Insn::Branch { op: cmp, width: compared, lhs, rhs, to: 1 });
+                insns.push(Insn::Alu { op, width, dst: [R3, R5, R4][number % 3], src });
+                insns.push(Insn::Alu { op: Mul, width: W64, dst: R0, src: I(31) });
+                insns.extend([R3, R4, R5].map(|r| Insn::Alu { op: Add, width: W64, dst: R0, src: R(r) }));
+            }
+            insns.push(Insn::Exit);
+            check(&insns);
+        }
+    }
+}
+
 #[test]
 fn tail_calls_replace_the_program_up_to_the_limit() {
     for options in options() {
@@ -221,6 +248,7 @@ fn programs_agree_with_each_technique_off() {
         Techniques { combine: false, ..all },
         Techniques { magic: false, ..all },
         Techniques { exits: false, ..all },
+        Techniques { select: false, ..all },
         Techniques { align: false, ..all },
         Techniques { invert: false, ..all },
         Techniques { unroll: false, ..all },

@@ -73,6 +73,20 @@ pub(super) fn branch(e: &mut A64, op: CmpOp, w: Width, a: Gpr, b: Rhs<Gpr>, to: 
     match (op, b) {
         (CmpOp::Eq, Rhs::Imm(0)) => return zero(e, true, w, a, to, reach),
         (CmpOp::Ne, Rhs::Imm(0)) => return zero(e, false, w, a, to, reach),
+        (_, b) => compare(e, op, w, a, b),
+    }
+    on(e, condition(op), to, reach);
+}
+
+pub(super) fn select(e: &mut A64, op: CmpOp, w: Width, a: Gpr, b: Rhs<Gpr>, d: Gpr, s: Gpr) {
+    compare(e, op, w, a, b);
+    // csel: the first operand if the condition holds.
+    let (d, s) = (d.number() as u32, s.number() as u32);
+    e.asm.put((0x9a80_0000 | s << 16 | condition(op).0 << 12 | d << 5 | d) as u64, 4);
+}
+
+fn compare(e: &mut A64, op: CmpOp, w: Width, a: Gpr, b: Rhs<Gpr>) {
+    match (op, b) {
         (CmpOp::Set, Rhs::Imm(value)) if imm::is_logical(w, value) => match w {
             Width::W32 => asm!(e.asm ; tst W(a), value as u32),
             Width::W64 => asm!(e.asm ; tst X(a), value as i64 as u64),
@@ -85,7 +99,6 @@ pub(super) fn branch(e: &mut A64, op: CmpOp, w: Width, a: Gpr, b: Rhs<Gpr>, to: 
         (_, Rhs::Imm(value)) => compare_imm(e, w, a, value),
         (_, Rhs::Reg(b)) => wx!(e, w ; cmp a, b),
     }
-    on(e, condition(op), to, reach);
 }
 
 fn compare_imm(e: &mut A64, w: Width, a: Gpr, value: i32) {

@@ -122,7 +122,7 @@ impl<E: Encode> Fast<'_, E> {
     }
 
     /// The sides of a comparison; against a sum, what it is summed to is compared.
-    fn compared(&mut self, cond: Cond) -> (E::Reg, Rhs<E::Reg>) {
+    pub(crate) fn compared(&mut self, cond: Cond) -> (E::Reg, Rhs<E::Reg>) {
         let Cond { op, width, lhs, rhs: right, .. } = cond;
         if let (CmpOp::Eq | CmpOp::Ne, Value::Sum { base: Some(base), index: None, disp }) = (op, self.opt.value(lhs))
             && let Rhs::Imm(value) = self.right_side(width, right)

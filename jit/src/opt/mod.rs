@@ -7,6 +7,7 @@
 //! | shift, shift, or → rotate; shift pairs → extension; times 3, 5, 9 → `lea` | `bin` | `values` |
 //! | bytes put together → one wide load | `combine.rs` | `combine` |
 //! | division and remainder by constants | [`magic`] | `magic` |
+//! | a branch over one operation → conditional move | `select.rs` | `select` |
 //! | what only the other side of a branch reads is computed there | `exits.rs` | `exits` |
 //! | loop heads on 32-byte boundaries | `begin` | `align` |
 //! | a branch over a jump: its inverse, to where the jump goes | `unroll.rs` | `invert` |
@@ -21,12 +22,13 @@ pub(crate) mod exits;
 pub(crate) mod liveness;
 pub mod magic;
 mod rounds;
+mod select;
 mod sums;
 mod unroll;
 pub(crate) mod value;
 
 use rtbpf_isa::effects::{Flow, RegSet};
-use rtbpf_isa::{AluOp, Imm64, Insn, InsnIdx, Operand, Program, Reg, Size, Width};
+use rtbpf_isa::{AluOp, Imm64, Insn, InsnIdx, Operand, Reg, Size, Width};
 use rtbpf_verifier::VerifiedProgram;
 
 use crate::encode::{Addr, Alu, Bin, Div, Encode, Rhs};
@@ -44,6 +46,8 @@ pub struct Techniques {
     pub combine: bool,
     /// Multiplication instead of division by constants.
     pub magic: bool,
+    /// Conditional moves instead of branches over one operation.
+    pub select: bool,
     /// What is pending at a branch out of a loop stays so.
     pub exits: bool,
     /// Alignment of loop heads.
@@ -56,13 +60,22 @@ pub struct Techniques {
 
 impl Techniques {
     /// All of them.
-    pub const ALL: Techniques =
-        Techniques { values: true, combine: true, magic: true, exits: true, align: true, invert: true, unroll: true };
+    pub const ALL: Techniques = Techniques {
+        values: true,
+        combine: true,
+        magic: true,
+        select: true,
+        exits: true,
+        align: true,
+        invert: true,
+        unroll: true,
+    };
     /// None of them.
     pub const NONE: Techniques = Techniques {
         values: false,
         combine: false,
         magic: false,
+        select: false,
         exits: false,
         align: false,
         invert: false,
@@ -80,6 +93,8 @@ pub(crate) struct Opt {
     sources: Vec<(u32, u32)>,
     /// The innermost loop around each instruction: its first and its last.
     loops: Vec<(u32, u32)>,
+    /// Branches that select; empty where there are none.
+    selects: Vec<bool>,
     values: [Value; Reg::COUNT],
     /// Registers whose contents have no bit above 31.
     narrow: RegSet,
@@ -101,7 +116,8 @@ enum Lead {
 }
 
 impl Opt {
-    pub fn new(program: &Program, on: Techniques) -> Opt {
+    pub fn new(verified: &VerifiedProgram, on: Techniques) -> Opt {
+        let program = verified.code();
         let mut leads = vec![Lead::No; program.len() + 1];
         let mut sources = vec![(u32::MAX, 0); program.len() + 1];
         for (at, insn) in program.iter() {
@@ -127,8 +143,9 @@ impl Opt {
                 *place = Lead::Block;
             }
         }
+        let selects = if on.select && on.values { select::selects(verified, &mut leads, &sources) } else { Vec::new() };
         let loops = loops(&leads, &sources);
-        Opt { sources, loops, ..Opt::with(on, Liveness::new(program.insns(), program.subprogs()), leads) }
+        Opt { sources, loops, selects, ..Opt::with(on, Liveness::new(program.insns(), program.subprogs()), leads) }
     }
 
     /// For the fast tier: nothing is known and nothing on.
@@ -143,6 +160,7 @@ impl Opt {
             leads,
             sources: Vec::new(),
             loops: Vec::new(),
+            selects: Vec::new(),
             values: Reg::ALL.map(Value::of),
             narrow: RegSet::EMPTY,
             live: RegSet::EMPTY,
@@ -238,6 +256,9 @@ impl<E: Encode> Fast<'_, E> {
 
     /// Emits or postpones an instruction; `false` when the fast tier's code is wanted, for which all is settled.
     pub(crate) fn optimised(&mut self, at: InsnIdx, insn: &Insn) -> bool {
+        if self.selected(at) {
+            return true;
+        }
         let after = self.opt.liveness.after(at).with(self.opt.pinned);
         (self.opt.live, self.opt.after) = (after.with(insn.uses()), after);
         let done = match *insn {
@@ -285,6 +306,7 @@ impl<E: Encode> Fast<'_, E> {
                 }
                 true
             }
+            Insn::Branch { .. } if self.selects(at) => return self.select(at, insn),
             // Both settle what their targets read, when they are emitted.
             Insn::Branch { .. } | Insn::Jump { .. } => return false,
             Insn::MayGoto { .. } => {

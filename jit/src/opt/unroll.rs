@@ -21,6 +21,7 @@ use rtbpf_isa::{CmpOp, Insn, InsnIdx, Operand};
 use super::Lead;
 use super::count::{Count, Spare, Test};
 use super::exits::{Cond, Target};
+use super::select::unconditional;
 use super::sums::Sums;
 use crate::asm::Label;
 use crate::code::CompileError;
@@ -69,19 +70,23 @@ impl<E: Encode> Fast<'_, E> {
         let (true, Some(not)) = (self.opt.on.unroll && to < 0, cond.inverse()) else { return Ok(false) };
         let body = self.insns.get(head.index()..at.index()).filter(|body| body.len() <= MOST_INSNS);
         let Some(body) = body.map(<[Insn]>::to_vec) else { return Ok(false) };
-        let simple = |insn: &Insn| insn.flow() == Flow::Next && !leaves(insn);
+        let simple = |(offset, insn): (usize, &Insn)| {
+            let selects = self.selects(InsnIdx((head.index() + offset) as u32));
+            selects || insn.flow() == Flow::Next && !leaves(insn)
+        };
         let inside = self.opt.leads.get(head.index() + 1..=at.index()).unwrap_or_default();
         let unreached = (head.index()..=at.index()).any(|at| self.program.proved().at(InsnIdx(at as u32)).unreached);
-        let one_block = body.iter().all(simple) && inside.iter().all(|lead| *lead == Lead::No);
+        let one_block = body.iter().enumerate().all(simple) && inside.iter().all(|lead| *lead == Lead::No);
         if !one_block || unreached {
             return Ok(false);
         }
         self.branch(not, out);
+        let known = unconditional(&body);
         let rounds = if body.len() <= SHORT_BODY { 2 * ROUNDS } else { ROUNDS };
-        let count = Count::of(&body, op, width, lhs, right).and_then(|count| count.spare(rounds - 1));
+        let count = Count::of(&known, op, width, lhs, right).and_then(|count| count.spare(rounds - 1));
         let count = count.filter(|_| self.plan.blocks.is_empty());
         let idle = RegSet::CALLER_SAVED.without(self.opt.liveness.after(at));
-        let sums = Sums::of(&body, [Operand::Reg(lhs), right], idle).filter(|_| count.is_some());
+        let sums = Sums::of(&known, [Operand::Reg(lhs), right], idle).filter(|_| count.is_some());
         let again = match count {
             Some(spare) => {
                 let (again, slow) = (self.e.asm().label(), self.e.asm().label());

@@ -96,6 +96,12 @@ pub(super) fn branch(e: &mut X64, op: CmpOp, w: Width, a: Gpr, b: Rhs<Gpr>, to: 
     emit(e, Some(Cc::of(op)), to, reach);
 }
 
+/// A conditional move on the inverse of the condition, which differs in its lowest bit.
+pub(super) fn select(e: &mut X64, op: CmpOp, w: Width, a: Gpr, b: Rhs<Gpr>, d: Gpr, s: Gpr) {
+    compare(e, op, w, a, b);
+    e.rr(Width::W64, 0x0f40 | (Cc::of(op) as u16 ^ 1), d, s);
+}
+
 fn compare(e: &mut X64, cmp: CmpOp, w: Width, a: Gpr, b: Rhs<Gpr>) {
     match b {
         Rhs::Reg(b) if cmp == CmpOp::Set => e.rr(w, 0x85, b, a),

@@ -263,6 +263,9 @@ impl Encode for X64 {
     fn branch(&mut self, op: CmpOp, w: Width, a: Gpr, b: Rhs<Gpr>, to: Label, reach: Reach) {
         branch::branch(self, op, w, a, b, to, reach);
     }
+    fn select(&mut self, op: CmpOp, w: Width, a: Gpr, b: Rhs<Gpr>, d: Gpr, s: Gpr) {
+        branch::select(self, op, w, a, b, d, s);
+    }
     fn may_goto(&mut self, to: Label, reach: Reach) {
         branch::may_goto(self, to, reach);
     }

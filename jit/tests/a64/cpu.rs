@@ -119,6 +119,7 @@ impl Cpu {
             "and" => arg(1) & arg(2),
             "orr" => arg(1) | arg(2),
             "eor" => arg(1) ^ arg(2),
+            "csel" => arg(if self.holds(ops[3]) { 1 } else { 2 }),
             "lsl" => arg(1) << (arg(2) % bits),
             "lsr" => arg(1) >> (arg(2) % bits),
             "asr" => (signed(arg(1)) >> (arg(2) % bits)) as u64,
