@@ -157,6 +157,9 @@ pub trait Encode: Sized {
     /// A temporary that [`Encode::bin`], [`Encode::mov_imm`], [`Encode::branch`] and [`Encode::select`] leave alone.
     const SPARE: Self::Reg;
 
+    /// Operations and comparisons take one operand from memory.
+    const MEMORY_OPERANDS: bool;
+
     /// Machine registers that a callee keeps, as bits by number.
     const CALLEE_SAVED: u32;
 
@@ -185,6 +188,11 @@ pub trait Encode: Sized {
 
     /// `d = a op b`.
     fn bin(&mut self, op: Bin, w: Width, d: Self::Reg, a: Self::Reg, b: Rhs<Self::Reg>);
+    /// `d = a op *addr`, where `addr` has not `d` in it; not for shifts.
+    fn bin_memory(&mut self, op: Bin, w: Width, d: Self::Reg, a: Self::Reg, addr: Addr<Self::Reg>) {
+        self.load(w.size(), false, Self::SPARE, addr);
+        self.bin(op, w, d, a, Rhs::Reg(Self::SPARE));
+    }
     /// `d = d op b`, total; `nonzero` promises that `b` is not zero.
     fn divide(&mut self, op: Div, w: Width, d: Self::Reg, b: Rhs<Self::Reg>, nonzero: bool);
     /// `d = -a`.
@@ -220,6 +228,20 @@ pub trait Encode: Sized {
     fn jump(&mut self, to: Label, reach: Reach);
     /// Jumps if `a op b`.
     fn branch(&mut self, op: CmpOp, w: Width, a: Self::Reg, b: Rhs<Self::Reg>, to: Label, reach: Reach);
+    /// Jumps if `*addr op b`, as numbers of `size`; for bytes, of which `b` is one, without sign and mask.
+    fn branch_memory(
+        &mut self,
+        op: CmpOp,
+        size: Size,
+        addr: Addr<Self::Reg>,
+        b: Rhs<Self::Reg>,
+        to: Label,
+        reach: Reach,
+    ) {
+        let w = if size == Size::D { Width::W64 } else { Width::W32 };
+        self.load(size, false, Self::SPARE, addr);
+        self.branch(op, w, Self::SPARE, b, to, reach);
+    }
     /// `d = s` unless `a op b`.
     fn select(&mut self, op: CmpOp, w: Width, a: Self::Reg, b: Rhs<Self::Reg>, d: Self::Reg, s: Self::Reg);
     /// Jumps if the frame's budget is spent, else takes one from it.

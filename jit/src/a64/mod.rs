@@ -65,6 +65,7 @@ impl A64 {
 impl Encode for A64 {
     type Reg = Gpr;
     const MAP: [Gpr; 11] = regs::MAP;
+    const MEMORY_OPERANDS: bool = false;
     const SPARE: Gpr = regs::T2;
     const CALLEE_SAVED: u32 = regs::CALLEE_SAVED;
 

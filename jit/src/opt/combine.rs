@@ -221,7 +221,8 @@ pub(crate) fn combined(
     new
 }
 
-fn keeps_memory(insn: &Insn) -> bool {
+/// Whether memory is what it was behind `insn`.
+pub(super) fn keeps_memory(insn: &Insn) -> bool {
     match insn {
         Insn::Alu { .. } | Insn::MovSx { .. } | Insn::Neg { .. } | Insn::Swap { .. } | Insn::AddrCast { .. } => true,
         Insn::Imm { .. } | Insn::Load { .. } | Insn::LoadAcquire { .. } | Insn::Jump { .. } => true,

@@ -12,6 +12,7 @@
 use rtbpf_isa::effects::RegSet;
 use rtbpf_isa::{CmpOp, Insn, InsnIdx, Operand, Reg, Width};
 
+use super::fuse::Compared;
 use super::value::Value;
 use crate::asm::Label;
 use crate::encode::{Encode, Reach, Rhs};
@@ -88,23 +89,29 @@ impl<E: Encode> Fast<'_, E> {
 
     /// Jumps to `target` if `cond` holds. On the other side, what was pending still is.
     pub(crate) fn branch(&mut self, cond: Cond, target: Target) {
-        let Cond { op, width, .. } = cond;
         self.opt.after = self.opt.liveness.after(cond.at).with(self.opt.pinned);
         self.opt.live = self.opt.after.with(cond.uses());
         let leaves = target.leaves && self.opt.on.exits;
         if !leaves || self.is_cheap(target.live) {
             self.settle_all(target.live);
         }
-        let (a, b) = self.compared(cond);
+        let compared = self.compared_with_memory(cond);
         if target.live.iter().all(|r| self.opt.is_settled(r)) {
             // What is pending may be computed on the way, in up to ten bytes each; short branches have 27 to spare.
             let short = target.reach == Reach::Short && self.opt.pending() > 2;
             let reach = if short { Reach::Near } else { target.reach };
-            return self.e.branch(op, width, a, b, target.label, reach);
+            return self.compare(cond, compared, target.label, reach);
         }
         let from = self.e.asm().label();
         self.exits.push(Exit { from, to: target.label, values: self.opt.values, live: target.live });
-        self.e.branch(op, width, a, b, from, Reach::Far);
+        self.compare(cond, compared, from, Reach::Far);
+    }
+
+    fn compare(&mut self, cond: Cond, compared: Compared<E::Reg>, to: Label, reach: Reach) {
+        match compared {
+            Compared::Registers(a, b) => self.e.branch(cond.op, cond.width, a, b, to, reach),
+            Compared::Memory(op, size, addr, b) => self.e.branch_memory(op, size, addr, b, to, reach),
+        }
     }
 
     /// Whether all that is pending of `set` is one move, which costs less here than a jump there.

@@ -7,6 +7,7 @@
 //! | shift, shift, or → rotate; shift pairs → extension; times 3, 5, 9 → `lea` | `bin` | `values` |
 //! | bytes put together → one wide load | `combine.rs` | `combine` |
 //! | division and remainder by constants | [`magic`] | `magic` |
+//! | a load as an operand of what takes it | `fuse.rs` | `fuse` |
 //! | a branch over one operation → conditional move | `select.rs` | `select` |
 //! | what only the other side of a branch reads is computed there | `exits.rs` | `exits` |
 //! | loop heads on 32-byte boundaries | `begin` | `align` |
@@ -19,6 +20,7 @@
 pub(crate) mod combine;
 mod count;
 pub(crate) mod exits;
+mod fuse;
 pub(crate) mod liveness;
 pub mod magic;
 mod rounds;
@@ -46,6 +48,8 @@ pub struct Techniques {
     pub combine: bool,
     /// Multiplication instead of division by constants.
     pub magic: bool,
+    /// Operands in memory, where the machine takes them.
+    pub fuse: bool,
     /// Conditional moves instead of branches over one operation.
     pub select: bool,
     /// What is pending at a branch out of a loop stays so.
@@ -64,6 +68,7 @@ impl Techniques {
         values: true,
         combine: true,
         magic: true,
+        fuse: true,
         select: true,
         exits: true,
         align: true,
@@ -75,6 +80,7 @@ impl Techniques {
         values: false,
         combine: false,
         magic: false,
+        fuse: false,
         select: false,
         exits: false,
         align: false,
@@ -98,6 +104,8 @@ pub(crate) struct Opt {
     values: [Value; Reg::COUNT],
     /// Registers whose contents have no bit above 31.
     narrow: RegSet,
+    /// Registers whose contents are below 256.
+    bytes: RegSet,
     /// Registers that are read by this instruction or later.
     live: RegSet,
     /// Registers that are read later.
@@ -163,6 +171,7 @@ impl Opt {
             selects: Vec::new(),
             values: Reg::ALL.map(Value::of),
             narrow: RegSet::EMPTY,
+            bytes: RegSet::EMPTY,
             live: RegSet::EMPTY,
             after: RegSet::EMPTY,
             pinned: RegSet::EMPTY,
@@ -184,7 +193,7 @@ impl Opt {
     /// Forgets what is known of the contents of registers; all that is read later stands in its own.
     fn forget(&mut self) {
         self.values = Reg::ALL.map(Value::of);
-        self.narrow = RegSet::EMPTY;
+        (self.narrow, self.bytes) = (RegSet::EMPTY, RegSet::EMPTY);
     }
 
     fn value(&self, reg: Reg) -> Value {
@@ -209,7 +218,12 @@ impl Opt {
         self.loops.get(at.index()).is_some_and(|(first, last)| !(*first..=*last).contains(&to.0))
     }
 
+    fn set_byte(&mut self, reg: Reg) {
+        self.bytes = self.bytes.with(RegSet::of(reg));
+    }
+
     fn set_narrow(&mut self, reg: Reg, is: bool) {
+        self.bytes = self.bytes.without(RegSet::of(reg));
         self.narrow = self.narrow.without(RegSet::of(reg));
         if is {
             self.narrow = self.narrow.with(RegSet::of(reg));
@@ -276,6 +290,10 @@ impl<E: Encode> Fast<'_, E> {
             }
             Insn::Load { size, signed, dst, base, off } => {
                 let (size, off) = self.native(at, size, off);
+                if !signed && self.waits(at, dst, size) {
+                    self.wait(dst, size, base, off);
+                    return true;
+                }
                 let addr = match self.last_address(dst, base, off) {
                     Some(addr) => addr,
                     None => {
@@ -285,10 +303,14 @@ impl<E: Encode> Fast<'_, E> {
                 };
                 self.e.load(size, signed, reg::<E>(dst), addr);
                 self.defined(dst, !signed && size != Size::D);
+                if !signed && size == Size::B {
+                    self.opt.set_byte(dst);
+                }
                 true
             }
             Insn::Store { size, base, off, src } => {
                 let (size, off) = self.native(at, size, off);
+                self.settle_loads();
                 let value = self.stored(size, src);
                 let mut addr = self.address(base, off);
                 // Settling the address may have settled the value, or the other way round; now both stand still.
@@ -318,6 +340,9 @@ impl<E: Encode> Fast<'_, E> {
             Insn::Packet { .. } | Insn::Call(_) | Insn::Exit | Insn::Bad { .. } => false,
         };
         if !done {
+            if !combine::keeps_memory(insn) {
+                self.settle_loads();
+            }
             self.settle_all(insn.uses());
             for dst in insn.defs().iter() {
                 self.release(dst);
@@ -356,11 +381,11 @@ impl<E: Encode> Fast<'_, E> {
             }
         }
         let d = reg::<E>(r);
-        let mut narrow = false;
+        let (mut narrow, mut byte) = (false, false);
         match value {
             Value::Sum { base: Some(base), index: None, disp: 0 } => {
                 self.e.mov(Width::W64, d, reg::<E>(base));
-                narrow = self.opt.narrow.contains(base);
+                (narrow, byte) = (self.opt.narrow.contains(base), self.opt.bytes.contains(base));
             }
             Value::Sum { base: Some(base), index: None, disp } => {
                 self.e.bin(Bin::Add, Width::W64, d, reg::<E>(base), Rhs::Imm(disp));
@@ -393,8 +418,16 @@ impl<E: Encode> Fast<'_, E> {
                 self.e.mov(Width::W32, d, reg::<E>(of));
                 narrow = true;
             }
+            Value::Load { size, base, index, disp } => {
+                let index = index.map(|(index, shift)| (reg::<E>(index), shift));
+                self.e.load(size, false, d, Addr { base: reg::<E>(base), index, disp });
+                (narrow, byte) = (size != Size::D, size == Size::B);
+            }
         }
         self.defined(r, narrow);
+        if byte {
+            self.opt.set_byte(r);
+        }
     }
 
     /// Other registers whose pending values refer to the contents of `r` and are still wanted.
@@ -535,7 +568,7 @@ impl<E: Encode> Fast<'_, E> {
             (Width::W64, value) => self.assign(dst, value),
             (Width::W32, Value::Const(value)) => self.assign(dst, Value::Const(value as u32 as u64)),
             (Width::W32, Value::Low { .. } | Value::Shift { width: Width::W32, .. }) => self.assign(dst, value),
-            (Width::W32, Value::Sum { .. } | Value::Shift { .. }) => {
+            (Width::W32, Value::Sum { .. } | Value::Shift { .. } | Value::Load { .. }) => {
                 let of = self.source(src);
                 let narrow = self.opt.narrow.contains(of);
                 self.assign(dst, if narrow { Value::of(of) } else { Value::Low { of } });
@@ -544,6 +577,9 @@ impl<E: Encode> Fast<'_, E> {
     }
 
     fn bin(&mut self, op: Bin, width: Width, dst: Reg, src: Operand) {
+        if self.with_memory(op, width, dst, src) {
+            return;
+        }
         if self.postpone(op, width, dst, src) || self.rotate(op, width, dst, src) || self.times(op, width, dst, src) {
             return;
         }
@@ -594,7 +630,7 @@ impl<E: Encode> Fast<'_, E> {
 
     /// The value of `r` as something that can be added to.
     fn summand(&mut self, r: Reg) -> Value {
-        if matches!(self.opt.value(r), Value::Shift { .. } | Value::Low { .. }) {
+        if matches!(self.opt.value(r), Value::Shift { .. } | Value::Low { .. } | Value::Load { .. }) {
             self.settle(r);
         }
         self.opt.value(r)

@@ -139,7 +139,8 @@ impl<E: Encode> Fast<'_, E> {
         let is = |r: Reg| self.opt.narrow.contains(r);
         match self.opt.value(src) {
             Value::Sum { base: Some(base), index: None, disp: 0 } => is(base),
-            Value::Sum { .. } | Value::Const(_) | Value::Shift { .. } | Value::Low { .. } => false,
+            Value::Sum { .. } | Value::Const(_) | Value::Shift { .. } => false,
+            Value::Low { .. } | Value::Load { .. } => false,
         }
     }
 }

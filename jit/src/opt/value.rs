@@ -8,7 +8,7 @@
 //! takes a value that refers to others only after everything that referred to its own contents was computed.
 
 use rtbpf_isa::effects::RegSet;
-use rtbpf_isa::{Reg, Width};
+use rtbpf_isa::{Reg, Size, Width};
 
 /// One register's value.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -21,6 +21,8 @@ pub(crate) enum Value {
     Shift { width: Width, left: bool, of: Reg, by: u8 },
     /// The low 32 bits, zero-extended.
     Low { of: Reg },
+    /// What memory holds at `base + (index << shift) + disp`, zero-extended; memory does not change before it is computed.
+    Load { size: Size, base: Reg, index: Option<(Reg, u8)>, disp: i32 },
 }
 
 impl Value {
@@ -36,6 +38,9 @@ impl Value {
                 let base = base.map_or(RegSet::EMPTY, RegSet::of);
                 index.map_or(base, |(index, _)| base.with(RegSet::of(index)))
             }
+            Value::Load { base, index, .. } => {
+                index.map_or(RegSet::EMPTY, |(index, _)| RegSet::of(index)).with(RegSet::of(base))
+            }
             Value::Const(_) => RegSet::EMPTY,
             Value::Shift { of, .. } | Value::Low { of } => RegSet::of(of),
         }
@@ -45,7 +50,7 @@ impl Value {
     pub fn copied(self) -> Option<Reg> {
         match self {
             Value::Sum { base: Some(base), index: None, disp: 0 } => Some(base),
-            Value::Sum { .. } | Value::Const(_) | Value::Shift { .. } | Value::Low { .. } => None,
+            Value::Sum { .. } | Value::Const(_) | Value::Shift { .. } | Value::Low { .. } | Value::Load { .. } => None,
         }
     }
 
@@ -54,7 +59,7 @@ impl Value {
         match self {
             Value::Sum { base, index, disp } => Some(Value::Sum { base, index, disp: disp.checked_add(by)? }),
             Value::Const(value) => Some(Value::Const(value.wrapping_add(by as i64 as u64))),
-            Value::Shift { .. } | Value::Low { .. } => None,
+            Value::Shift { .. } | Value::Low { .. } | Value::Load { .. } => None,
         }
     }
 
@@ -102,7 +107,7 @@ impl Value {
                 Some(Value::Sum { base: None, index: Some((reg, shift + by)), disp: disp.checked_mul(1 << by)? })
             }
             Value::Const(value) => Some(Value::Const(value.wrapping_shl(by.into()))),
-            Value::Sum { .. } | Value::Shift { .. } | Value::Low { .. } => None,
+            Value::Sum { .. } | Value::Shift { .. } | Value::Low { .. } | Value::Load { .. } => None,
         }
     }
 
@@ -118,6 +123,7 @@ impl Value {
             }
             Value::Const(_) => Some(self),
             Value::Shift { of, .. } | Value::Low { of } => (of != reg).then_some(self),
+            Value::Load { .. } => (!self.refs().contains(reg)).then_some(self),
         }
     }
 
@@ -126,7 +132,7 @@ impl Value {
         match self {
             Value::Shift { width, left, of, by } => Some((width, left, of, by)),
             Value::Sum { base: None, index: Some((of, by)), disp: 0 } if by != 0 => Some((Width::W64, true, of, by)),
-            Value::Sum { .. } | Value::Const(_) | Value::Low { .. } => None,
+            Value::Sum { .. } | Value::Const(_) | Value::Low { .. } | Value::Load { .. } => None,
         }
     }
 }

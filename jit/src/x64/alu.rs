@@ -120,6 +120,18 @@ fn apply(e: &mut X64, op: Bin, w: Width, d: Gpr, b: Gpr) {
     }
 }
 
+/// `d = a op *addr`; `addr` has not `d` in it.
+pub(super) fn bin_memory(e: &mut X64, op_: Bin, w: Width, d: Gpr, a: Gpr, addr: Mem) {
+    if d != a {
+        mov(e, w, d, a);
+    }
+    let code = match extension(op_) {
+        Some(extension) => extension as u16 * 8 + 3,
+        None => 0x0faf,
+    };
+    e.rm(w, op(code), d as u8, Rm::Mem(addr));
+}
+
 pub(super) fn apply_imm(e: &mut X64, op_: Bin, w: Width, d: Gpr, value: i32) {
     let Some(extension) = extension(op_) else { return };
     // Bits above a positive mask are cleared either way.

@@ -1,9 +1,9 @@
 //! Jumps.
 
-use rtbpf_isa::{CmpOp, Width};
+use rtbpf_isa::{CmpOp, Size, Width};
 
 use super::regs::{Gpr, Mem};
-use super::{Rm, X64, as_i8, op};
+use super::{Op, Rm, X64, as_i8, op, op8, op16};
 use crate::asm::{Field, Label};
 use crate::encode::{Reach, Rhs};
 
@@ -94,6 +94,39 @@ fn long_code(cc: Option<Cc>) -> (u64, usize) {
 pub(super) fn branch(e: &mut X64, op: CmpOp, w: Width, a: Gpr, b: Rhs<Gpr>, to: Label, reach: Reach) {
     compare(e, op, w, a, b);
     emit(e, Some(Cc::of(op)), to, reach);
+}
+
+pub(super) fn branch_memory(e: &mut X64, cmp: CmpOp, size: Size, addr: Mem, b: Rhs<Gpr>, to: Label, reach: Reach) {
+    let (w, form): (_, fn(u16) -> Op) = match size {
+        Size::B => (Width::W32, op8),
+        Size::H => (Width::W32, op16),
+        Size::W => (Width::W32, op),
+        Size::D => (Width::W64, op),
+    };
+    // The forms for bytes have the codes before.
+    let wide = (size != Size::B) as u16;
+    match b {
+        Rhs::Reg(b) if cmp == CmpOp::Set => e.rm(w, form(0x84 | wide), b as u8, Rm::Mem(addr)),
+        Rhs::Reg(b) => e.rm(w, form(0x38 | wide), b as u8, Rm::Mem(addr)),
+        Rhs::Imm(value) => {
+            let short = as_i8(value).filter(|_| cmp != CmpOp::Set);
+            let (code, extension) = match (cmp, size, short) {
+                (CmpOp::Set, ..) => (0xf6 | wide, 0),
+                (_, Size::B, _) => (0x80, 7),
+                (_, _, Some(_)) => (0x83, 7),
+                (_, _, None) => (0x81, 7),
+            };
+            // The number in an extension's place names no byte register.
+            e.rm(w, Op { bytes: false, ..form(code) }, extension, Rm::Mem(addr));
+            match (size, short) {
+                (Size::B, _) => e.imm8(value as i8),
+                (_, Some(value)) => e.imm8(value),
+                (Size::H, None) => e.asm.put(value as u16 as u64, 2),
+                (Size::W | Size::D, None) => e.imm32(value),
+            }
+        }
+    }
+    emit(e, Some(Cc::of(cmp)), to, reach);
 }
 
 /// A conditional move on the inverse of the condition, which differs in its lowest bit.

@@ -173,6 +173,7 @@ fn as_i8(value: i32) -> Option<i8> {
 impl Encode for X64 {
     type Reg = Gpr;
     const MAP: [Gpr; 11] = regs::MAP;
+    const MEMORY_OPERANDS: bool = true;
     const SPARE: Gpr = regs::T2;
     const CALLEE_SAVED: u32 = regs::CALLEE_SAVED;
 
@@ -220,6 +221,9 @@ impl Encode for X64 {
     fn bin(&mut self, op: Bin, w: Width, d: Gpr, a: Gpr, b: Rhs<Gpr>) {
         alu::bin(self, op, w, d, a, b);
     }
+    fn bin_memory(&mut self, op: Bin, w: Width, d: Gpr, a: Gpr, addr: Mem) {
+        alu::bin_memory(self, op, w, d, a, addr);
+    }
     fn divide(&mut self, op: Div, w: Width, d: Gpr, b: Rhs<Gpr>, nonzero: bool) {
         alu::divide(self, op, w, d, b, nonzero);
     }
@@ -262,6 +266,9 @@ impl Encode for X64 {
     }
     fn branch(&mut self, op: CmpOp, w: Width, a: Gpr, b: Rhs<Gpr>, to: Label, reach: Reach) {
         branch::branch(self, op, w, a, b, to, reach);
+    }
+    fn branch_memory(&mut self, op: CmpOp, size: Size, addr: Mem, b: Rhs<Gpr>, to: Label, reach: Reach) {
+        branch::branch_memory(self, op, size, addr, b, to, reach);
     }
     fn select(&mut self, op: CmpOp, w: Width, a: Gpr, b: Rhs<Gpr>, d: Gpr, s: Gpr) {
         branch::select(self, op, w, a, b, d, s);

@@ -1,0 +1,198 @@
+//! Loads that are operands: of an operation, of a comparison.
+//!
+//! A load whose result one near instruction takes, and nobody else, waits for it as a value ([`Value::Load`]); on a machine
+//! whose operations take memory, the two become one. It is computed before anything is written to memory.
+
+use rtbpf_isa::effects::Flow;
+use rtbpf_isa::{CmpOp, Insn, InsnIdx, Operand, Reg, Size, Width};
+
+use super::Lead;
+use super::combine::keeps_memory;
+use super::exits::Cond;
+use super::value::Value;
+use crate::encode::{Addr, Alu, Bin, Encode, Rhs};
+use crate::fast::{Fast, reg};
+
+/// Instructions between a load and what takes it.
+const NEAR: usize = 8;
+
+/// A comparison as the machine makes it.
+#[derive(Clone, Copy)]
+pub(crate) enum Compared<R> {
+    Registers(R, Rhs<R>),
+    /// `*addr op b`, at a size.
+    Memory(CmpOp, Size, Addr<R>, Rhs<R>),
+}
+
+fn operates(op: Bin) -> bool {
+    match op {
+        Bin::Add | Bin::Sub | Bin::Mul | Bin::Or | Bin::And | Bin::Xor => true,
+        Bin::Lsh | Bin::Rsh | Bin::Arsh => false,
+    }
+}
+
+/// Whether an operation of `width` reads no more than `size`; the lowest byte comes first.
+fn agrees(size: Size, width: Width) -> bool {
+    match size {
+        Size::B | Size::H => false,
+        Size::W => width == Width::W32,
+        Size::D => true,
+    }
+}
+
+/// Whether the machine compares a zero-extended `size` at its own size.
+fn compares(op: CmpOp, width: Width, size: Size, imm: Option<i32>) -> bool {
+    match size {
+        Size::B => {
+            let unsigned = match op {
+                CmpOp::Eq | CmpOp::Ne | CmpOp::Gt | CmpOp::Ge | CmpOp::Lt | CmpOp::Le => true,
+                CmpOp::Set | CmpOp::Sgt | CmpOp::Sge | CmpOp::Slt | CmpOp::Sle => false,
+            };
+            unsigned && imm.is_none_or(|imm| (0..=0xff).contains(&imm))
+        }
+        Size::H => false,
+        Size::W | Size::D => agrees(size, width),
+    }
+}
+
+/// Whether `insn` takes a load of `dst` as an operand.
+fn takes(insn: &Insn, dst: Reg, size: Size) -> bool {
+    match *insn {
+        Insn::Alu { op, width, dst: other, src: Operand::Reg(src) } => {
+            matches!(op.into(), Alu::Bin(op) if operates(op)) && src == dst && other != dst && agrees(size, width)
+        }
+        Insn::Branch { op, width, lhs, rhs, .. } => match rhs {
+            Operand::Imm(imm) => compares(op, width, size, Some(imm)),
+            Operand::Reg(rhs) => lhs != rhs && compares(op, width, size, None),
+        },
+        _ => false,
+    }
+}
+
+/// The size that a comparison of `width` looks at.
+fn at_width(size: Size, width: Width) -> Size {
+    if size == Size::D { width.size() } else { size }
+}
+
+/// `b op' a` for `a op b`.
+fn mirrored(op: CmpOp) -> CmpOp {
+    match op {
+        CmpOp::Eq | CmpOp::Ne | CmpOp::Set => op,
+        CmpOp::Gt => CmpOp::Lt,
+        CmpOp::Ge => CmpOp::Le,
+        CmpOp::Lt => CmpOp::Gt,
+        CmpOp::Le => CmpOp::Ge,
+        CmpOp::Sgt => CmpOp::Slt,
+        CmpOp::Sge => CmpOp::Sle,
+        CmpOp::Slt => CmpOp::Sgt,
+        CmpOp::Sle => CmpOp::Sge,
+    }
+}
+
+impl<E: Encode> Fast<'_, E> {
+    /// Whether the load of `dst` at `at` becomes an operand.
+    pub(crate) fn waits(&self, at: InsnIdx, dst: Reg, size: Size) -> bool {
+        if !E::MEMORY_OPERANDS || !self.opt.on.fuse {
+            return false;
+        }
+        for next in (at.0 + 1..).take(NEAR).map(InsnIdx) {
+            let Some(insn) = self.insns.get(next.index()) else { return false };
+            if self.opt.leads.get(next.index()) != Some(&Lead::No) {
+                return false;
+            }
+            if insn.uses().contains(dst) {
+                let dies = insn.defs().contains(dst) || !self.opt.liveness.after(next).contains(dst);
+                return dies && !self.selects(next) && takes(insn, dst, size);
+            }
+            if insn.defs().contains(dst) || insn.flow() != Flow::Next || !keeps_memory(insn) {
+                return false;
+            }
+        }
+        false
+    }
+
+    /// Lets a load wait.
+    pub(crate) fn wait(&mut self, dst: Reg, size: Size, base: Reg, off: i32) {
+        if !matches!(self.opt.value(base).plus(off), Some(Value::Sum { base: Some(_), .. })) {
+            self.settle(base);
+        }
+        match self.opt.value(base).plus(off) {
+            Some(Value::Sum { base: Some(base), index, disp }) => {
+                self.assign(dst, Value::Load { size, base, index, disp });
+            }
+            Some(_) | None => self.assign(dst, Value::Load { size, base, index: None, disp: off }),
+        }
+    }
+
+    /// Computes the loads that wait, before memory changes.
+    pub(crate) fn settle_loads(&mut self) {
+        for r in Reg::ALL {
+            if let Value::Load { .. } = self.opt.value(r) {
+                match self.opt.live.contains(r) {
+                    true => self.settle(r),
+                    false => self.opt.set(r, Value::of(r)),
+                }
+            }
+        }
+    }
+
+    /// `dst = dst op src` with `src` in memory, if it waits there.
+    pub(crate) fn with_memory(&mut self, op: Bin, width: Width, dst: Reg, src: Operand) -> bool {
+        let Operand::Reg(src) = src else { return false };
+        let Value::Load { size, .. } = self.opt.value(src) else { return false };
+        if src == dst || self.opt.after.contains(src) || !operates(op) || !agrees(size, width) {
+            return false;
+        }
+        // Computing what stands on the left, or what refers to it, may have computed the load.
+        self.source_at(width, dst);
+        self.release(dst);
+        let a = self.source_at(width, dst);
+        let Some((_, addr)) = self.waiting(src) else { return false };
+        self.e.bin_memory(op, width, reg::<E>(dst), reg::<E>(a), addr);
+        self.opt.set(src, Value::of(src));
+        self.defined(dst, width == Width::W32);
+        true
+    }
+
+    /// The comparison, with one side in memory if it waits there.
+    pub(crate) fn compared_with_memory(&mut self, cond: Cond) -> Compared<E::Reg> {
+        let Cond { op, width, lhs, rhs, .. } = cond;
+        let dies = |this: &Self, r: Reg| !this.opt.after.contains(r);
+        match rhs {
+            Operand::Imm(imm) => {
+                if let Some((size, addr)) = self.waiting(lhs).filter(|_| dies(self, lhs))
+                    && compares(op, width, size, Some(imm))
+                {
+                    return Compared::Memory(op, at_width(size, width), addr, Rhs::Imm(imm));
+                }
+            }
+            Operand::Reg(rhs) => {
+                let (left, right) = (self.waiting(lhs).is_some(), self.waiting(rhs).is_some());
+                // The one that is not in memory is computed, which may compute the other.
+                let (in_memory, other, op) = if right { (rhs, lhs, mirrored(op)) } else { (lhs, rhs, op) };
+                if (left || right) && lhs != rhs && dies(self, in_memory) {
+                    let side = self.source_at(width, other);
+                    if let Some((size, addr)) = self.waiting(in_memory)
+                        && compares(op, width, size, None)
+                        && (size != Size::B || self.opt.bytes.contains(side))
+                    {
+                        return Compared::Memory(op, at_width(size, width), addr, Rhs::Reg(reg::<E>(side)));
+                    }
+                }
+            }
+        }
+        let (a, b) = self.compared(cond);
+        Compared::Registers(a, b)
+    }
+
+    /// What `r` waits for.
+    fn waiting(&self, r: Reg) -> Option<(Size, Addr<E::Reg>)> {
+        match self.opt.value(r) {
+            Value::Load { size, base, index, disp } => {
+                let index = index.map(|(index, shift)| (reg::<E>(index), shift));
+                Some((size, Addr { base: reg::<E>(base), index, disp }))
+            }
+            Value::Sum { .. } | Value::Const(_) | Value::Shift { .. } | Value::Low { .. } => None,
+        }
+    }
+}
