@@ -89,6 +89,7 @@ impl<E: Encode> Fast<'_, E> {
 
     /// Jumps to `target` if `cond` holds. On the other side, what was pending still is.
     pub(crate) fn branch(&mut self, cond: Cond, target: Target) {
+        self.write();
         self.opt.after = self.opt.liveness.after(cond.at).with(self.opt.pinned);
         self.opt.live = self.opt.after.with(cond.uses());
         let leaves = target.leaves && self.opt.on.exits;

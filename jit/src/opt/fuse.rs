@@ -69,6 +69,16 @@ fn takes(insn: &Insn, dst: Reg, size: Size) -> bool {
     }
 }
 
+/// Whether `insn` stores a load of `dst` as it is, and more of it may follow.
+fn is_copied(insn: &Insn, dst: Reg, loaded: Size) -> bool {
+    match *insn {
+        Insn::Store { size, base, src, .. } => {
+            src == Operand::Reg(dst) && base != dst && size == loaded && size != Size::D
+        }
+        _ => false,
+    }
+}
+
 /// The size that a comparison of `width` looks at.
 fn at_width(size: Size, width: Width) -> Size {
     if size == Size::D { width.size() } else { size }
@@ -92,9 +102,10 @@ fn mirrored(op: CmpOp) -> CmpOp {
 impl<E: Encode> Fast<'_, E> {
     /// Whether the load of `dst` at `at` becomes an operand.
     pub(crate) fn waits(&self, at: InsnIdx, dst: Reg, size: Size) -> bool {
-        if !E::MEMORY_OPERANDS || !self.opt.on.fuse {
+        if !self.opt.on.fuse && !self.opt.on.merge {
             return false;
         }
+        let operands = self.opt.on.fuse && E::MEMORY_OPERANDS;
         for next in (at.0 + 1..).take(NEAR).map(InsnIdx) {
             let Some(insn) = self.insns.get(next.index()) else { return false };
             if self.opt.leads.get(next.index()) != Some(&Lead::No) {
@@ -102,26 +113,15 @@ impl<E: Encode> Fast<'_, E> {
             }
             if insn.uses().contains(dst) {
                 let dies = insn.defs().contains(dst) || !self.opt.liveness.after(next).contains(dst);
-                return dies && !self.selects(next) && takes(insn, dst, size);
+                let stored = self.opt.on.merge && is_copied(insn, dst, size);
+                let takes = stored || operands && !self.selects(next) && takes(insn, dst, size);
+                return dies && takes;
             }
             if insn.defs().contains(dst) || insn.flow() != Flow::Next || !keeps_memory(insn) {
                 return false;
             }
         }
         false
-    }
-
-    /// Lets a load wait.
-    pub(crate) fn wait(&mut self, dst: Reg, size: Size, base: Reg, off: i32) {
-        if !matches!(self.opt.value(base).plus(off), Some(Value::Sum { base: Some(_), .. })) {
-            self.settle(base);
-        }
-        match self.opt.value(base).plus(off) {
-            Some(Value::Sum { base: Some(base), index, disp }) => {
-                self.assign(dst, Value::Load { size, base, index, disp });
-            }
-            Some(_) | None => self.assign(dst, Value::Load { size, base, index: None, disp: off }),
-        }
     }
 
     /// Computes the loads that wait, before memory changes.
@@ -188,10 +188,7 @@ impl<E: Encode> Fast<'_, E> {
     /// What `r` waits for.
     fn waiting(&self, r: Reg) -> Option<(Size, Addr<E::Reg>)> {
         match self.opt.value(r) {
-            Value::Load { size, base, index, disp } => {
-                let index = index.map(|(index, shift)| (reg::<E>(index), shift));
-                Some((size, Addr { base: reg::<E>(base), index, disp }))
-            }
+            Value::Load { size, at } => Some((size, at.addr(reg::<E>))),
             Value::Sum { .. } | Value::Const(_) | Value::Shift { .. } | Value::Low { .. } => None,
         }
     }

@@ -7,6 +7,7 @@
 //! | shift, shift, or → rotate; shift pairs → extension; times 3, 5, 9 → `lea` | `bin` | `values` |
 //! | bytes put together → one wide load | `combine.rs` | `combine` |
 //! | division and remainder by constants | [`magic`] | `magic` |
+//! | stores next to each other → one wide store | `merge.rs` | `merge` |
 //! | a load as an operand of what takes it | `fuse.rs` | `fuse` |
 //! | a branch over one operation → conditional move | `select.rs` | `select` |
 //! | what only the other side of a branch reads is computed there | `exits.rs` | `exits` |
@@ -23,6 +24,7 @@ pub(crate) mod exits;
 mod fuse;
 pub(crate) mod liveness;
 pub mod magic;
+mod merge;
 mod rounds;
 mod select;
 mod sums;
@@ -37,7 +39,7 @@ use crate::encode::{Addr, Alu, Bin, Div, Encode, Rhs};
 use crate::fast::{Fast, constant, reg};
 use liveness::Liveness;
 use magic::Magic;
-use value::Value;
+use value::{Place, Value};
 
 /// Which techniques are on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,6 +50,8 @@ pub struct Techniques {
     pub combine: bool,
     /// Multiplication instead of division by constants.
     pub magic: bool,
+    /// Wide stores instead of narrow ones next to each other.
+    pub merge: bool,
     /// Operands in memory, where the machine takes them.
     pub fuse: bool,
     /// Conditional moves instead of branches over one operation.
@@ -68,6 +72,7 @@ impl Techniques {
         values: true,
         combine: true,
         magic: true,
+        merge: true,
         fuse: true,
         select: true,
         exits: true,
@@ -80,6 +85,7 @@ impl Techniques {
         values: false,
         combine: false,
         magic: false,
+        merge: false,
         fuse: false,
         select: false,
         exits: false,
@@ -112,6 +118,8 @@ pub(crate) struct Opt {
     after: RegSet,
     /// Registers that hold what the program knows nothing of: a second sum.
     pinned: RegSet,
+    /// Stores that are still to be written.
+    run: Option<merge::Run>,
     /// A jump that the branch before it took over.
     pub folded: Option<InsnIdx>,
 }
@@ -175,6 +183,7 @@ impl Opt {
             live: RegSet::EMPTY,
             after: RegSet::EMPTY,
             pinned: RegSet::EMPTY,
+            run: None,
             folded: None,
         }
     }
@@ -260,6 +269,7 @@ impl<E: Encode> Fast<'_, E> {
             return;
         }
         // What falls into a block leaves nothing pending; what jumps into it settled at the jump.
+        self.write();
         let live = self.opt.live;
         self.settle_all(live);
         self.opt.forget();
@@ -291,17 +301,18 @@ impl<E: Encode> Fast<'_, E> {
             Insn::Load { size, signed, dst, base, off } => {
                 let (size, off) = self.native(at, size, off);
                 if !signed && self.waits(at, dst, size) {
-                    self.wait(dst, size, base, off);
+                    let place = self.place(base, off);
+                    self.write_unless_apart(place, size);
+                    self.assign(dst, Value::Load { size, at: place });
                     return true;
                 }
-                let addr = match self.last_address(dst, base, off) {
-                    Some(addr) => addr,
-                    None => {
-                        self.release(dst);
-                        self.address(base, off)
-                    }
-                };
-                self.e.load(size, signed, reg::<E>(dst), addr);
+                let place = self.last_place(dst, base, off).unwrap_or_else(|| {
+                    self.release(dst);
+                    self.place(base, off)
+                });
+                self.write_unless_apart(place, size);
+                self.write_if_through(dst);
+                self.e.load(size, signed, reg::<E>(dst), place.addr(reg::<E>));
                 self.defined(dst, !signed && size != Size::D);
                 if !signed && size == Size::B {
                     self.opt.set_byte(dst);
@@ -310,6 +321,10 @@ impl<E: Encode> Fast<'_, E> {
             }
             Insn::Store { size, base, off, src } => {
                 let (size, off) = self.native(at, size, off);
+                if self.delayed(size, base, off, src) {
+                    return true;
+                }
+                self.write();
                 self.settle_loads();
                 let value = self.stored(size, src);
                 let mut addr = self.address(base, off);
@@ -330,8 +345,12 @@ impl<E: Encode> Fast<'_, E> {
             }
             Insn::Branch { .. } if self.selects(at) => return self.select(at, insn),
             // Both settle what their targets read, when they are emitted.
-            Insn::Branch { .. } | Insn::Jump { .. } => return false,
+            Insn::Branch { .. } | Insn::Jump { .. } => {
+                self.write();
+                return false;
+            }
             Insn::MayGoto { .. } => {
+                self.write();
                 self.settle_all(after.with(insn.uses()));
                 false
             }
@@ -340,6 +359,7 @@ impl<E: Encode> Fast<'_, E> {
             Insn::Packet { .. } | Insn::Call(_) | Insn::Exit | Insn::Bad { .. } => false,
         };
         if !done {
+            self.write();
             if !combine::keeps_memory(insn) {
                 self.settle_loads();
             }
@@ -380,6 +400,7 @@ impl<E: Encode> Fast<'_, E> {
                 self.settle(other);
             }
         }
+        self.write_if_through(r);
         let d = reg::<E>(r);
         let (mut narrow, mut byte) = (false, false);
         match value {
@@ -418,9 +439,8 @@ impl<E: Encode> Fast<'_, E> {
                 self.e.mov(Width::W32, d, reg::<E>(of));
                 narrow = true;
             }
-            Value::Load { size, base, index, disp } => {
-                let index = index.map(|(index, shift)| (reg::<E>(index), shift));
-                self.e.load(size, false, d, Addr { base: reg::<E>(base), index, disp });
+            Value::Load { size, at } => {
+                self.e.load(size, false, d, at.addr(reg::<E>));
                 (narrow, byte) = (size != Size::D, size == Size::B);
             }
         }
@@ -448,6 +468,7 @@ impl<E: Encode> Fast<'_, E> {
 
     /// Settles what refers to the contents of `dst`, which are about to change.
     fn release(&mut self, dst: Reg) {
+        self.write_if_through(dst);
         for other in self.dependents(dst) {
             self.settle(other);
         }
@@ -508,17 +529,19 @@ impl<E: Encode> Fast<'_, E> {
     }
 
     fn address(&mut self, base: Reg, off: i32) -> Addr<E::Reg> {
-        if let Some(Value::Sum { base: Some(base), index, disp }) = self.opt.value(base).plus(off) {
-            let index = index.map(|(index, shift)| (reg::<E>(index), shift));
-            return Addr { base: reg::<E>(base), index, disp };
-        }
-        self.settle(base);
-        Addr::new(reg::<E>(base), off)
+        self.place(base, off).addr(reg::<E>)
+    }
+
+    fn place(&mut self, base: Reg, off: i32) -> Place {
+        self.opt.value(base).place(off).unwrap_or_else(|| {
+            self.settle(base);
+            Place::new(base, off)
+        })
     }
 
     /// The address of a load of `dst` through a base that nobody reads later. The base may refer to the contents of `dst` and
     /// is not computed for that.
-    fn last_address(&mut self, dst: Reg, base: Reg, off: i32) -> Option<Addr<E::Reg>> {
+    fn last_place(&mut self, dst: Reg, base: Reg, off: i32) -> Option<Place> {
         let refers =
             |opt: &Opt, other: Reg| other != dst && !opt.is_settled(other) && opt.value(other).refs().contains(dst);
         let after = self.opt.after;
@@ -528,14 +551,13 @@ impl<E: Encode> Fast<'_, E> {
         if Reg::ALL.into_iter().any(|other| other != base && after.contains(other) && refers(&self.opt, other)) {
             return None;
         }
-        let Some(Value::Sum { base: Some(first), index, disp }) = self.opt.value(base).plus(off) else { return None };
+        let place = self.opt.value(base).place(off)?;
         for other in Reg::ALL {
             if refers(&self.opt, other) {
                 self.opt.set(other, Value::of(other));
             }
         }
-        let index = index.map(|(index, shift)| (reg::<E>(index), shift));
-        Some(Addr { base: reg::<E>(first), index, disp })
+        Some(place)
     }
 
     fn alu(&mut self, op: AluOp, width: Width, dst: Reg, src: Operand) -> bool {

@@ -99,7 +99,7 @@ impl<E: Encode> Fast<'_, E> {
                     self.settle_all(self.live_before(head));
                     self.e.jump(Label(head.0), Reach::Far);
                 }
-                (None, _) => {}
+                (None, _) => self.write(),
             }
         }
         self.opt.forget();

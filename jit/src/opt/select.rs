@@ -99,6 +99,7 @@ impl<E: Encode> Fast<'_, E> {
     pub(crate) fn select(&mut self, at: InsnIdx, branch: &Insn) -> bool {
         let then = self.insns.get(at.next().index()).copied();
         let (Some(cond), Some(Insn::Alu { op, width, dst, src })) = (Cond::of(at, branch), then) else { return false };
+        self.write();
         let sources = if let Operand::Reg(src) = src { RegSet::of(src) } else { RegSet::EMPTY };
         self.opt.after = self.opt.liveness.after(at.next()).with(self.opt.pinned);
         self.opt.live = self.opt.live.with(sources).with(RegSet::of(dst));

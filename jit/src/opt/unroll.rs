@@ -16,7 +16,7 @@
 
 use rtbpf_isa::effects::Flow;
 use rtbpf_isa::effects::RegSet;
-use rtbpf_isa::{CmpOp, Insn, InsnIdx, Operand};
+use rtbpf_isa::{CmpOp, Insn, InsnIdx, Operand, Width};
 
 use super::Lead;
 use super::count::{Count, Spare, Test};
@@ -171,20 +171,20 @@ impl<E: Encode> Fast<'_, E> {
             Test::Compare { op, bound } => compare(self.e, op, Rhs::Imm(bound)),
             Test::Distance { limit, up, most } => {
                 // `limit - (x + add)`, or the other way round.
-                if up {
-                    let from = match limit {
-                        Operand::Reg(limit) => reg::<E>(limit),
-                        Operand::Imm(limit) => {
-                            self.e.mov_imm(t, constant(width, limit));
-                            t
-                        }
-                    };
-                    self.e.bin(Bin::Sub, width, t, from, Rhs::Reg(x));
-                } else {
-                    self.e.bin(Bin::Sub, width, t, x, rhs::<E>(limit));
+                let mut left = add;
+                match (up, limit) {
+                    (true, Operand::Reg(limit)) => self.e.bin(Bin::Sub, width, t, reg::<E>(limit), Rhs::Reg(x)),
+                    (true, Operand::Imm(limit)) => {
+                        let from = constant(Width::W64, limit).wrapping_sub(add as i64 as u64);
+                        left = 0;
+                        let from = if width == Width::W32 { from & u32::MAX as u64 } else { from };
+                        self.e.mov_imm(t, from);
+                        self.e.bin(Bin::Sub, width, t, t, Rhs::Reg(x));
+                    }
+                    (false, limit) => self.e.bin(Bin::Sub, width, t, x, rhs::<E>(limit)),
                 }
-                if add != 0 {
-                    self.e.bin(if up { Bin::Sub } else { Bin::Add }, width, t, t, Rhs::Imm(add));
+                if left != 0 {
+                    self.e.bin(if up { Bin::Sub } else { Bin::Add }, width, t, t, Rhs::Imm(left));
                 }
                 self.e.branch(CmpOp::Le, width, t, Rhs::Imm(most), slow, Reach::Far);
             }

@@ -10,6 +10,8 @@
 use rtbpf_isa::effects::RegSet;
 use rtbpf_isa::{Reg, Size, Width};
 
+use crate::encode::Addr;
+
 /// One register's value.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Value {
@@ -21,8 +23,42 @@ pub(crate) enum Value {
     Shift { width: Width, left: bool, of: Reg, by: u8 },
     /// The low 32 bits, zero-extended.
     Low { of: Reg },
-    /// What memory holds at `base + (index << shift) + disp`, zero-extended; memory does not change before it is computed.
-    Load { size: Size, base: Reg, index: Option<(Reg, u8)>, disp: i32 },
+    /// What memory holds, zero-extended; memory does not change before it is computed.
+    Load { size: Size, at: Place },
+}
+
+/// `base + (index << shift) + disp`, an address.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Place {
+    pub base: Reg,
+    pub index: Option<(Reg, u8)>,
+    pub disp: i32,
+}
+
+impl Place {
+    pub fn new(base: Reg, disp: i32) -> Place {
+        Place { base, index: None, disp }
+    }
+
+    pub fn refs(self) -> RegSet {
+        self.index.map_or(RegSet::EMPTY, |(index, _)| RegSet::of(index)).with(RegSet::of(self.base))
+    }
+
+    pub fn plus(self, by: i32) -> Option<Place> {
+        Some(Place { disp: self.disp.checked_add(by)?, ..self })
+    }
+
+    /// Whether `len` bytes here and `other_len` at `other` surely have none in common.
+    pub fn is_apart(self, len: i32, other: Place, other_len: i32) -> bool {
+        let distance = i64::from(other.disp) - i64::from(self.disp);
+        (self.base, self.index) == (other.base, other.index)
+            && !(-i64::from(other_len) + 1..len.into()).contains(&distance)
+    }
+
+    pub fn addr<R>(self, machine: impl Fn(Reg) -> R) -> Addr<R> {
+        let index = self.index.map(|(index, shift)| (machine(index), shift));
+        Addr { base: machine(self.base), index, disp: self.disp }
+    }
 }
 
 impl Value {
@@ -38,11 +74,17 @@ impl Value {
                 let base = base.map_or(RegSet::EMPTY, RegSet::of);
                 index.map_or(base, |(index, _)| base.with(RegSet::of(index)))
             }
-            Value::Load { base, index, .. } => {
-                index.map_or(RegSet::EMPTY, |(index, _)| RegSet::of(index)).with(RegSet::of(base))
-            }
+            Value::Load { at, .. } => at.refs(),
             Value::Const(_) => RegSet::EMPTY,
             Value::Shift { of, .. } | Value::Low { of } => RegSet::of(of),
+        }
+    }
+
+    /// As the address of memory at `off` from it.
+    pub fn place(self, off: i32) -> Option<Place> {
+        match self.plus(off)? {
+            Value::Sum { base: Some(base), index, disp } => Some(Place { base, index, disp }),
+            Value::Sum { .. } | Value::Const(_) | Value::Shift { .. } | Value::Low { .. } | Value::Load { .. } => None,
         }
     }
 

@@ -43,7 +43,7 @@ impl Rng {
         }
     }
 
-    fn imm(&mut self) -> i32 {
+    pub fn imm(&mut self) -> i32 {
         match self.below(3) {
             0 => self.one_of(&[0, 1, -1, i32::MIN, i32::MAX, 127, 128, -128, -129, 0xff, 0xffff, 31, 32, 63, 64]),
             1 => self.below(64) as i32,
@@ -51,7 +51,7 @@ impl Rng {
         }
     }
 
-    fn width(&mut self) -> Width {
+    pub fn width(&mut self) -> Width {
         self.one_of(&[Width::W32, Width::W64])
     }
 
