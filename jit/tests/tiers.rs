@@ -248,6 +248,7 @@ fn programs_agree_with_each_technique_off() {
         Techniques { combine: false, ..all },
         Techniques { magic: false, ..all },
         Techniques { exits: false, ..all },
+        Techniques { narrow: false, ..all },
         Techniques { merge: false, ..all },
         Techniques { fuse: false, ..all },
         Techniques { select: false, ..all },

@@ -3,6 +3,7 @@
 //! | technique | where | switch |
 //! |---|---|---|
 //! | copy propagation, dead code, constants | `value.rs` | `values` |
+//! | 32-bit numbers that need no extension | `narrow.rs` | `narrow` |
 //! | base + index * scale + displacement in loads and stores; `lea` | `value.rs` | `values` |
 //! | shift, shift, or → rotate; shift pairs → extension; times 3, 5, 9 → `lea` | `bin` | `values` |
 //! | bytes put together → one wide load | `combine.rs` | `combine` |
@@ -25,6 +26,7 @@ mod fuse;
 pub(crate) mod liveness;
 pub mod magic;
 mod merge;
+mod narrow;
 mod rounds;
 mod select;
 mod sums;
@@ -39,6 +41,7 @@ use crate::encode::{Addr, Alu, Bin, Div, Encode, Rhs};
 use crate::fast::{Fast, constant, reg};
 use liveness::Liveness;
 use magic::Magic;
+use narrow::Narrow;
 use value::{Place, Value};
 
 /// Which techniques are on.
@@ -46,6 +49,8 @@ use value::{Place, Value};
 pub struct Techniques {
     /// Values instead of registers: copies, constants, addresses, rotates, extensions.
     pub values: bool,
+    /// Knowledge of upper halves from block to block.
+    pub narrow: bool,
     /// Wide loads instead of bytes put together.
     pub combine: bool,
     /// Multiplication instead of division by constants.
@@ -70,6 +75,7 @@ impl Techniques {
     /// All of them.
     pub const ALL: Techniques = Techniques {
         values: true,
+        narrow: true,
         combine: true,
         magic: true,
         merge: true,
@@ -83,6 +89,7 @@ impl Techniques {
     /// None of them.
     pub const NONE: Techniques = Techniques {
         values: false,
+        narrow: false,
         combine: false,
         magic: false,
         merge: false,
@@ -99,6 +106,7 @@ impl Techniques {
 pub(crate) struct Opt {
     pub on: Techniques,
     liveness: Liveness,
+    entered: Narrow,
     /// Targets of jumps: a block begins, and perhaps a loop.
     leads: Vec<Lead>,
     /// Where the first and the last of the jumps to each instruction stand.
@@ -174,6 +182,7 @@ impl Opt {
             on,
             liveness,
             leads,
+            entered: Narrow::default(),
             sources: Vec::new(),
             loops: Vec::new(),
             selects: Vec::new(),
@@ -190,19 +199,34 @@ impl Opt {
 
     /// The instructions to emit in place of the program's; `None` for the program's own.
     pub fn rewritten(&mut self, program: &VerifiedProgram) -> Option<Vec<Insn>> {
-        if !self.on.combine || !self.on.values {
+        if !self.on.values {
             return None;
         }
         let begins = |at: usize| self.leads.get(at).is_some_and(|lead| *lead != Lead::No);
-        let insns = combine::combined(program, begins, &self.liveness)?;
-        self.liveness = Liveness::new(&insns, program.code().subprogs());
-        Some(insns)
+        let insns = if self.on.combine { combine::combined(program, begins, &self.liveness) } else { None };
+        let code = program.code();
+        if let Some(insns) = &insns {
+            self.liveness = Liveness::new(insns, code.subprogs());
+        }
+        if self.on.narrow {
+            let lowering = program.lowering();
+            let lowers = !lowering.ctx().is_empty();
+            let widens = |at| lowers && lowering.at(at).is_some();
+            self.entered = Narrow::new(insns.as_deref().unwrap_or(code.insns()), code.subprogs(), widens);
+        }
+        insns
     }
 
     /// Forgets what is known of the contents of registers; all that is read later stands in its own.
     fn forget(&mut self) {
         self.values = Reg::ALL.map(Value::of);
         (self.narrow, self.bytes) = (RegSet::EMPTY, RegSet::EMPTY);
+    }
+
+    /// Forgets what is known but for what every way to `at` agrees on.
+    fn enter(&mut self, at: InsnIdx) {
+        self.forget();
+        self.narrow = self.entered.before(at).without(self.pinned);
     }
 
     fn value(&self, reg: Reg) -> Value {
@@ -272,7 +296,7 @@ impl<E: Encode> Fast<'_, E> {
         self.write();
         let live = self.opt.live;
         self.settle_all(live);
-        self.opt.forget();
+        self.opt.enter(at);
         if lead == Lead::Loop && self.opt.on.align {
             self.e.align(32);
         }
@@ -687,7 +711,8 @@ impl<E: Encode> Fast<'_, E> {
             return Some(value);
         }
         let of = self.source_at(width, dst);
-        Some(Value::Shift { width, left: true, of, by })
+        let scaled = if width == Width::W64 { Value::of(of).scaled(by) } else { None };
+        Some(scaled.unwrap_or(Value::Shift { width, left: true, of, by }))
     }
 
     fn shift_right(&mut self, width: Width, dst: Reg, by: i32) -> Option<Value> {

@@ -102,7 +102,7 @@ impl<E: Encode> Fast<'_, E> {
                 (None, _) => self.write(),
             }
         }
-        self.opt.forget();
+        self.opt.enter(at.next());
         Ok(true)
     }
 
@@ -117,7 +117,7 @@ impl<E: Encode> Fast<'_, E> {
             if at != head && self.opt.leads.get(at.index()).is_some_and(|lead| *lead != Lead::No) {
                 let live = self.opt.live;
                 self.settle_all(live);
-                self.opt.forget();
+                self.opt.enter(at);
                 self.e.asm().bind(place(at));
             }
             self.charge(at);

@@ -99,7 +99,7 @@ impl<E: Encode> Fast<'_, E> {
                     self.e.align(32);
                 }
                 self.e.asm().bind(again);
-                self.opt.forget();
+                self.opt.enter(head);
                 self.unless(&spare, slow);
                 let other = sums.as_ref().map(|sums| sums.other(&body));
                 let turns = [&body, other.as_ref().unwrap_or(&body)];
@@ -115,7 +115,7 @@ impl<E: Encode> Fast<'_, E> {
                 sums.iter().for_each(|sums| self.join(sums));
                 let rest = self.e.asm().label();
                 self.e.asm().bind(rest);
-                self.opt.forget();
+                self.opt.enter(head);
                 self.round(head, &body, starts)?;
                 rest
             }
@@ -133,7 +133,7 @@ impl<E: Encode> Fast<'_, E> {
         self.branch(cond, self.around(head, again));
         self.settle_all(out.live);
         // Some ways out know more of the registers than others.
-        self.opt.forget();
+        self.opt.enter(at.next());
         Ok(true)
     }
 

@@ -181,12 +181,17 @@ const NOPS: [(u64, usize); 8] = [
     (0x84_1f0f, 8),
 ];
 
+/// Further bytes of one no-op: operand-size prefixes, of which every processor takes three at full speed.
+const PREFIXES: usize = 3;
+
 pub(super) fn align(e: &mut X64, bytes: usize) {
     let mut gap = (e.asm.here() as usize).next_multiple_of(bytes.max(1)) - e.asm.here() as usize;
     while gap != 0 {
-        if let Some((nop, len)) = NOPS.get(gap.min(8) - 1) {
+        let prefixes = gap.saturating_sub(NOPS.len()).min(PREFIXES);
+        if let Some((nop, len)) = NOPS.get((gap - prefixes).min(NOPS.len()) - 1) {
+            e.asm.put(0x66_6666, prefixes);
             e.asm.put(*nop, *len);
-            gap -= len;
+            gap -= prefixes + len;
         }
     }
 }
