@@ -253,7 +253,8 @@ impl<E: Encode> Fast<'_, E> {
                         let reach = self.reach(at, to);
                         self.e.branch(op, width, reg::<E>(lhs), self::rhs::<E>(rhs), Label(target.0), reach);
                     }
-                    Branch::Both if self.over_jump(at) || self.unroll(at, starts)? || self.repeat(at, starts)? => {}
+                    Branch::Both if self.over_jump(at) || self.thread(at) => {}
+                    Branch::Both if self.unroll(at, starts)? || self.repeat(at, starts)? => {}
                     Branch::Both => {
                         let target = self.target(at, target, Label(target.0), self.reach(at, to));
                         self.branch(Cond { at, op, width, lhs, rhs }, target);

@@ -138,6 +138,30 @@ fn operations_under_a_branch_agree() {
     }
 }
 
+/// Twice the same comparison, with what one or neither of its ways changes in between.
+#[test]
+fn branches_on_a_decided_condition_agree() {
+    for between in 0..5 {
+        let mut insns = vec![mov(R0, I(0)), mov(R7, I(1)), mov(R8, I(2))];
+        for (number, (op, a)) in CmpOp::ALL.into_iter().flat_map(|op| EDGES.map(|a| (op, a))).enumerate() {
+            let (width, rhs) = ([W32, W64][number % 2], [R(R4), I(7)][number / 2 % 2]);
+            insns.extend([imm64(R3, a), imm64(R4, EDGES[(number * 5 + 1) % EDGES.len()]), mov(R5, R(R4))]);
+            let branch = |to| Insn::Branch { op, width, lhs: R3, rhs, to };
+            insns.extend([branch(2), mov(R7, R(R8)), Insn::Alu { op: AluOp::Mul, width: W64, dst: R8, src: I(3) }]);
+            let changed = if between == 4 { R3 } else { R7 };
+            for step in 0..between {
+                insns.push(Insn::Alu { op: AluOp::Add, width: W64, dst: changed, src: I(step + 1) });
+            }
+            insns.extend([branch(3), Insn::Alu { op: AluOp::Xor, width: W64, dst: R7, src: R(R5) }]);
+            insns.extend([mov(R8, R(R7)), Insn::Alu { op: AluOp::Add, width: W64, dst: R0, src: I(1) }]);
+            insns.push(Insn::Alu { op: AluOp::Mul, width: W64, dst: R0, src: I(31) });
+            insns.extend([R3, R4, R5, R7, R8].map(|r| Insn::Alu { op: AluOp::Add, width: W64, dst: R0, src: R(r) }));
+        }
+        insns.push(Insn::Exit);
+        check(&insns);
+    }
+}
+
 #[test]
 fn tail_calls_replace_the_program_up_to_the_limit() {
     for options in options() {
@@ -248,6 +272,7 @@ fn programs_agree_with_each_technique_off() {
         Techniques { combine: false, ..all },
         Techniques { magic: false, ..all },
         Techniques { exits: false, ..all },
+        Techniques { thread: false, ..all },
         Techniques { narrow: false, ..all },
         Techniques { merge: false, ..all },
         Techniques { fuse: false, ..all },

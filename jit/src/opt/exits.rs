@@ -9,9 +9,12 @@
 //! What only the other side of a branch reads need not be computed on this one. Where a branch leaves a loop, which it
 //! does once in many rounds, all that is pending is computed behind the branch, in code of its own.
 
+use std::ops::Range;
+
 use rtbpf_isa::effects::RegSet;
 use rtbpf_isa::{CmpOp, Insn, InsnIdx, Operand, Reg, Width};
 
+use super::Opt;
 use super::fuse::Compared;
 use super::value::Value;
 use crate::asm::Label;
@@ -41,7 +44,7 @@ impl Cond {
         Some(Cond { op: self.op.inverse()?, ..self })
     }
 
-    fn uses(self) -> RegSet {
+    pub fn uses(self) -> RegSet {
         let lhs = RegSet::of(self.lhs);
         match self.rhs {
             Operand::Reg(rhs) => lhs.with(RegSet::of(rhs)),
@@ -66,7 +69,11 @@ pub(crate) struct Exit {
     from: Label,
     to: Label,
     values: [Value; Reg::COUNT],
+    narrow: RegSet,
+    bytes: RegSet,
     live: RegSet,
+    /// Instructions to emit on the way.
+    then: Range<u32>,
 }
 
 impl<E: Encode> Fast<'_, E> {
@@ -104,11 +111,11 @@ impl<E: Encode> Fast<'_, E> {
             return self.compare(cond, compared, target.label, reach);
         }
         let from = self.e.asm().label();
-        self.exits.push(Exit { from, to: target.label, values: self.opt.values, live: target.live });
+        self.leave_pending(from, target, 0..0);
         self.compare(cond, compared, from, Reach::Far);
     }
 
-    fn compare(&mut self, cond: Cond, compared: Compared<E::Reg>, to: Label, reach: Reach) {
+    pub(crate) fn compare(&mut self, cond: Cond, compared: Compared<E::Reg>, to: Label, reach: Reach) {
         match compared {
             Compared::Registers(a, b) => self.e.branch(cond.op, cond.width, a, b, to, reach),
             Compared::Memory(op, size, addr, b) => self.e.branch_memory(op, size, addr, b, to, reach),
@@ -146,11 +153,32 @@ impl<E: Encode> Fast<'_, E> {
         (reg::<E>(a), b)
     }
 
+    /// Begins the branch of `cond`.
+    pub(crate) fn branching(&mut self, cond: Cond) -> Compared<E::Reg> {
+        self.write();
+        self.opt.after = self.opt.liveness.after(cond.at).with(self.opt.pinned);
+        self.opt.live = self.opt.after.with(cond.uses());
+        self.compared_with_memory(cond)
+    }
+
+    /// Leaves for later what stands between `from` and `target`.
+    pub(crate) fn leave_pending(&mut self, from: Label, target: Target, then: Range<u32>) {
+        let Opt { values, narrow, bytes, .. } = self.opt;
+        self.exits.push(Exit { from, to: target.label, values, narrow, bytes, live: target.live, then });
+    }
+
     /// Emits what branches left for later.
     pub(crate) fn exits(&mut self) {
         for exit in std::mem::take(&mut self.exits) {
             self.e.asm().bind(exit.from);
-            (self.opt.values, self.opt.live) = (exit.values, exit.live);
+            (self.opt.values, self.opt.narrow, self.opt.bytes) = (exit.values, exit.narrow, exit.bytes);
+            for at in exit.then.map(InsnIdx) {
+                if let Some(&insn) = self.insns.get(at.index()) {
+                    self.optimised(at, &insn);
+                }
+            }
+            self.write();
+            self.opt.live = self.opt.live.with(exit.live);
             self.settle_all(exit.live);
             self.e.jump(exit.to, Reach::Far);
         }

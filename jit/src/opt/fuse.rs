@@ -101,7 +101,7 @@ fn mirrored(op: CmpOp) -> CmpOp {
 
 impl<E: Encode> Fast<'_, E> {
     /// Whether the load of `dst` at `at` becomes an operand.
-    pub(crate) fn waits(&self, at: InsnIdx, dst: Reg, size: Size) -> bool {
+    pub(crate) fn waits(&self, at: InsnIdx, dst: Reg, size: Size, base: Reg) -> bool {
         if !self.opt.on.fuse && !self.opt.on.merge {
             return false;
         }
@@ -113,7 +113,9 @@ impl<E: Encode> Fast<'_, E> {
             }
             if insn.uses().contains(dst) {
                 let dies = insn.defs().contains(dst) || !self.opt.liveness.after(next).contains(dst);
-                let stored = self.opt.on.merge && is_copied(insn, dst, size);
+                // What is loaded over its own address has none beside it.
+                let alone = base == dst || self.opt.value(base).refs().contains(dst);
+                let stored = self.opt.on.merge && !alone && is_copied(insn, dst, size);
                 let takes = stored || operands && !self.selects(next) && takes(insn, dst, size);
                 return dies && takes;
             }
@@ -126,7 +128,12 @@ impl<E: Encode> Fast<'_, E> {
 
     /// Computes the loads that wait, before memory changes.
     pub(crate) fn settle_loads(&mut self) {
-        for r in Reg::ALL {
+        self.settle_loads_but(Operand::Imm(0));
+    }
+
+    /// All but one of them.
+    pub(crate) fn settle_loads_but(&mut self, one: Operand) {
+        for r in Reg::ALL.into_iter().filter(|r| one != Operand::Reg(*r)) {
             if let Value::Load { .. } = self.opt.value(r) {
                 match self.opt.live.contains(r) {
                     true => self.settle(r),

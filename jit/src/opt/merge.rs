@@ -78,6 +78,7 @@ impl<E: Encode> Fast<'_, E> {
         if what(self).is_none() {
             return false;
         }
+        self.settle_loads_but(src);
         // The address may be computed from what is stored.
         let to = self.place(base, off);
         let Some(from) = what(self) else { return false };
@@ -86,7 +87,6 @@ impl<E: Encode> Fast<'_, E> {
         {
             self.opt.set(src, Value::of(src));
         }
-        self.settle_loads();
         let run = match self.opt.run.and_then(|run| run.with(size, to, from)) {
             Some(longer) => longer,
             None => {

@@ -11,6 +11,7 @@
 //! | stores next to each other → one wide store | `merge.rs` | `merge` |
 //! | a load as an operand of what takes it | `fuse.rs` | `fuse` |
 //! | a branch over one operation → conditional move | `select.rs` | `select` |
+//! | a branch that the one before decided | `thread.rs` | `thread` |
 //! | what only the other side of a branch reads is computed there | `exits.rs` | `exits` |
 //! | loop heads on 32-byte boundaries | `begin` | `align` |
 //! | a branch over a jump: its inverse, to where the jump goes | `unroll.rs` | `invert` |
@@ -30,6 +31,7 @@ mod narrow;
 mod rounds;
 mod select;
 mod sums;
+mod thread;
 mod unroll;
 pub(crate) mod value;
 
@@ -61,6 +63,8 @@ pub struct Techniques {
     pub fuse: bool,
     /// Conditional moves instead of branches over one operation.
     pub select: bool,
+    /// Branches that the ones before decided.
+    pub thread: bool,
     /// What is pending at a branch out of a loop stays so.
     pub exits: bool,
     /// Alignment of loop heads.
@@ -81,6 +85,7 @@ impl Techniques {
         merge: true,
         fuse: true,
         select: true,
+        thread: true,
         exits: true,
         align: true,
         invert: true,
@@ -95,6 +100,7 @@ impl Techniques {
         merge: false,
         fuse: false,
         select: false,
+        thread: false,
         exits: false,
         align: false,
         invert: false,
@@ -237,6 +243,12 @@ impl Opt {
         self.values[reg.index()] = value;
     }
 
+    /// Whether the pending value of `from` refers to `to`, or to another that does.
+    fn reaches(&self, from: Reg, to: Reg) -> bool {
+        let refs = self.value(from).refs().without(RegSet::of(from));
+        refs.contains(to) || refs.iter().any(|other| self.reaches(other, to))
+    }
+
     /// Registers whose values are not computed yet.
     pub fn pending(&self) -> i32 {
         Reg::ALL.into_iter().filter(|reg| !self.is_settled(*reg)).count() as i32
@@ -324,7 +336,8 @@ impl<E: Encode> Fast<'_, E> {
             }
             Insn::Load { size, signed, dst, base, off } => {
                 let (size, off) = self.native(at, size, off);
-                if !signed && self.waits(at, dst, size) {
+                if !signed && self.waits(at, dst, size, base) {
+                    self.avoid_cycle(dst, self.opt.value(base).refs().with(RegSet::of(base)));
                     let place = self.place(base, off);
                     self.write_unless_apart(place, size);
                     self.assign(dst, Value::Load { size, at: place });
@@ -454,6 +467,10 @@ impl<E: Encode> Fast<'_, E> {
                 self.e.mov_imm(d, value);
                 narrow = value <= u32::MAX as u64;
             }
+            Value::Shift { width, left: true, of, by: 1 } if of != r => {
+                self.e.lea(width, d, Addr { base: reg::<E>(of), index: Some((reg::<E>(of), 0)), disp: 0 });
+                narrow = width == Width::W32;
+            }
             Value::Shift { width, left, of, by } => {
                 let op = if left { Bin::Lsh } else { Bin::Rsh };
                 self.e.bin(op, width, d, reg::<E>(of), Rhs::Imm(by.into()));
@@ -506,10 +523,15 @@ impl<E: Encode> Fast<'_, E> {
 
     /// Gives `dst` a value without computing it.
     fn assign(&mut self, dst: Reg, value: Value) {
-        if value.refs().without(RegSet::of(dst)) != RegSet::EMPTY {
+        self.avoid_cycle(dst, value.refs());
+        self.opt.set(dst, value);
+    }
+
+    /// Before `dst` takes a value that refers to `refs`: computes what refers to `dst`, where one of them does.
+    fn avoid_cycle(&mut self, dst: Reg, refs: RegSet) {
+        if refs.without(RegSet::of(dst)).iter().any(|other| self.opt.reaches(other, dst)) {
             self.release(dst);
         }
-        self.opt.set(dst, value);
     }
 
     /// The register whose contents are the value of `r`.
@@ -601,8 +623,7 @@ impl<E: Encode> Fast<'_, E> {
         if src == dst && width == Width::W64 {
             return;
         }
-        // Values that refer to what `dst` held would not survive its next one.
-        self.release(dst);
+        self.avoid_cycle(dst, self.opt.value(src).refs().with(RegSet::of(src)));
         // A value that costs an instruction is computed once, unless its first owner is about to die.
         let value = self.opt.value(src);
         let cheap = matches!(value, Value::Sum { index: None, .. } | Value::Const(_));
@@ -629,12 +650,12 @@ impl<E: Encode> Fast<'_, E> {
         if self.postpone(op, width, dst, src) || self.rotate(op, width, dst, src) || self.times(op, width, dst, src) {
             return;
         }
+        self.right_side(width, src);
+        self.source_at(width, dst);
+        self.release(dst);
+        // Each of these may have computed the others' registers; now they stand still.
         let b = self.right_side(width, src);
         let a = self.source_at(width, dst);
-        // Computing one operand may have computed the other; what is computed stands still.
-        let b = if matches!(b, Rhs::Reg(_)) { self.right_side(width, src) } else { b };
-        let a = if a == dst { dst } else { self.source_at(width, dst) };
-        self.release(dst);
         self.e.bin(op, width, reg::<E>(dst), reg::<E>(a), b);
         let masks = op == Bin::And && matches!(b, Rhs::Imm(0..));
         self.defined(dst, width == Width::W32 || masks);
@@ -683,12 +704,9 @@ impl<E: Encode> Fast<'_, E> {
     }
 
     fn sum(&mut self, dst: Reg, src: Reg) -> Option<Value> {
-        let (_, b) = (self.summand(dst), self.summand(src));
-        // What refers to the old contents of `dst` must not be part of what it becomes.
-        if b.refs().contains(dst) && b != Value::of(dst) {
-            self.settle(src);
-        }
-        self.release(dst);
+        self.summand(dst);
+        let refs = self.summand(src).refs().with(RegSet::of(src));
+        self.avoid_cycle(dst, refs);
         if let Some(sum) = self.opt.value(dst).sum(self.opt.value(src)) {
             return Some(sum);
         }

@@ -4,8 +4,9 @@
 //! additions, small shifts and constants only change the value; code is emitted when something needs it, as one
 //! address, one `lea`, one rotate, or not at all.
 //!
-//! Invariant: the registers that values refer to, drawn as arrows between different registers, form no cycle. A register
-//! takes a value that refers to others only after everything that referred to its own contents was computed.
+//! Invariant: the registers that values refer to, drawn as arrows between different registers, form no cycle. Where a value
+//! would close one, what refers to the contents of its register is computed first, and the value is looked at again. As
+//! computing a value may compute others, registers of the machine are asked for last.
 
 use rtbpf_isa::effects::RegSet;
 use rtbpf_isa::{Reg, Size, Width};
