@@ -91,8 +91,12 @@ pub(crate) fn emit<E: Encode>(
     let facts = program.proved().insns.as_slice();
     // Optimised code folds constants together and into addresses.
     let on = options.optimise.filter(|_| options.harden.is_none());
-    // Under a meter, what a branch skips is a block of its own.
-    let on = on.map(|on| Techniques { select: on.select && plan.blocks.is_empty(), ..on });
+    // Under a meter, what a branch skips is a block of its own, and blocks are charged where they stand.
+    let on = on.map(|on| Techniques {
+        select: on.select && plan.blocks.is_empty(),
+        layout: on.layout && plan.blocks.is_empty(),
+        ..on
+    });
     let mut opt = on.map_or_else(Opt::off, |on| Opt::new(program, on));
     let insns = opt.rewritten(program).map_or(Cow::Borrowed(program.code().insns()), Cow::Owned);
     let mut fast = Fast {
@@ -168,6 +172,10 @@ impl<E: Encode> Fast<'_, E> {
     }
 
     fn insn(&mut self, at: InsnIdx, starts: &[Label]) -> Result<(), CompileError> {
+        if self.is_moved(at) { Ok(()) } else { self.emit(at, starts) }
+    }
+
+    pub(crate) fn emit(&mut self, at: InsnIdx, starts: &[Label]) -> Result<(), CompileError> {
         let Some(&insn) = self.insns.get(at.index()) else { return Ok(()) };
         // Most programs under test have no facts, and a record is larger than an instruction.
         let facts = self.facts.get(at.index()).unwrap_or(&NO_FACTS);
@@ -240,7 +248,7 @@ impl<E: Encode> Fast<'_, E> {
                 }
             }
             Insn::Jump { to, .. } => {
-                if to != 0 && !self.repeat(at, starts)? {
+                if to != 0 && !self.repeat(at, starts)? && !self.test_here(at, starts)? {
                     self.settle_all(self.live_before(at.target(to)));
                     let reach = self.reach(at, to);
                     self.e.jump(Label(at.target(to).0), reach);

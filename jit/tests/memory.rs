@@ -152,3 +152,17 @@ fn loops_that_copy_and_fill_agree() {
         }
     }
 }
+
+/// In a short loop, whose rounds are repeated.
+#[test]
+fn what_is_jumped_over_is_not_written_in_any_round() {
+    let Some(host) = Options::host() else { return };
+    let store = Insn::Store { size: Size::B, base: R1, off: 124, src: I(3) };
+    let mut insns = vec![alu(AluOp::Mov, W64, R2, I(6)), Insn::Jump { to: 1, long: false }, store];
+    insns.extend([
+        alu(AluOp::Sub, W64, R2, I(1)),
+        Insn::Branch { op: CmpOp::Ne, width: W64, lhs: R2, rhs: I(0), to: -4 },
+    ]);
+    insns.extend([alu(AluOp::Mov, W64, R0, I(0)), Insn::Exit]);
+    assert_eq!(run(&native(&insns, &host), [0; 32], i64::MAX, &[]).ctx, [0; 32]);
+}

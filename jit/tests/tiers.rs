@@ -162,6 +162,31 @@ fn branches_on_a_decided_condition_agree() {
     }
 }
 
+/// Loops whose test stands before a way out that stands before the body, with one jump to the test and with two.
+#[test]
+fn loops_with_their_test_in_front_agree() {
+    let add = |dst, src| Insn::Alu { op: AluOp::Add, width: W64, dst, src };
+    for (count, skips) in (0..6).flat_map(|count| [false, true].map(|skips| (count, skips))) {
+        let mut insns = vec![mov(R2, I(0)), mov(R0, I(0)), mov(R6, I(5)), Insn::Jump { to: 5, long: false }];
+        // The test, on what the body left pending; then the way out.
+        insns.extend([mov(R6, R(R2)), add(R6, I(1))]);
+        insns.push(Insn::Branch { op: CmpOp::Le, width: W64, lhs: R2, rhs: I(count), to: 2 });
+        insns.extend([add(R0, R(R6)), Insn::Exit]);
+        for step in 0..12 {
+            insns.extend([Insn::Alu { op: AluOp::Mul, width: W64, dst: R0, src: I(3) }, add(R0, I(step))]);
+        }
+        insns.extend([add(R0, R(R6)), add(R2, I(1))]);
+        if skips {
+            let to = 4 - insns.len() as i32 - 1;
+            insns.push(Insn::Branch { op: CmpOp::Set, width: W64, lhs: R0, rhs: I(1), to });
+            insns.push(add(R0, I(7)));
+        }
+        let to = 4 - insns.len() as i32 - 1;
+        insns.push(Insn::Jump { to, long: false });
+        check(&insns);
+    }
+}
+
 #[test]
 fn tail_calls_replace_the_program_up_to_the_limit() {
     for options in options() {
@@ -272,6 +297,7 @@ fn programs_agree_with_each_technique_off() {
         Techniques { combine: false, ..all },
         Techniques { magic: false, ..all },
         Techniques { exits: false, ..all },
+        Techniques { layout: false, ..all },
         Techniques { thread: false, ..all },
         Techniques { narrow: false, ..all },
         Techniques { merge: false, ..all },

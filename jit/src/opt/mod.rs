@@ -12,6 +12,7 @@
 //! | a load as an operand of what takes it | `fuse.rs` | `fuse` |
 //! | a branch over one operation → conditional move | `select.rs` | `select` |
 //! | a branch that the one before decided | `thread.rs` | `thread` |
+//! | the test of a loop at its end | `layout.rs` | `layout` |
 //! | what only the other side of a branch reads is computed there | `exits.rs` | `exits` |
 //! | loop heads on 32-byte boundaries | `begin` | `align` |
 //! | a branch over a jump: its inverse, to where the jump goes | `unroll.rs` | `invert` |
@@ -24,6 +25,7 @@ pub(crate) mod combine;
 mod count;
 pub(crate) mod exits;
 mod fuse;
+mod layout;
 pub(crate) mod liveness;
 pub mod magic;
 mod merge;
@@ -65,6 +67,8 @@ pub struct Techniques {
     pub select: bool,
     /// Branches that the ones before decided.
     pub thread: bool,
+    /// Tests of loops at their ends.
+    pub layout: bool,
     /// What is pending at a branch out of a loop stays so.
     pub exits: bool,
     /// Alignment of loop heads.
@@ -86,6 +90,7 @@ impl Techniques {
         fuse: true,
         select: true,
         thread: true,
+        layout: true,
         exits: true,
         align: true,
         invert: true,
@@ -101,6 +106,7 @@ impl Techniques {
         fuse: false,
         select: false,
         thread: false,
+        layout: false,
         exits: false,
         align: false,
         invert: false,
@@ -121,6 +127,7 @@ pub(crate) struct Opt {
     loops: Vec<(u32, u32)>,
     /// Branches that select; empty where there are none.
     selects: Vec<bool>,
+    moved: Vec<layout::Moved>,
     values: [Value; Reg::COUNT],
     /// Registers whose contents have no bit above 31.
     narrow: RegSet,
@@ -174,8 +181,15 @@ impl Opt {
             }
         }
         let selects = if on.select && on.values { select::selects(verified, &mut leads, &sources) } else { Vec::new() };
+        let moved = if on.layout && on.values { layout::moved(verified, &mut leads, &sources) } else { Vec::new() };
         let loops = loops(&leads, &sources);
-        Opt { sources, loops, selects, ..Opt::with(on, Liveness::new(program.insns(), program.subprogs()), leads) }
+        Opt {
+            sources,
+            loops,
+            selects,
+            moved,
+            ..Opt::with(on, Liveness::new(program.insns(), program.subprogs()), leads)
+        }
     }
 
     /// For the fast tier: nothing is known and nothing on.
@@ -192,6 +206,7 @@ impl Opt {
             sources: Vec::new(),
             loops: Vec::new(),
             selects: Vec::new(),
+            moved: Vec::new(),
             values: Reg::ALL.map(Value::of),
             narrow: RegSet::EMPTY,
             bytes: RegSet::EMPTY,
@@ -309,7 +324,7 @@ impl<E: Encode> Fast<'_, E> {
         let live = self.opt.live;
         self.settle_all(live);
         self.opt.enter(at);
-        if lead == Lead::Loop && self.opt.on.align {
+        if lead == Lead::Loop && self.opt.on.align && !self.is_moved(at) {
             self.e.align(32);
         }
     }

@@ -23,7 +23,7 @@ use crate::encode::{Encode, Reach};
 use crate::fast::Fast;
 
 /// Instructions of the longest loop that is repeated.
-const MOST_INSNS: usize = 12;
+pub(super) const MOST_INSNS: usize = 12;
 /// Rounds in a row.
 const ROUNDS: usize = 4;
 
@@ -115,6 +115,7 @@ impl<E: Encode> Fast<'_, E> {
                 Some(_) | None => Label(at.0),
             };
             if at != head && self.opt.leads.get(at.index()).is_some_and(|lead| *lead != Lead::No) {
+                self.write();
                 let live = self.opt.live;
                 self.settle_all(live);
                 self.opt.enter(at);
