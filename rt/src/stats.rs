@@ -1,8 +1,8 @@
 //! Counters and histograms: what ran, what was missed and why, how long locks were held.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::lock::Class;
+use crate::lock::{Class, held};
 
 /// Runs that did not happen, by cause.
 #[derive(Default, Debug)]
@@ -90,18 +90,11 @@ impl Default for Histogram {
     }
 }
 
-static TIMING: AtomicBool = AtomicBool::new(false);
 static HOLDS: [Histogram; Class::ALL.len()] = [const { Histogram::new() }; Class::ALL.len()];
 
 /// Turns hold-time histograms on or off, for the whole process. They cost two clock reads a lock.
 pub fn time_locks(on: bool) {
-    TIMING.store(on, Ordering::Relaxed);
-}
-
-/// Whether holds are timed.
-#[inline]
-pub fn locks_are_timed() -> bool {
-    TIMING.load(Ordering::Relaxed)
+    held::time(on);
 }
 
 /// How long locks of a class were held.

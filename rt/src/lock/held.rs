@@ -21,8 +21,8 @@ const LANES: usize = 512;
 #[repr(align(128))]
 pub struct Lane {
     tid: AtomicU32,
-    /// Whether an interrupt was put off.
-    pending: AtomicU32,
+    /// What locks look at: [`PENDING`] and [`TIMED`].
+    flags: AtomicU32,
     /// How many locks there are (low half), and raw ones among them (high half): while there are any of those, maskable
     /// interrupts are put off.
     state: AtomicU64,
@@ -32,6 +32,11 @@ pub struct Lane {
     /// When each was taken, ns, while holds are timed.
     since: [AtomicU64; DEPTH],
 }
+
+/// An interrupt was put off.
+const PENDING: u32 = 1;
+/// Holds are timed; the same in all lanes.
+const TIMED: u32 = 2;
 
 /// One lock, and one raw lock, in a lane's state.
 const ONE: u64 = 1;
@@ -48,11 +53,24 @@ impl Lane {
     const fn new() -> Lane {
         Lane {
             tid: AtomicU32::new(0),
-            pending: AtomicU32::new(0),
+            flags: AtomicU32::new(0),
             state: AtomicU64::new(0),
             locks: [const { AtomicUsize::new(0) }; DEPTH],
             kinds: [const { AtomicU16::new(0) }; DEPTH],
             since: [const { AtomicU64::new(0) }; DEPTH],
+        }
+    }
+
+    #[inline]
+    fn has_flag(&self, flag: u32) -> bool {
+        self.flags.load(Ordering::Relaxed) & flag != 0
+    }
+
+    fn set_flag(&self, flag: u32, on: bool) {
+        if on {
+            self.flags.fetch_or(flag, Ordering::Relaxed);
+        } else {
+            self.flags.fetch_and(!flag, Ordering::Relaxed);
         }
     }
 
@@ -115,6 +133,11 @@ fn register() -> Me {
     Me { tid, lane }
 }
 
+/// Says of all threads, those to come too, whether their holds are timed.
+pub(crate) fn time(on: bool) {
+    TABLE.iter().for_each(|lane| lane.set_flag(TIMED, on));
+}
+
 /// Whether a thread of this process has the id `tid`.
 pub(crate) fn thread_lives(tid: u32) -> bool {
     // SAFETY: signal 0 is never delivered; it only asks whether the thread exists.
@@ -125,11 +148,17 @@ fn take_over(lane: &Lane, tid: u32) -> bool {
     let old = lane.tid.load(Ordering::Acquire);
     if !thread_lives(old) && lane.tid.compare_exchange(old, tid, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
         lane.locks.iter().for_each(|lock| lock.store(0, Ordering::Relaxed));
-        lane.pending.store(0, Ordering::Relaxed);
+        lane.set_flag(PENDING, false);
         lane.state.store(0, Ordering::Release);
         return true;
     }
     false
+}
+
+#[cold]
+#[inline(never)]
+fn let_in_now() {
+    crate::slot::with_current(|slot| slot.drain());
 }
 
 impl Me {
@@ -168,7 +197,7 @@ impl Me {
     /// Answers the state that is left.
     #[inline]
     fn leave(self, lane: &Lane, step: u64) -> u64 {
-        if stats::locks_are_timed() {
+        if lane.has_flag(TIMED) {
             self.stop_clock();
         }
         let state = lane.state.load(Ordering::Relaxed);
@@ -228,8 +257,8 @@ impl Me {
     #[inline]
     fn let_in(lane: &Lane, state: u64) {
         compiler_fence(Ordering::SeqCst);
-        if state < RAW && lane.pending.load(Ordering::Relaxed) != 0 {
-            crate::slot::with_current(|slot| slot.drain());
+        if state < RAW && lane.has_flag(PENDING) {
+            let_in_now();
         }
     }
 
@@ -240,20 +269,20 @@ impl Me {
 
     /// Whether an interrupt was put off on this thread.
     pub fn is_pending(self) -> bool {
-        self.lane.is_some_and(|lane| lane.pending.load(Ordering::Relaxed) != 0)
+        self.lane.is_some_and(|lane| lane.has_flag(PENDING))
     }
 
     /// Notes that one was, or that all were let in.
     pub fn set_pending(self, pending: bool) {
         if let Some(lane) = self.lane {
-            lane.pending.store(u32::from(pending), Ordering::Relaxed);
+            lane.set_flag(PENDING, pending);
         }
     }
 
     /// Notes that the lock wanted last was taken now, where holds are timed.
     #[inline]
     pub fn taken(self) {
-        if stats::locks_are_timed() {
+        if self.lane.is_some_and(|lane| lane.has_flag(TIMED)) {
             self.start_clock();
         }
     }

@@ -14,6 +14,7 @@ mod raw;
 mod storm;
 pub(crate) mod word;
 
+pub use held::Me;
 pub use order::Class;
 pub use pi::PiMutex;
 pub use raw::RawLock;
@@ -45,20 +46,32 @@ pub trait Lock: Default + ZeroIsValid + Send + Sync {
     /// Whether waiting for it blocks the thread.
     const SLEEPS: bool;
 
-    /// Takes it for `cx`; nothing is held after an error.
-    fn acquire(&self, cx: &RunCx, class: Class) -> Result<(), LockError>;
+    /// Takes it for `cx`, and answers the calling thread; nothing is held after an error.
+    fn take(&self, cx: &RunCx, class: Class) -> Result<Me, LockError>;
 
     /// Takes it if it is free.
     fn try_acquire(&self, cx: &RunCx, class: Class) -> Result<(), LockError>;
 
+    /// Gives it back. Only after a `take` that succeeded and answered `me`, on the same thread.
+    fn give_back(&self, me: Me);
+
+    /// Takes it for `cx`; nothing is held after an error.
+    #[inline]
+    fn acquire(&self, cx: &RunCx, class: Class) -> Result<(), LockError> {
+        self.take(cx, class).map(|_| ())
+    }
+
     /// Gives it back. Only after an `acquire` that succeeded on this thread.
-    fn release(&self);
+    #[inline]
+    fn release(&self) {
+        self.give_back(held::me());
+    }
 
     /// Takes it until the guard drops.
-    #[inline]
+    #[inline(always)]
     fn lock<'a>(&'a self, cx: &RunCx, class: Class) -> Result<Guard<'a, Self>, LockError> {
-        self.acquire(cx, class)?;
-        Ok(Guard { lock: self, thread_bound: PhantomData })
+        let me = self.take(cx, class)?;
+        Ok(Guard { lock: self, me, thread_bound: PhantomData })
     }
 }
 
@@ -79,12 +92,13 @@ unsafe impl ZeroIsValid for std::sync::atomic::AtomicU32 {}
 /// Holds a lock. Stays on its thread: the owner is in the lock word.
 pub struct Guard<'a, L: Lock> {
     lock: &'a L,
+    me: Me,
     thread_bound: PhantomData<*const ()>,
 }
 
 impl<L: Lock> Drop for Guard<'_, L> {
-    #[inline]
+    #[inline(always)]
     fn drop(&mut self) {
-        self.lock.release();
+        self.lock.give_back(self.me);
     }
 }

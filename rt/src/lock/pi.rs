@@ -46,7 +46,7 @@ impl Lock for PiMutex {
     const SLEEPS: bool = true;
 
     #[inline]
-    fn acquire(&self, cx: &RunCx, class: Class) -> Result<(), LockError> {
+    fn take(&self, cx: &RunCx, class: Class) -> Result<held::Me, LockError> {
         if !cx.may_sleep() {
             return Err(LockError::WouldSleep);
         }
@@ -54,9 +54,9 @@ impl Lock for PiMutex {
         me.push(self.address(), class, cx.level as u8);
         if word::try_take(&self.word, me.tid) {
             me.taken();
-            return Ok(());
+            return Ok(me);
         }
-        self.wait(me).inspect(|()| me.taken()).inspect_err(|_| me.pop())
+        self.wait(me).inspect(|()| me.taken()).inspect_err(|_| me.pop()).map(|()| me)
     }
 
     fn try_acquire(&self, cx: &RunCx, class: Class) -> Result<(), LockError> {
@@ -70,8 +70,7 @@ impl Lock for PiMutex {
     }
 
     #[inline]
-    fn release(&self) {
-        let me = held::me();
+    fn give_back(&self, me: held::Me) {
         word::give_back(&self.word, me.tid);
         me.pop();
     }

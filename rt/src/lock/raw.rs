@@ -56,7 +56,12 @@ impl RawLock {
         std::ptr::from_ref(self) as usize
     }
 
+    /// Takes it after the first attempt, which `me` has noted, was in vain.
     #[cold]
+    fn take_later(&self, cx: &RunCx, me: held::Me) -> Result<(), LockError> {
+        self.wait(cx, me).inspect(|()| me.taken()).inspect_err(|_| me.pop_raw())
+    }
+
     fn wait(&self, cx: &RunCx, me: held::Me) -> Result<(), LockError> {
         if word::owner(&self.word) == me.tid {
             return Err(LockError::Deadlock);
@@ -95,15 +100,15 @@ impl RawLock {
 impl Lock for RawLock {
     const SLEEPS: bool = false;
 
-    #[inline]
-    fn acquire(&self, cx: &RunCx, class: Class) -> Result<(), LockError> {
+    #[inline(always)]
+    fn take(&self, cx: &RunCx, class: Class) -> Result<held::Me, LockError> {
         let me = held::me();
         me.push_raw(self.address(), class, cx.level as u8);
         if word::try_take(&self.word, me.tid) {
             me.taken();
-            return Ok(());
+            return Ok(me);
         }
-        self.wait(cx, me).inspect(|()| me.taken()).inspect_err(|_| me.pop_raw())
+        self.take_later(cx, me).map(|()| me)
     }
 
     fn try_acquire(&self, cx: &RunCx, class: Class) -> Result<(), LockError> {
@@ -116,9 +121,8 @@ impl Lock for RawLock {
         Err(LockError::Busy)
     }
 
-    #[inline]
-    fn release(&self) {
-        let me = held::me();
+    #[inline(always)]
+    fn give_back(&self, me: held::Me) {
         word::give_back(&self.word, me.tid);
         me.pop_raw();
     }
