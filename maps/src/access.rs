@@ -133,21 +133,35 @@ unsafe fn copy(dst: *mut u8, src: *const u8, len: usize) {
         }
         at = len & !7;
     }
+    let words = len & !7;
+    while at < words {
+        // SAFETY: a word below `len`.
+        unsafe { store_u64(dst.add(at), load_u64(src.add(at))) };
+        at += 8;
+    }
+    if at != len {
+        // SAFETY: fewer than 8 bytes are left.
+        unsafe { copy_tail(dst.add(at), src.add(at), len - at) };
+    }
+}
+
+/// # Safety
+///
+/// As for [`copy`]; `len` is less than 8.
+#[inline]
+unsafe fn copy_tail(dst: *mut u8, src: *const u8, len: usize) {
+    let mut at = 0;
     // SAFETY: every access below stays under `len`.
     unsafe {
-        while at + 8 <= len {
-            store_u64(dst.add(at), load_u64(src.add(at)));
-            at += 8;
+        if len & 4 != 0 {
+            store_u32(dst, load_u32(src));
+            at = 4;
         }
-        if at + 4 <= len {
-            store_u32(dst.add(at), load_u32(src.add(at)));
-            at += 4;
-        }
-        if at + 2 <= len {
+        if len & 2 != 0 {
             store_u16(dst.add(at), load_u16(src.add(at)));
             at += 2;
         }
-        if at < len {
+        if len & 1 != 0 {
             store_u8(dst.add(at), load_u8(src.add(at)));
         }
     }
@@ -224,6 +238,20 @@ impl<'a> ProgBytes<'a> {
             copy(out.as_mut_ptr().add(old), self.ptr, self.len);
             out.set_len(old + self.len);
         }
+    }
+
+    /// The first 4 as a number, as they are in memory; `None` where there are fewer.
+    #[inline]
+    pub fn first_u32(&self) -> Option<u32> {
+        // SAFETY: readable by construction.
+        (self.len >= 4).then(|| unsafe { load_u32(self.ptr) })
+    }
+
+    /// The first 8 as a number, as they are in memory; `None` where there are fewer.
+    #[inline]
+    pub fn first_u64(&self) -> Option<u64> {
+        // SAFETY: readable by construction.
+        (self.len >= 8).then(|| unsafe { load_u64(self.ptr) })
     }
 
     /// A copy of the first `N`; what is missing reads as 0.

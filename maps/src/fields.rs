@@ -51,9 +51,11 @@ impl Shape {
     /// Copies `value` over the plain parts of `cell`.
     #[inline]
     pub(crate) fn write(&self, cell: Cell<'_>, value: ProgBytes<'_>) {
-        if self.special.is_empty() {
-            return cell.part(0, self.value_size).fill(value);
-        }
+        if self.special.is_empty() { cell.part(0, self.value_size).fill(value) } else { self.write_parts(cell, value) }
+    }
+
+    #[inline(never)]
+    fn write_parts(&self, cell: Cell<'_>, value: ProgBytes<'_>) {
         for (off, len) in &self.plain {
             if let Some(part) = value.slice(*off, *len) {
                 cell.part(*off, *len).fill(part);

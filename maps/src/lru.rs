@@ -415,7 +415,9 @@ impl Pool for Lru {
         match &self.shape {
             Shape::Common { lists, stocks, .. } => {
                 let stock = &stocks[place_of(slot, stocks.len())];
-                if let Ok(_held) = stock.lock.lock(cx, Class::LruLocal)
+                // A node that left the table becomes pending no more, so a look without the lock saves taking it.
+                if stock.pending.holds(nodes, node)
+                    && let Ok(_held) = stock.lock.lock(cx, Class::LruLocal)
                     && stock.pending.holds(nodes, node)
                 {
                     stock.pending.remove(nodes, node);

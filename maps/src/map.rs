@@ -10,6 +10,7 @@ use rtbpf_rt::RunCx;
 use crate::access::{KeyRef, ProgBytes, ProgOut, ValuePtr};
 use crate::head::Head;
 use crate::object::Object;
+use crate::ringbuf::Ringbuf;
 
 /// Why a map operation failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -124,6 +125,26 @@ pub trait Map: Send + Sync {
     ///
     /// Semantics: `bpf_map_lookup_elem`, bpf-helpers(7).
     fn lookup(&self, cx: &RunCx, key: KeyRef<'_>) -> Option<ValuePtr>;
+
+    /// [`Map::lookup`] of a key of 4 bytes, given as the number that they are in memory.
+    fn lookup_u32(&self, cx: &RunCx, key: u32) -> Option<ValuePtr> {
+        self.lookup(cx, &key.to_ne_bytes())
+    }
+
+    /// [`Map::lookup`] of a key of 8 bytes, given as the number that they are in memory.
+    fn lookup_u64(&self, cx: &RunCx, key: u64) -> Option<ValuePtr> {
+        self.lookup(cx, &key.to_ne_bytes())
+    }
+
+    /// The ring buffer that this is.
+    fn ring(&self) -> Option<&Ringbuf> {
+        None
+    }
+
+    /// The same, to be held.
+    fn into_ring(self: Arc<Self>) -> Option<Arc<Ringbuf>> {
+        None
+    }
 
     /// `slot`'s value under `key` (`bpf_map_lookup_percpu_elem`). `None` when absent or `slot` is out of range.
     fn lookup_percpu(&self, cx: &RunCx, key: KeyRef<'_>, slot: u32) -> Option<ValuePtr> {

@@ -15,6 +15,7 @@
 
 use std::any::Any;
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use rtbpf_abi::Errno;
@@ -72,20 +73,24 @@ impl Ringbuf {
         Ok(Ringbuf { head, lock: RawLock::default(), data, producer, pending, consumer, doorbell })
     }
 
+    #[inline]
     fn size(&self) -> u64 {
         u64::from(self.head.spec().max_entries)
     }
 
     /// The `len` bytes at position `at`; `len` may not exceed the ring.
+    #[inline]
     fn bytes_at(&self, at: u64, len: u64) -> Cell<'_> {
-        self.data.cell((at & (self.size() - 1)) as usize, len as usize)
+        self.data.cell(self.offset(at) as usize, len as usize)
     }
 
+    #[inline]
     fn header_at(&self, at: u64) -> &AtomicU32 {
         self.bytes_at(at, HEADER).atomic_u32(0)
     }
 
     /// Bytes a record of `len` bytes takes.
+    #[inline]
     fn footprint(len: u32) -> u64 {
         (u64::from(len) + HEADER).next_multiple_of(8)
     }
@@ -93,15 +98,23 @@ impl Ringbuf {
     /// Room for a record of `size` bytes; `None` when there is none. The caller submits or discards it.
     ///
     /// Semantics: `bpf_ringbuf_reserve`, bpf-helpers(7).
+    #[inline]
     pub fn reserve(&self, cx: &RunCx, size: u64, flags: u64) -> Option<ValuePtr> {
         if flags != 0 {
             return None;
         }
         let at = self.reserve_at(cx, size)?;
         // A zero-length record still has an address: that of what follows it.
-        Some(self.bytes_at(at, HEADER + size).part(HEADER as usize, size as usize).value_ptr())
+        Some(self.data.cell((self.offset(at) + HEADER) as usize, size as usize).value_ptr())
     }
 
+    /// Where position `at` is in the data.
+    #[inline]
+    fn offset(&self, at: u64) -> u64 {
+        at & (self.size() - 1)
+    }
+
+    #[inline(always)]
     fn reserve_at(&self, cx: &RunCx, size: u64) -> Option<u64> {
         let len = u32::try_from(size).ok().filter(|len| *len < DISCARD)?;
         let need = Ringbuf::footprint(len);
@@ -130,7 +143,7 @@ impl Ringbuf {
             return None;
         }
         let header = self.bytes_at(at, HEADER);
-        let pages = ((at & (self.size() - 1)) / PAGE + PAGES_BEFORE) as u32;
+        let pages = (self.offset(at) / PAGE + PAGES_BEFORE) as u32;
         header.atomic_u32(4).store(pages, Ordering::Relaxed);
         header.atomic_u32(0).store(len | BUSY, Ordering::Relaxed);
         // Release: who sees the position sees the busy mark.
@@ -138,6 +151,7 @@ impl Ringbuf {
         Some(at)
     }
 
+    #[inline]
     fn commit(&self, at: u64, flags: u64, discard: bool) {
         let header = self.header_at(at);
         let len = header.load(Ordering::Relaxed) & !(BUSY | DISCARD);
@@ -157,6 +171,7 @@ impl Ringbuf {
     }
 
     /// Position of the record whose bytes are at `sample`, when that is one that was reserved here.
+    #[inline]
     fn position_of(&self, sample: u64) -> Option<u64> {
         let off = self.data.offset_of(sample.checked_sub(HEADER)?)? as u64;
         let off = off & (self.size() - 1);
@@ -166,6 +181,7 @@ impl Ringbuf {
 
     /// Hands the record at `sample`, which `reserve` answered, to the reader. An address that is not a reserved
     /// record's is ignored.
+    #[inline]
     pub fn submit(&self, sample: u64, flags: u64) {
         if let Some(at) = self.position_of(sample) {
             self.commit(at, flags, false);
@@ -173,6 +189,7 @@ impl Ringbuf {
     }
 
     /// Gives the record at `sample` back.
+    #[inline]
     pub fn discard(&self, sample: u64, flags: u64) {
         if let Some(at) = self.position_of(sample) {
             self.commit(at, flags, true);
@@ -247,6 +264,14 @@ impl Map for Ringbuf {
 
     fn lookup(&self, _: &RunCx, _: KeyRef<'_>) -> Option<ValuePtr> {
         None
+    }
+
+    fn ring(&self) -> Option<&Ringbuf> {
+        Some(self)
+    }
+
+    fn into_ring(self: Arc<Self>) -> Option<Arc<Ringbuf>> {
+        Some(self)
     }
 
     fn update(&self, _: &RunCx, _: KeyRef<'_>, _: ProgBytes<'_>, _: UpdateFlags) -> Result<(), MapError> {

@@ -142,6 +142,7 @@ impl Region {
     }
 
     /// Whether `address` lies in it, and where.
+    #[inline]
     pub(crate) fn offset_of(&self, address: u64) -> Option<usize> {
         let off = usize::try_from(address.checked_sub(self.base as u64)?).ok()?;
         (off < self.bytes).then_some(off)

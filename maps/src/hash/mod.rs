@@ -64,8 +64,18 @@ where
     fn value(&self, cx: &RunCx, node: u32) -> Cell<'_> {
         match &self.values {
             Values::Inline => self.table.value(node),
-            Values::Percpu(cells) => cells.cell(node, cx.slot.min(cells.slots() - 1)),
+            Values::Percpu(cells) => slot_value(cells, cx, node),
         }
+    }
+
+    /// The value that programs find under a key that this map's keys are as long as.
+    #[inline(always)]
+    fn look_up(&self, cx: &RunCx, key: impl Key) -> Option<ValuePtr> {
+        let node = self.table.find(key, self.table.hash(key))?;
+        if cx.in_program {
+            self.pool.touch(node);
+        }
+        Some(self.value(cx, node).value_ptr())
     }
 
     /// Writes the value of a node that was in no chain (`fresh`) or stays where it is.
@@ -78,11 +88,10 @@ where
                     self.shape.reset(cell);
                 }
                 self.shape.write(cell, value);
+                Ok(())
             }
-            Values::Percpu(cells) if cx.in_program => cells.write_one(&self.shape, node, cx.slot, value, fresh),
-            Values::Percpu(cells) => cells.write_all(&self.shape, node, value)?,
+            Values::Percpu(cells) => write_slots(cells, &self.shape, cx, node, value, fresh),
         }
-        Ok(())
     }
 
     /// Writes a value in place, under its own lock.
@@ -206,6 +215,27 @@ where
     }
 }
 
+#[inline(never)]
+fn write_slots(
+    cells: &PercpuCells,
+    shape: &Shape,
+    cx: &RunCx,
+    node: u32,
+    value: ProgBytes<'_>,
+    fresh: bool,
+) -> Result<(), MapError> {
+    if cx.in_program {
+        cells.write_one(shape, node, cx.slot, value, fresh);
+        return Ok(());
+    }
+    cells.write_all(shape, node, value)
+}
+
+#[inline(never)]
+fn slot_value<'a>(cells: &'a PercpuCells, cx: &RunCx, node: u32) -> Cell<'a> {
+    cells.cell(node, cx.slot.min(cells.slots() - 1))
+}
+
 /// Whether the existence flags allow an update.
 pub(crate) fn admit(exists: bool, flags: UpdateFlags) -> Result<(), MapError> {
     match flags & 3 {
@@ -242,13 +272,25 @@ where
         &self.head
     }
 
-    #[inline]
     fn lookup(&self, cx: &RunCx, key: KeyRef<'_>) -> Option<ValuePtr> {
-        let node = self.find(key)?;
-        if cx.in_program {
-            self.pool.touch(node);
+        if !self.is_key(key) {
+            return None;
         }
-        Some(self.value(cx, node).value_ptr())
+        by_width!(key, key => self.look_up(cx, key))
+    }
+
+    fn lookup_u32(&self, cx: &RunCx, key: u32) -> Option<ValuePtr> {
+        if self.head.spec().key_size != 4 {
+            return None;
+        }
+        self.look_up(cx, key)
+    }
+
+    fn lookup_u64(&self, cx: &RunCx, key: u64) -> Option<ValuePtr> {
+        if self.head.spec().key_size != 8 {
+            return None;
+        }
+        self.look_up(cx, key)
     }
 
     fn lookup_percpu(&self, _: &RunCx, key: KeyRef<'_>, slot: u32) -> Option<ValuePtr> {
