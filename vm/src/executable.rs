@@ -20,6 +20,7 @@ use crate::interp::{Checked, Observer};
 use crate::mem::Buffer;
 use crate::region::Regions;
 use crate::run::Host;
+use crate::unchecked::Entry;
 
 /// A program with everything it refers to.
 pub(crate) struct Bound {
@@ -351,21 +352,22 @@ impl Session {
 
     pub(crate) fn host(&mut self, exe: &Arc<Bound>, ctx: Ctx) -> Host {
         let deadline = self.engine.config.timeout.map(|timeout| Instant::now() + timeout);
-        Host::new(exe, ctx, self.cx, self.stack.clone(), self.cancel.clone(), deadline, self.random)
+        let entry = Entry::Held(exe.clone());
+        Host::new(entry, ctx, self.cx, self.stack.clone(), self.cancel.clone(), deadline, self.random)
     }
 
-    /// The state of a run of `exe` without a context, from the last run where there was one.
+    /// The state of a run without a context, from the last run where there was one.
     #[inline]
-    pub(crate) fn idle_host(&mut self, exe: &Arc<Bound>) -> Box<Host> {
-        let Some(mut host) = self.idle.take() else { return self.new_host(exe) };
-        host.wake(exe, self.cx, self.random);
+    pub(crate) fn idle_host(&mut self, entry: Entry) -> Box<Host> {
+        let Some(mut host) = self.idle.take() else { return self.new_host(entry) };
+        host.wake(entry, self.cx, self.random);
         host
     }
 
     #[cold]
-    fn new_host(&self, exe: &Arc<Bound>) -> Box<Host> {
+    fn new_host(&self, entry: Entry) -> Box<Host> {
         // Engines without checks take no program that has a deadline.
-        Box::new(Host::new(exe, Ctx::taken(), self.cx, self.stack.clone(), self.cancel.clone(), None, self.random))
+        Box::new(Host::new(entry, Ctx::taken(), self.cx, self.stack.clone(), self.cancel.clone(), None, self.random))
     }
 
     /// Keeps what [`Session::idle_host`] gave out.

@@ -160,7 +160,7 @@ extern "C" fn tail_call(_: u64, map: u64, index: u64, _: u64, _: u64, frame: &mu
     if stack_top < low {
         return 0;
     }
-    host.programs.push(target);
+    host.called.push(target);
     frame.tail_calls += 1;
     entry as u64
 }
@@ -177,7 +177,7 @@ extern "C" fn drain(map: u64, body: u64, arg: u64, flags: u64, _: u64, frame: &m
 
 extern "C" fn timer_set_callback(timer: u64, body: u64, _: u64, _: u64, _: u64, frame: &mut RunFrame) -> u64 {
     let host = host(frame);
-    let native = host.programs.last().and_then(|program| program.native.get());
+    let native = host.current().and_then(|program| program.native.get());
     match native.and_then(|native| native.callback_at(body as usize)) {
         Some(at) => timer::set_callback(host, timer, at),
         None => Errno::EINVAL.as_ret(),

@@ -19,12 +19,15 @@ use crate::helpers::native;
 use crate::helpers::ringbuf::Records;
 use crate::mem::{Buffer, Keep};
 use crate::region::Regions;
+use crate::unchecked::Entry;
 use crate::world::World;
 
 /// State of one run.
 pub(crate) struct Host {
-    /// The program that runs now, and those that called it or that it was tail-called from.
-    pub programs: Vec<Arc<Bound>>,
+    /// The program that the run began with.
+    pub entry: Entry,
+    /// Those that were tail-called since; the last one runs now.
+    pub called: Vec<Arc<Bound>>,
     pub ctx: Ctx,
     pub cx: RunCx,
     pub stack: Arc<Buffer>,
@@ -53,7 +56,7 @@ pub(crate) struct Host {
 
 impl Host {
     pub fn new(
-        exe: &Arc<Bound>,
+        entry: Entry,
         ctx: Ctx,
         cx: RunCx,
         stack: Arc<Buffer>,
@@ -62,7 +65,8 @@ impl Host {
         random: u64,
     ) -> Host {
         Host {
-            programs: vec![exe.clone()],
+            entry,
+            called: Vec::new(),
             ctx,
             cx,
             stack,
@@ -96,18 +100,18 @@ impl Host {
         (self.ctx, self.random)
     }
 
-    /// Makes it ready for a run of `exe`, as new.
+    /// Makes it ready for a run, as new.
     #[inline]
-    pub fn wake(&mut self, exe: &Arc<Bound>, cx: RunCx, random: u64) {
-        self.programs.push(exe.clone());
-        (self.cx, self.random) = (cx, random);
+    pub fn wake(&mut self, entry: Entry, cx: RunCx, random: u64) {
+        (self.entry, self.cx, self.random) = (entry, cx, random);
     }
 
     /// Gives back what the program still holds, and keeps only room for the next run; where the random numbers stand.
     #[inline]
     pub fn rest(&mut self) -> u64 {
         self.release();
-        self.programs.clear();
+        self.entry = Entry::None;
+        self.called.clear();
         self.objects.clear();
         (self.granted, self.lent, self.timer, self.retval, self.frames) = (None, None, None, 0, None);
         self.dynptrs.clear();
@@ -116,8 +120,12 @@ impl Host {
 
     /// The machine.
     pub fn engine(&self) -> &Arc<Inner> {
-        // A run always has a program: `new` puts one in and nothing takes it out.
-        &self.programs[0].engine
+        &self.entry.get().expect("a run has a program until it rests").engine
+    }
+
+    /// The program that runs now.
+    pub fn current(&self) -> Option<&Bound> {
+        self.called.last().map(|program| &**program).or(self.entry.get())
     }
 
     /// The outside.
@@ -178,17 +186,15 @@ impl Host {
         let program = map.as_any().downcast_ref::<ProgArray>()?.get(index)?;
         let target = program.as_any().downcast_ref::<Bound>()?.me.upgrade()?;
         // Arrays hold programs of one kind; which kind, the first to come decided, and that may not have been ours.
-        self.programs.first()?.may_become(&target).then_some(target)
+        self.entry.get()?.may_become(&target).then_some(target)
     }
 
     /// What keeps the object at this address alive.
     pub fn keep_of(&self, addr: u64) -> Keep {
-        let maps = self.programs.iter().flat_map(|program| &program.maps);
+        let programs = self.entry.get().into_iter().chain(self.called.iter().map(|program| &**program));
+        let maps = programs.flat_map(|program| &program.maps);
         let holds = |map: &&MapRef| map.memory().iter().any(|range| range.contains(&addr));
-        self.records
-            .map_of(addr)
-            .or_else(|| maps.clone().find(holds))
-            .map_or(Keep::Nothing, |map| Keep::Map(map.clone()))
+        self.records.map_of(addr).or_else(|| maps.clone().find(holds).cloned()).map_or(Keep::Nothing, Keep::Map)
     }
 
     /// Keeps `object` alive until the run ends, and answers its address.

@@ -3,7 +3,8 @@
 //! An [`Unchecked`] program works on native addresses, with the helper functions that the checked interpreter calls too.
 //! What is a step of that interpreter (`loop`, `for_each` ...) is a function here, which calls the program back.
 
-use std::ptr;
+use std::ptr::{self, NonNull};
+use std::sync::Arc;
 
 use rtbpf_abi::frame::{FaultCode, RunFrame};
 use rtbpf_abi::helper::MemSize;
@@ -18,7 +19,7 @@ use rtbpf_verifier::VerifiedProgram;
 use crate::ctx::Ctx;
 use crate::engine::Engine;
 use crate::error::{Error, Fault, FaultKind};
-use crate::executable::{Executable, Session};
+use crate::executable::{Bound, Executable, Session};
 use crate::helpers::dynptr::Dynptr;
 use crate::helpers::{Action, ringbuf};
 use crate::mem::Buffer;
@@ -69,7 +70,8 @@ impl<C: Code> Unchecked<C> {
     #[inline]
     pub fn run(&self, session: &mut Session, ctx: &mut Ctx) -> Result<u64, Error> {
         self.exe.bound().admits(ctx)?;
-        let mut host = session.idle_host(self.exe.bound());
+        // SAFETY: `self` holds the program until this returns, and `keep_host` takes the entry out.
+        let mut host = session.idle_host(unsafe { Entry::lent(self.exe.bound()) });
         std::mem::swap(&mut host.ctx, ctx);
         let mut frame = first_frame(&host);
         let r0 = enter(&self.code, session, &mut frame, &mut host);
@@ -101,6 +103,43 @@ impl<C: Code> Unchecked<C> {
     }
 }
 
+/// The program that a run begins with.
+pub(crate) enum Entry {
+    /// No run is under way.
+    None,
+    /// The run holds it.
+    Held(Arc<Bound>),
+    /// Who waits for the run holds it: counting holders would be a third of what a short run costs.
+    Lent(Lent),
+}
+
+/// See [`Entry::Lent`].
+pub(crate) struct Lent(NonNull<Bound>);
+
+// SAFETY: it stands for a shared reference, and `Bound` may be shared among threads.
+unsafe impl Send for Lent {}
+
+impl Entry {
+    /// # Safety
+    ///
+    /// The program must live for as long as this is asked for it.
+    #[inline]
+    unsafe fn lent(program: &Arc<Bound>) -> Entry {
+        Entry::Lent(Lent(NonNull::from(&**program)))
+    }
+
+    /// The program.
+    #[inline]
+    pub fn get(&self) -> Option<&Bound> {
+        match self {
+            Entry::None => None,
+            Entry::Held(program) => Some(program),
+            // SAFETY: `lent` was promised that it lives.
+            Entry::Lent(Lent(program)) => Some(unsafe { program.as_ref() }),
+        }
+    }
+}
+
 /// The frame of a run that begins at the top of its stack.
 #[inline]
 fn first_frame(host: &Host) -> RunFrame {
@@ -113,8 +152,7 @@ fn first_frame(host: &Host) -> RunFrame {
 fn enter<C: Code>(code: &C, session: &Session, frame: &mut RunFrame, host: &mut Host) -> u64 {
     frame.fuel = session.fuel();
     if frame.tail_calls != 0 {
-        frame.tail_calls = 0;
-        host.programs.truncate(1);
+        forget_tail_calls(frame, host);
     }
     frame.host = ptr::from_mut(host).cast();
     // Maps and programs that are replaced meanwhile live until the run ends.
@@ -122,6 +160,13 @@ fn enter<C: Code>(code: &C, session: &Session, frame: &mut RunFrame, host: &mut 
     // SAFETY: the code is that of a verified program for this type of context; `host` owns the context, the
     // stack that `stack_top` ends, the cancel word, and through the program the maps, all of which outlive the call.
     unsafe { code.call(frame) }
+}
+
+#[cold]
+#[inline(never)]
+fn forget_tail_calls(frame: &mut RunFrame, host: &mut Host) {
+    frame.tail_calls = 0;
+    host.called.clear();
 }
 
 /// Takes the fault out of the frame.
@@ -138,7 +183,7 @@ fn fault(exe: &Executable, frame: &mut RunFrame, host: &mut Host, r0: u64) -> Er
     };
     host.release();
     let at = InsnIdx(std::mem::replace(&mut frame.fault_at, RunFrame::NOWHERE));
-    let program = host.programs.last().map_or(exe.program(), |bound| &bound.program);
+    let program = host.current().map_or(exe.program(), |bound| &bound.program);
     Fault::new(kind, at, program).into()
 }
 
@@ -307,7 +352,7 @@ pub(crate) extern "C" fn custom(r1: u64, r2: u64, r3: u64, r4: u64, r5: u64, fra
     let args = [r1, r2, r3, r4, r5];
     let number = frame.helper as i32;
     let host = host(frame);
-    let bound = host.programs.last().cloned();
+    let bound = host.current().and_then(|bound| bound.me.upgrade());
     let helper = bound.as_ref().and_then(|bound| bound.helper(number).ok());
     let result = match helper.map(|helper| (&helper.action, &helper.args)) {
         Some((Action::Custom(custom), kinds)) => {

@@ -10,34 +10,47 @@ use super::native::Cx;
 /// Calls `operation` with the map in argument 1, a copy of the key in argument 2 — another CPU may write the program's own
 /// bytes — and the call. The two most common widths are known to the compiler.
 #[inline(always)]
-fn keyed<'a>(cx: &mut Cx<'a>, operation: impl FnOnce(&'a dyn Map, &RunCx, &[u8], &Cx<'a>) -> u64) -> u64 {
+fn keyed<'a>(cx: &mut Cx<'a>, operation: impl FnOnce(&'a dyn Map, &RunCx, &[u8], &Cx<'_>) -> u64) -> u64 {
     let (Ok(map), run) = (cx.map(1), cx.run_cx()) else { return 0 };
-    match cx.head(1).spec().key_size {
-        4 => operation(map, &run, &cx.bytes(2, 4).to_array::<4>(), cx),
-        8 => operation(map, &run, &cx.bytes(2, 8).to_array::<8>(), cx),
-        size => by_bytes(cx, size as usize, |key, cx| operation(map, &run, key, cx)),
-    }
+    let key = match cx.head(1).spec().key_size {
+        4 => cx.bytes(2, 4).first_u32().map(|key| operation(map, &run, &key.to_ne_bytes(), cx)),
+        8 => cx.bytes(2, 8).first_u64().map(|key| operation(map, &run, &key.to_ne_bytes(), cx)),
+        size => Some(by_bytes(cx.again(), size as usize, |key, cx| operation(map, &run, key, cx))),
+    };
+    key.unwrap_or(0)
 }
 
 /// The same for keys of any size. Those that fit a program's stack are not copied to the heap.
 #[inline(never)]
-fn by_bytes<'a>(cx: &Cx<'a>, len: usize, operation: impl FnOnce(&[u8], &Cx<'a>) -> u64) -> u64 {
+fn by_bytes(cx: Cx<'_>, len: usize, operation: impl FnOnce(&[u8], &Cx<'_>) -> u64) -> u64 {
     const SHORT: usize = 64;
     let bytes = cx.bytes(2, len);
     if let Some(short) = [0; SHORT].get_mut(..len) {
         bytes.copy_to(short);
-        return operation(short, cx);
+        return operation(short, &cx);
     }
     if let Some(middle) = [0; STACK_BYTES as usize].get_mut(..len) {
         bytes.copy_to(middle);
-        return operation(middle, cx);
+        return operation(middle, &cx);
     }
-    operation(&bytes.to_vec(), cx)
+    operation(&bytes.to_vec(), &cx)
 }
 
 #[inline]
 pub(crate) fn lookup(cx: &mut Cx<'_>) -> u64 {
-    keyed(cx, |map, run, key, _| map.lookup(run, key).map_or(0, ValuePtr::addr))
+    let Ok(map) = cx.map(1) else { return 0 };
+    let found = match cx.head(1).spec().key_size {
+        4 => cx.bytes(2, 4).first_u32().and_then(|key| map.lookup_u32(cx.run_cx_ref(), key)),
+        8 => cx.bytes(2, 8).first_u64().and_then(|key| map.lookup_u64(cx.run_cx_ref(), key)),
+        size => return lookup_bytes(cx.again(), map, size as usize),
+    };
+    found.map_or(0, ValuePtr::addr)
+}
+
+#[inline(never)]
+fn lookup_bytes(mut cx: Cx<'_>, map: &dyn Map, len: usize) -> u64 {
+    let run = cx.run_cx();
+    by_bytes(cx, len, |key, _| map.lookup(&run, key).map_or(0, ValuePtr::addr))
 }
 
 #[inline]

@@ -94,6 +94,18 @@ impl<'a> Cx<'a> {
         self.host().cx
     }
 
+    /// The same, where it is.
+    #[inline]
+    pub fn run_cx_ref(&mut self) -> &RunCx {
+        &self.host().cx
+    }
+
+    /// The same call, to be given away: what it is made of can then stay in registers.
+    #[inline]
+    pub fn again(&mut self) -> Cx<'_> {
+        Cx { args: self.args, frame: self.frame }
+    }
+
     /// The frame, for helpers that set its fields.
     pub fn frame(&mut self) -> &mut RunFrame {
         self.frame

@@ -1,6 +1,7 @@
 //! Ring buffer records (bpf-helpers(7)).
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use rtbpf_abi::Errno;
 use rtbpf_maps::ringbuf::wakeup;
@@ -12,7 +13,7 @@ use super::native::Cx;
 
 /// A map as the ring buffer that it is.
 pub(crate) fn ring(map: &dyn Map) -> Option<&Ringbuf> {
-    map.as_any().downcast_ref()
+    map.ring()
 }
 
 /// How a record leaves a program's hands.
@@ -51,17 +52,20 @@ pub(crate) fn output(cx: &mut Cx<'_>) -> u64 {
     }
 }
 
+#[inline]
 pub(crate) fn reserve(cx: &mut Cx<'_>) -> u64 {
     let (size, flags) = (cx.arg(2), cx.arg(3));
     reserve_in(cx, 1, size, flags).unwrap_or(0)
 }
 
+#[inline]
 pub(crate) fn submit(cx: &mut Cx<'_>) -> u64 {
     let (sample, flags) = (cx.arg(1), cx.arg(2));
     end(cx, sample, flags, End::Submit);
     0
 }
 
+#[inline]
 pub(crate) fn discard(cx: &mut Cx<'_>) -> u64 {
     let (sample, flags) = (cx.arg(1), cx.arg(2));
     end(cx, sample, flags, End::Discard);
@@ -104,27 +108,21 @@ pub(crate) struct Records {
 struct Used {
     /// Address of its head.
     head: u64,
-    map: MapRef,
-}
-
-impl Used {
-    fn ring(&self) -> Option<&Ringbuf> {
-        ring(&*self.map)
-    }
+    ring: Arc<Ringbuf>,
 }
 
 impl Records {
     /// Holds a ring buffer; `None` when the map is none.
     #[cold]
     fn hold(&mut self, map: MapRef) -> Option<usize> {
-        ring(&*map)?;
-        self.rings.push(Used { head: std::ptr::from_ref(map.head()).addr() as u64, map });
+        let head = std::ptr::from_ref(map.head()).addr() as u64;
+        self.rings.push(Used { head, ring: map.into_ring()? });
         Some(self.rings.len() - 1)
     }
 
     #[inline]
     fn reserve(&mut self, at: usize, run: &RunCx, size: u64, flags: u64) -> Option<u64> {
-        let sample = self.rings.get(at)?.ring()?.reserve(run, size, flags)?.addr();
+        let sample = self.rings.get(at)?.ring.reserve(run, size, flags)?.addr();
         self.open.push((sample, at));
         Some(sample)
     }
@@ -134,13 +132,13 @@ impl Records {
     fn take(&mut self, sample: u64) -> Option<&Ringbuf> {
         let found = self.open.iter().rposition(|(known, _)| *known == sample)?;
         let (_, at) = self.open.swap_remove(found);
-        self.rings.get(at)?.ring()
+        Some(&self.rings.get(at)?.ring)
     }
 
     /// The ring buffer that holds the record at `sample`.
-    pub fn map_of(&self, sample: u64) -> Option<&MapRef> {
+    pub fn map_of(&self, sample: u64) -> Option<MapRef> {
         let (_, at) = self.open.iter().find(|(known, _)| *known == sample)?;
-        self.rings.get(*at).map(|used| &used.map)
+        Some(self.rings.get(*at)?.ring.clone())
     }
 
     /// Gives back what is open — a run that ends with a record in hand, by a fault: readers stop at the first open
@@ -149,8 +147,8 @@ impl Records {
     pub fn clear(&mut self) {
         if !self.rings.is_empty() {
             for (sample, at) in self.open.drain(..) {
-                if let Some(ring) = self.rings.get(at).and_then(Used::ring) {
-                    ring.discard(sample, 0);
+                if let Some(used) = self.rings.get(at) {
+                    used.ring.discard(sample, 0);
                 }
             }
             self.rings.clear();

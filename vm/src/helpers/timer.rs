@@ -1,7 +1,5 @@
 //! Timers (bpf-helpers(7)); see [`crate::timers`].
 
-use std::sync::Arc;
-
 use rtbpf_abi::Errno;
 use rtbpf_isa::InsnIdx;
 
@@ -17,7 +15,7 @@ pub(crate) fn init(cx: &mut Cx<'_>) -> u64 {
 
 /// A step of the engine, which knows where a callback begins. `timer` is an address that an engine vouches for.
 pub(crate) fn set_callback(host: &Host, timer: u64, at: InsnIdx) -> u64 {
-    let (Some(program), Some(word)) = (host.programs.last().map(Arc::downgrade), word_at(timer)) else {
+    let (Some(program), Some(word)) = (host.current().map(|program| program.me.clone()), word_at(timer)) else {
         return Errno::EINVAL.as_ret();
     };
     status(host.engine().timers.set_callback(word, Callback { program, at }))

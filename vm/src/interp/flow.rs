@@ -226,7 +226,7 @@ impl Checked {
     }
 
     fn enter_program(&mut self, target: Arc<Bound>) -> Result<(), FaultKind> {
-        self.host.programs.push(target.clone());
+        self.host.called.push(target.clone());
         self.exe = target;
         self.pc = InsnIdx(0);
         self.set(Reg::R1, self.ctx.pointer(0));

@@ -44,7 +44,7 @@ pub(super) fn drain(at: At, m: &mut Machine<'_>, jumps: u32) -> At {
 pub(super) fn timer_set_callback(at: At, m: &mut Machine<'_>, jumps: u32) -> At {
     let [_, word, body, ..] = m.regs;
     let host = host(m.frame);
-    let known = host.programs.last().and_then(|program| program.threaded.get()?.callback_at(body));
+    let known = host.current().and_then(|program| program.threaded.get()?.callback_at(body));
     m.regs[0] = match known {
         Some(start) => timer::set_callback(host, word, start),
         None => Errno::EINVAL.as_ret(),
@@ -62,7 +62,7 @@ pub(super) fn tail_call(at: At, m: &mut Machine<'_>, jumps: u32) -> At {
         // Programs of one array run on one engine; a checked one cannot continue this run.
         return m.fault(FaultCode::Helper, at.by(1).op().imm as u32);
     };
-    host(m.frame).programs.push(target);
+    host(m.frame).called.push(target);
     m.frame.tail_calls += 1;
     (m.regs[1], m.regs[2]) = (m.frame.ctx as u64, m.frame.second);
     entry.jump(m, jumps)
