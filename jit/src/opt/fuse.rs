@@ -69,16 +69,6 @@ fn takes(insn: &Insn, dst: Reg, size: Size) -> bool {
     }
 }
 
-/// Whether `insn` stores a load of `dst` as it is, and more of it may follow.
-fn is_copied(insn: &Insn, dst: Reg, loaded: Size) -> bool {
-    match *insn {
-        Insn::Store { size, base, src, .. } => {
-            src == Operand::Reg(dst) && base != dst && size == loaded && size != Size::D
-        }
-        _ => false,
-    }
-}
-
 /// The size that a comparison of `width` looks at.
 fn at_width(size: Size, width: Width) -> Size {
     if size == Size::D { width.size() } else { size }
@@ -115,7 +105,7 @@ impl<E: Encode> Fast<'_, E> {
                 let dies = insn.defs().contains(dst) || !self.opt.liveness.after(next).contains(dst);
                 // What is loaded over its own address has none beside it.
                 let alone = base == dst || self.opt.value(base).refs().contains(dst);
-                let stored = self.opt.on.merge && !alone && is_copied(insn, dst, size);
+                let stored = self.opt.on.merge && !alone && self.is_copied(next, dst, size);
                 let takes = stored || operands && !self.selects(next) && takes(insn, dst, size);
                 return dies && takes;
             }
@@ -124,6 +114,17 @@ impl<E: Encode> Fast<'_, E> {
             }
         }
         false
+    }
+
+    /// Whether the instruction at `at` stores a load of `dst` as it is, and more of it may follow.
+    fn is_copied(&self, at: InsnIdx, dst: Reg, loaded: Size) -> bool {
+        match self.insns.get(at.index()) {
+            Some(&Insn::Store { size, base, off, src }) => {
+                let copies = src == Operand::Reg(dst) && base != dst && size == loaded && size != Size::D;
+                copies && self.continues(at, size, base, off.into())
+            }
+            _ => false,
+        }
     }
 
     /// Computes the loads that wait, before memory changes.

@@ -9,13 +9,15 @@
 //! memory that may be the same, and before its address changes. Copies are made so only if what they read lies beside what
 //! they write, as far as the same registers tell.
 
-use rtbpf_isa::effects::RegSet;
-use rtbpf_isa::{Operand, Reg, Size};
+use rtbpf_isa::effects::{Flow, RegSet};
+use rtbpf_isa::{Insn, InsnIdx, Operand, Reg, Size};
 
 use super::value::{Place, Value};
 use crate::encode::{Encode, Rhs};
 use crate::fast::{Fast, reg};
 
+/// Instructions between one store and the next.
+const NEAR: usize = 4;
 /// Bytes that are written at once at most.
 const MOST: u8 = 8;
 
@@ -60,8 +62,8 @@ impl Run {
 
 impl<E: Encode> Fast<'_, E> {
     /// Lets a store of `size` bytes wait, if it is one to wait.
-    pub(crate) fn delayed(&mut self, size: Size, base: Reg, off: i32, src: Operand) -> bool {
-        if !self.opt.on.merge || size == Size::D {
+    pub(crate) fn delayed(&mut self, at: InsnIdx, size: Size, base: Reg, off: i32, src: Operand) -> bool {
+        if !self.opt.on.merge || size == Size::D || !self.continues(at, size, base, off) {
             return false;
         }
         let mask = u64::MAX >> (64 - 8 * size.bytes());
@@ -99,6 +101,22 @@ impl<E: Encode> Fast<'_, E> {
             self.write();
         }
         true
+    }
+
+    /// Whether the store at `at` goes on what waits, or another may go on with it: near by, or in the next round of a loop.
+    pub(crate) fn continues(&self, at: InsnIdx, size: Size, base: Reg, off: i32) -> bool {
+        if self.opt.run.is_some() || self.opt.rounds {
+            return true;
+        }
+        let next = i16::try_from(off + size.bytes() as i32).ok();
+        for insn in self.insns.iter().skip(at.index() + 1).take(NEAR) {
+            match *insn {
+                Insn::Store { base: other, off, .. } => return other == base && Some(off) == next,
+                _ if insn.flow() != Flow::Next || insn.defs().contains(base) => return false,
+                _ => {}
+            }
+        }
+        false
     }
 
     /// Before a load from `at`: writes what waits, unless it lies elsewhere.

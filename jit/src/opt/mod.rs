@@ -21,6 +21,7 @@
 //!
 //! Each only removes work: without facts the result is the same, and every switch is off in the fast tier.
 
+mod arith;
 pub(crate) mod combine;
 mod count;
 pub(crate) mod exits;
@@ -38,13 +39,12 @@ mod unroll;
 pub(crate) mod value;
 
 use rtbpf_isa::effects::{Flow, RegSet};
-use rtbpf_isa::{AluOp, Imm64, Insn, InsnIdx, Operand, Reg, Size, Width};
+use rtbpf_isa::{Imm64, Insn, InsnIdx, Operand, Reg, Size, Width};
 use rtbpf_verifier::VerifiedProgram;
 
-use crate::encode::{Addr, Alu, Bin, Div, Encode, Rhs};
-use crate::fast::{Fast, constant, reg};
+use crate::encode::{Addr, Bin, Encode, Rhs};
+use crate::fast::{Fast, reg};
 use liveness::Liveness;
-use magic::Magic;
 use narrow::Narrow;
 use value::{Place, Value};
 
@@ -141,6 +141,8 @@ pub(crate) struct Opt {
     pinned: RegSet,
     /// Stores that are still to be written.
     run: Option<merge::Run>,
+    /// What is emitted is one of several rounds of a loop.
+    rounds: bool,
     /// A jump that the branch before it took over.
     pub folded: Option<InsnIdx>,
 }
@@ -214,6 +216,7 @@ impl Opt {
             after: RegSet::EMPTY,
             pinned: RegSet::EMPTY,
             run: None,
+            rounds: false,
             folded: None,
         }
     }
@@ -373,7 +376,7 @@ impl<E: Encode> Fast<'_, E> {
             }
             Insn::Store { size, base, off, src } => {
                 let (size, off) = self.native(at, size, off);
-                if self.delayed(size, base, off, src) {
+                if self.delayed(at, size, base, off, src) {
                     return true;
                 }
                 self.write();
@@ -619,240 +622,5 @@ impl<E: Encode> Fast<'_, E> {
             }
         }
         Some(place)
-    }
-
-    fn alu(&mut self, op: AluOp, width: Width, dst: Reg, src: Operand) -> bool {
-        match op.into() {
-            Alu::Mov => self.copy(width, dst, src),
-            Alu::Bin(op) => self.bin(op, width, dst, src),
-            Alu::Div(op) => return self.divide(op, width, dst, src),
-        }
-        true
-    }
-
-    fn copy(&mut self, width: Width, dst: Reg, src: Operand) {
-        let src = match src {
-            Operand::Imm(value) => return self.assign(dst, Value::Const(constant(width, value))),
-            Operand::Reg(src) => src,
-        };
-        if src == dst && width == Width::W64 {
-            return;
-        }
-        self.avoid_cycle(dst, self.opt.value(src).refs().with(RegSet::of(src)));
-        // A value that costs an instruction is computed once, unless its first owner is about to die.
-        let value = self.opt.value(src);
-        let cheap = matches!(value, Value::Sum { index: None, .. } | Value::Const(_));
-        if !cheap && src != dst && self.opt.after.contains(src) {
-            self.settle(src);
-        }
-        let value = self.opt.value(src);
-        match (width, value) {
-            (Width::W64, value) => self.assign(dst, value),
-            (Width::W32, Value::Const(value)) => self.assign(dst, Value::Const(value as u32 as u64)),
-            (Width::W32, Value::Low { .. } | Value::Shift { width: Width::W32, .. }) => self.assign(dst, value),
-            (Width::W32, Value::Sum { .. } | Value::Shift { .. } | Value::Load { .. }) => {
-                let of = self.source(src);
-                let narrow = self.opt.narrow.contains(of);
-                self.assign(dst, if narrow { Value::of(of) } else { Value::Low { of } });
-            }
-        }
-    }
-
-    fn bin(&mut self, op: Bin, width: Width, dst: Reg, src: Operand) {
-        if self.with_memory(op, width, dst, src) {
-            return;
-        }
-        if self.postpone(op, width, dst, src) || self.rotate(op, width, dst, src) || self.times(op, width, dst, src) {
-            return;
-        }
-        self.right_side(width, src);
-        self.source_at(width, dst);
-        self.release(dst);
-        // Each of these may have computed the others' registers; now they stand still.
-        let b = self.right_side(width, src);
-        let a = self.source_at(width, dst);
-        self.e.bin(op, width, reg::<E>(dst), reg::<E>(a), b);
-        let masks = op == Bin::And && matches!(b, Rhs::Imm(0..));
-        self.defined(dst, width == Width::W32 || masks);
-    }
-
-    fn right_side(&mut self, width: Width, src: Operand) -> Rhs<E::Reg> {
-        let src = match src {
-            Operand::Imm(value) => return Rhs::Imm(value),
-            Operand::Reg(src) => src,
-        };
-        match self.opt.value(src) {
-            Value::Const(value) if width == Width::W32 => Rhs::Imm(value as i32),
-            Value::Const(value) if i32::try_from(value as i64).is_ok() => Rhs::Imm(value as i32),
-            _ => Rhs::Reg(reg::<E>(self.source_at(width, src))),
-        }
-    }
-
-    /// Turns an operation into a value, where it is one.
-    fn postpone(&mut self, op: Bin, width: Width, dst: Reg, src: Operand) -> bool {
-        let value = match (op, width, src) {
-            (Bin::Add, Width::W64, Operand::Imm(by)) => self.summand(dst).plus(by),
-            (Bin::Sub, Width::W64, Operand::Imm(by)) => by.checked_neg().and_then(|by| self.summand(dst).plus(by)),
-            (Bin::Add, Width::W64, Operand::Reg(src)) if src != dst => self.sum(dst, src),
-            (Bin::Lsh, _, Operand::Imm(by)) => self.shift_left(width, dst, by),
-            (Bin::Rsh, _, Operand::Imm(by)) => self.shift_right(width, dst, by),
-            (Bin::Arsh, Width::W64, Operand::Imm(by @ 29..=32)) => return self.sign_extend_pair(dst, by),
-            (Bin::Add | Bin::Sub | Bin::Mul | Bin::Or | Bin::And | Bin::Xor | Bin::Lsh | Bin::Rsh | Bin::Arsh, ..) => {
-                None
-            }
-        };
-        match value {
-            Some(value) => {
-                self.assign(dst, value);
-                true
-            }
-            None => false,
-        }
-    }
-
-    /// The value of `r` as something that can be added to.
-    fn summand(&mut self, r: Reg) -> Value {
-        if matches!(self.opt.value(r), Value::Shift { .. } | Value::Low { .. } | Value::Load { .. }) {
-            self.settle(r);
-        }
-        self.opt.value(r)
-    }
-
-    fn sum(&mut self, dst: Reg, src: Reg) -> Option<Value> {
-        self.summand(dst);
-        let refs = self.summand(src).refs().with(RegSet::of(src));
-        self.avoid_cycle(dst, refs);
-        if let Some(sum) = self.opt.value(dst).sum(self.opt.value(src)) {
-            return Some(sum);
-        }
-        self.settle(src);
-        if let Some(sum) = self.opt.value(dst).sum(self.opt.value(src)) {
-            return Some(sum);
-        }
-        self.settle(dst);
-        self.opt.value(dst).sum(self.opt.value(src))
-    }
-
-    fn shift_left(&mut self, width: Width, dst: Reg, by: i32) -> Option<Value> {
-        let by = (by as u32 & (width.bits() - 1)) as u8;
-        if by == 0 {
-            return None;
-        }
-        if width == Width::W64
-            && let Some(value) = self.opt.value(dst).scaled(by)
-        {
-            return Some(value);
-        }
-        let of = self.source_at(width, dst);
-        let scaled = if width == Width::W64 { Value::of(of).scaled(by) } else { None };
-        Some(scaled.unwrap_or(Value::Shift { width, left: true, of, by }))
-    }
-
-    fn shift_right(&mut self, width: Width, dst: Reg, by: i32) -> Option<Value> {
-        let by = (by as u32 & (width.bits() - 1)) as u8;
-        if by == 0 {
-            return None;
-        }
-        if let (Width::W64, Some((Width::W64, true, of, 32)), 29..=32) = (width, self.opt.value(dst).shift(), by) {
-            let narrow = self.opt.narrow.contains(of);
-            let low = if narrow { Value::of(of) } else { Value::Low { of } };
-            if by == 32 {
-                return Some(low);
-            }
-            self.assign(dst, low);
-            if !narrow {
-                self.settle(dst);
-            }
-            return self.opt.value(dst).scaled(32 - by);
-        }
-        let of = self.source_at(width, dst);
-        Some(Value::Shift { width, left: false, of, by })
-    }
-
-    /// `dst <<= 32; dst s>>= by`: sign extension, and a shift back by up to 3.
-    fn sign_extend_pair(&mut self, dst: Reg, by: i32) -> bool {
-        let Some((Width::W64, true, of, 32)) = self.opt.value(dst).shift() else { return false };
-        self.release(dst);
-        self.e.sign_extend(Width::W64, Size::W, reg::<E>(dst), reg::<E>(of));
-        self.defined(dst, false);
-        if let Some(value) = Value::of(dst).scaled((32 - by) as u8)
-            && by != 32
-        {
-            self.assign(dst, value);
-        }
-        true
-    }
-
-    /// `(x << k) | (x >> width - k)`.
-    fn rotate(&mut self, op: Bin, width: Width, dst: Reg, src: Operand) -> bool {
-        let (Bin::Or | Bin::Xor | Bin::Add, Operand::Reg(src)) = (op, src) else { return false };
-        let (Some(a), Some(b)) = (self.opt.value(dst).shift(), self.opt.value(src).shift()) else { return false };
-        let (left, right) = if a.1 { (a, b) } else { (b, a) };
-        let matches = left.1 && !right.1 && left.2 == right.2 && left.0 == width && right.0 == width;
-        if !matches || (left.3 + right.3) as u32 != width.bits() {
-            return false;
-        }
-        // Its shift is part of the rotation now.
-        if src != left.2 && !self.opt.after.contains(src) {
-            self.opt.set(src, Value::of(src));
-        }
-        self.release(dst);
-        self.e.rotate_left(width, reg::<E>(dst), reg::<E>(left.2), left.3);
-        self.defined(dst, width == Width::W32);
-        true
-    }
-
-    /// `x * 3`, `x * 5` and `x * 9` as sums.
-    fn times(&mut self, op: Bin, width: Width, dst: Reg, src: Operand) -> bool {
-        let shift = match (op, src) {
-            (Bin::Mul, Operand::Imm(3)) => 1,
-            (Bin::Mul, Operand::Imm(5)) => 2,
-            (Bin::Mul, Operand::Imm(9)) => 3,
-            _ => return false,
-        };
-        let a = self.source_at(width, dst);
-        self.release(dst);
-        let x = reg::<E>(a);
-        self.e.lea(width, reg::<E>(dst), Addr { base: x, index: Some((x, shift)), disp: 0 });
-        self.defined(dst, width == Width::W32);
-        true
-    }
-
-    fn divide(&mut self, op: Div, width: Width, dst: Reg, src: Operand) -> bool {
-        let Operand::Imm(divisor) = src else { return false };
-        let divisor = constant(width, divisor);
-        if !self.opt.on.magic || divisor == 0 {
-            return false;
-        }
-        let quotient = match op {
-            Div::Div => true,
-            Div::Mod => false,
-            Div::Sdiv | Div::Smod => return false,
-        };
-        let n = self.source_at(width, dst);
-        if divisor.is_power_of_two() {
-            let log = divisor.trailing_zeros() as i32;
-            let mask = i32::try_from(divisor - 1);
-            self.release(dst);
-            match (quotient, mask) {
-                (true, _) => self.e.bin(Bin::Rsh, width, reg::<E>(dst), reg::<E>(n), Rhs::Imm(log)),
-                (false, Ok(mask)) => self.e.bin(Bin::And, width, reg::<E>(dst), reg::<E>(n), Rhs::Imm(mask)),
-                (false, Err(_)) => return false,
-            }
-            self.defined(dst, width == Width::W32);
-            return true;
-        }
-        // The product with the divisor takes a signed immediate.
-        let (Some(magic), Ok(factor)) = (Magic::new(width, divisor), i32::try_from(divisor)) else { return false };
-        self.release(dst);
-        let Some(q) = self.e.quotient(width, reg::<E>(n), magic) else { return false };
-        if quotient {
-            self.e.mov(width, reg::<E>(dst), q);
-        } else {
-            self.e.bin(Bin::Mul, width, q, q, Rhs::Imm(factor));
-            self.e.bin(Bin::Sub, width, reg::<E>(dst), reg::<E>(n), Rhs::Reg(q));
-        }
-        self.defined(dst, width == Width::W32);
-        true
     }
 }

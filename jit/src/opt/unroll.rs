@@ -103,9 +103,11 @@ impl<E: Encode> Fast<'_, E> {
                 self.unless(&spare, slow);
                 let other = sums.as_ref().map(|sums| sums.other(&body));
                 let turns = [&body, other.as_ref().unwrap_or(&body)];
+                self.opt.rounds = true;
                 for round in 0..rounds {
                     self.round(head, turns[round % 2], starts)?;
                 }
+                self.opt.rounds = false;
                 self.branch(cond, self.around(head, again));
                 self.settle_all(out.live);
                 self.opt.pinned = RegSet::EMPTY;
