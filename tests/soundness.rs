@@ -5,17 +5,18 @@
 use rtbpf::verifier::{KeepStates, Options, Profile, Pruning, Reason};
 use rtbpf_tests::generate::{Case, Generator};
 use rtbpf_tests::machine::Machine;
-use rtbpf_tests::sound::{Soundness, check_at};
+use rtbpf_tests::sound::{Oracle, Soundness};
 
 const SHAPES: [Generator; 3] = [Generator::Grammar, Generator::Shaped, Generator::NearMiss];
 
-/// Checks `count` cases of each generator, with states kept at `keep`.
-fn check_all(profile: Profile, keep: KeepStates, count: u64) {
+/// Checks `count` cases of each generator, with states kept where `keep_states` says.
+fn check_all(profile: Profile, keep_states: KeepStates, count: u64) {
+    let oracle = Oracle { keep_states, ..Oracle::new(profile) };
     let mut total = Soundness::default();
     for generator in SHAPES {
         for seed in 0..count {
             let case = generator.case(seed);
-            let found = check_at(&case, profile, keep, 8);
+            let found = oracle.check(&case);
             assert_eq!(found.escape, None, "{}\n{}", case.name, case.listing());
             total.add(&found);
         }

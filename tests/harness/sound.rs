@@ -37,39 +37,53 @@ impl Soundness {
     }
 }
 
-/// Verifies `case` by the rules of `profile`; if it is accepted, proves it again from the kept states and runs it on
-/// `count` inputs.
-pub fn check(case: &Case, profile: Profile, count: usize) -> Soundness {
-    check_at(case, profile, KeepStates::Everywhere, count)
+/// How cases are checked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Oracle {
+    /// Whose rules they are verified by.
+    pub profile: Profile,
+    /// Where runs are looked at.
+    pub keep_states: KeepStates,
+    /// Whether programs are proved again from their kept states.
+    pub recheck: bool,
+    /// On how many inputs a program runs.
+    pub inputs: usize,
 }
 
-/// The same with states kept where `keep_states` says.
-pub fn check_at(case: &Case, profile: Profile, keep_states: KeepStates, count: usize) -> Soundness {
-    let mut found = Soundness { programs: 1, ..Soundness::default() };
-    let Ok(mut machine) = Machine::new(case) else { return found };
-    let options = Options { profile, keep_states, ..Options::default() };
-    let Ok(verified) = machine.judge_by(case, &options) else { return found };
-    found.accepted = 1;
-    if let Some(Err(rejection)) = verified.recheck() {
-        found.escape = Some(format!("accepted and not proved again: {rejection}"));
-        return found;
+impl Oracle {
+    /// Looks everywhere.
+    pub fn new(profile: Profile) -> Oracle {
+        Oracle { profile, keep_states: KeepStates::Everywhere, recheck: true, inputs: 8 }
     }
-    if let Err(error) = machine.bind(verified.clone(), Way::Checked) {
-        found.escape = Some(format!("accepted and not bound: {error}"));
-        return found;
-    }
-    let mut rng = Rng::new(case.insns.len() as u64);
-    for input in inputs(case, &mut rng, count) {
-        let (outcome, looks) = machine.run_contained(&input, &verified);
-        found.contained += looks;
-        match outcome {
-            Outcome::Done { .. } | Outcome::Refused(_) | Outcome::Endless => found.runs += 1,
-            Outcome::Unsupported(_) => found.unsupported += 1,
-            Outcome::Fault(words) => {
-                found.escape = Some(words);
-                return found;
+
+    /// Verifies `case`, and runs it if it is accepted.
+    pub fn check(&self, case: &Case) -> Soundness {
+        let mut found = Soundness { programs: 1, ..Soundness::default() };
+        let Ok(mut machine) = Machine::new(case) else { return found };
+        let options = Options { profile: self.profile, keep_states: self.keep_states, ..Options::default() };
+        let Ok(verified) = machine.judge_by(case, &options) else { return found };
+        found.accepted = 1;
+        if let Some(Err(rejection)) = self.recheck.then(|| verified.recheck()).flatten() {
+            found.escape = Some(format!("accepted and not proved again: {rejection}"));
+            return found;
+        }
+        if let Err(error) = machine.bind(verified.clone(), Way::Checked) {
+            found.escape = Some(format!("accepted and not bound: {error}"));
+            return found;
+        }
+        let mut rng = Rng::new(case.insns.len() as u64);
+        for input in inputs(case, &mut rng, self.inputs) {
+            let (outcome, looks) = machine.run_contained(&input, &verified);
+            found.contained += looks;
+            match outcome {
+                Outcome::Done { .. } | Outcome::Refused(_) | Outcome::Endless => found.runs += 1,
+                Outcome::Unsupported(_) => found.unsupported += 1,
+                Outcome::Fault(words) => {
+                    found.escape = Some(words);
+                    return found;
+                }
             }
         }
+        found
     }
-    found
 }

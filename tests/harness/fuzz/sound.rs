@@ -4,7 +4,7 @@ use rtbpf::verifier::Profile;
 
 use crate::generate::{Case, Generator};
 use crate::rng::Rng;
-use crate::sound;
+use crate::sound::Oracle;
 
 /// Inputs that an accepted program runs on.
 const INPUTS: usize = 4;
@@ -42,7 +42,7 @@ fn case(data: &[u8]) -> Option<(Case, Profile)> {
 /// When it does something else.
 pub fn check(data: &[u8]) -> bool {
     let Some((case, profile)) = case(data) else { return false };
-    let found = sound::check(&case, profile, INPUTS);
+    let found = Oracle { inputs: INPUTS, ..Oracle::new(profile) }.check(&case);
     assert_eq!(found.escape, None, "{profile:?}\n{}", case.listing());
     found.accepted > 0
 }

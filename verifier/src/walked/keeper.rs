@@ -84,9 +84,13 @@ impl Keeper {
 
     /// Keeps a state, unless one that was kept lately holds it.
     pub fn add(&mut self, at: InsnIdx, kept: BlockState, uninit_stack: bool) {
-        let (state, read) = kept.to_state();
         let there = self.states.entry(at).or_default();
-        if !there.iter().rev().take(NEWEST).any(|held| held.holds(at, &state, uninit_stack)) {
+        let newest = there.len().saturating_sub(NEWEST);
+        if there[newest..].iter().any(|held| held.kept == kept) {
+            return;
+        }
+        let (state, read) = kept.to_state();
+        if !there[newest..].iter().any(|held| held.holds(at, &state, uninit_stack)) {
             there.push(Held { kept, state, read });
         }
     }

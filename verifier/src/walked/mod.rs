@@ -74,7 +74,7 @@ impl BlockStates {
 }
 
 /// What is known before one instruction, on some paths to it.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct BlockState {
     /// Frames, the entry's first. Never empty.
     pub frames: Vec<FrameState>,
@@ -91,7 +91,7 @@ impl BlockState {
 }
 
 /// What is known of one activation.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct FrameState {
     /// R0 to R10. [`Kind::Uninit`]: nobody reads it again.
     pub regs: [Value; Reg::COUNT],
@@ -107,7 +107,7 @@ pub struct FrameState {
 }
 
 /// What is known of eight bytes of stack.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SlotState {
     /// Slot 0 lies at R10 − 8, slot 1 at R10 − 16.
     pub at: u8,
