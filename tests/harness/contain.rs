@@ -9,7 +9,7 @@
 //! ```
 
 use rtbpf::interp::FrameView;
-use rtbpf::isa::{Linkage, Program, Reg};
+use rtbpf::isa::{Linkage, Program, Reg, Width};
 use rtbpf::region::{RegionId, RegionKind, split};
 use rtbpf::verifier::Assumptions;
 use rtbpf::verifier::walked::{AT_END, BEYOND_END, BlockState, BlockStates, Byte, Kind, SlotState, Trust, Value};
@@ -165,8 +165,12 @@ impl Meaning<'_> {
             Kind::Uninit | Kind::Dynptr { .. } | Kind::Iter { .. } => return Ok(()),
             Kind::Scalar => {
                 if value.id != 0 {
-                    let plus = if value.plus { i64::from(value.off) } else { 0 };
-                    self.agrees(Base::Link, value.id, x.wrapping_sub(plus as u64))?;
+                    let base = match value.plus {
+                        None => x,
+                        Some(Width::W64) => x.wrapping_sub(i64::from(value.off) as u64),
+                        Some(Width::W32) => u64::from((x as u32).wrapping_sub(value.off as u32)),
+                    };
+                    self.agrees(Base::Link, value.id, base)?;
                 }
                 return if value.num.contains(x) { Ok(()) } else { Err("a number is outside") };
             }

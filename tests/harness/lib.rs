@@ -11,6 +11,7 @@ pub mod fuzz;
 pub mod generate;
 pub mod inputs;
 pub mod kernel;
+pub mod logs;
 pub mod machine;
 pub mod objects;
 pub mod oracle;

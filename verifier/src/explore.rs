@@ -19,6 +19,7 @@ use rtbpf_isa::{Insn, InsnIdx, Program, Reg, effects::RegSet};
 use crate::cfg::Flows;
 use crate::domain::Precision;
 use crate::facts::Facts;
+use crate::log::Mark;
 use crate::needed::{FRAMES, Need, Touch, Trail, numbers, undo_trail};
 use crate::prune::{Match, View, covers};
 use crate::reject::{Checked, refuse};
@@ -123,6 +124,8 @@ struct Pending {
     parent: Option<Id>,
     trail: Trail,
     written: [u64; FRAMES],
+    /// What was logged until then.
+    logged: Mark,
 }
 
 /// Where control goes after an instruction.
@@ -152,7 +155,7 @@ pub(crate) struct Walk<'a> {
     pub ctx_bytes_used: u32,
     pub object_bytes_used: u32,
     pub stats: Stats,
-    pub log: crate::log::Log,
+    pub log: crate::log::Log<'a>,
     /// Bytes of stack each subprogram touched.
     pub stack_bytes: Vec<u32>,
     /// What of it does not count.
@@ -219,7 +222,7 @@ impl<'a> Walk<'a> {
             ctx_bytes_used: 0,
             object_bytes_used: 0,
             stats: Stats::default(),
-            log: crate::log::Log::new(opts.log_level),
+            log: crate::log::Log::new(opts.log_level, program, given),
             stack_bytes: vec![0; program.subprogs().len()],
             spills: crate::spills::Spills::of(program, given),
             pointer_kinds: vec![None; program.len()],
@@ -267,6 +270,7 @@ impl<'a> Walk<'a> {
         let Some(start) = self.program.subprogs().get(entry).map(|s| s.start) else { return Ok(()) };
         self.entry = entry;
         let waiting = (self.async_entries.len(), self.async_frames.len());
+        let logged = self.log.mark();
         loop {
             self.state = state.clone();
             self.at = start;
@@ -284,6 +288,7 @@ impl<'a> Walk<'a> {
                 rejection.at.get_or_insert(self.at);
                 return Err(rejection);
             }
+            self.log.forget(logged);
             self.async_entries.truncate(waiting.0);
             self.async_frames.truncate(waiting.1);
         }
@@ -310,7 +315,8 @@ impl<'a> Walk<'a> {
     }
 
     fn walk(&mut self) -> Checked {
-        let mut arrived_from: Option<InsnIdx> = None;
+        let begins = self.log.mark();
+        self.log.begin();
         let budget = self.opts.budget();
         loop {
             let at = self.at;
@@ -323,30 +329,30 @@ impl<'a> Walk<'a> {
             }
             let meets = self.flows.meets.get(at.index()).copied().unwrap_or(true);
             let covered = meets && matches!(self.arrive(at, &insn)?, Arrival::Covered);
-            if self.log.wants_paths()
-                && let Some(from) = arrived_from.take()
-            {
-                self.log.path(self.program.slot(from), self.program.slot(at), &self.state);
-            }
+            self.log.arrive(at, &self.state, covered);
             let next = if covered {
-                self.log.safe();
                 Next::End
             } else {
                 if self.keeper.is_some() {
                     self.keep_beside(at)?;
                 }
-                self.log.insn(self.program, at);
+                self.log.insn(at);
+                let before = self.log.wants_paths().then(|| self.state.clone());
                 self.trail.push(at);
                 let next = self.step(at, &insn)?;
-                self.log.state_after(&self.state, &insn);
+                self.log.after(before.as_ref(), &self.state, &insn);
                 next
             };
             match next {
                 Next::Go(to) => self.at = to,
                 Next::End => {
                     self.end_path();
-                    let Some(pending) = self.pending.pop() else { return Ok(()) };
-                    arrived_from = Some(pending.from);
+                    let Some(pending) = self.pending.pop() else {
+                        self.log.rewind(begins);
+                        return Ok(());
+                    };
+                    self.log.rewind(pending.logged);
+                    self.log.path(pending.from);
                     self.at = pending.at;
                     self.state = pending.state;
                     self.parent = pending.parent;
@@ -377,6 +383,7 @@ impl<'a> Walk<'a> {
             parent: self.parent,
             trail: self.trail.clone(),
             written: self.written,
+            logged: self.log.mark(),
         });
         self.stats.pending = self.stats.pending.max(self.pending.len() as u32);
         Ok(())

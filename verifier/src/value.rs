@@ -6,7 +6,7 @@
 use std::fmt;
 
 use rtbpf_abi::helper::SockKind;
-use rtbpf_isa::MapIdx;
+use rtbpf_isa::{MapIdx, Width};
 
 use crate::domain::Scalar;
 
@@ -142,8 +142,8 @@ pub struct Value {
     pub kind: Kind,
     /// May be 0 instead.
     pub nullable: bool,
-    /// For a scalar: it is the linked scalar plus `off`.
-    pub plus: bool,
+    /// For a scalar: it is the linked scalar plus `off`, in this width. Where that is 32 bits, the linked one fits them.
+    pub plus: Option<Width>,
     /// Constant part of a pointer's offset.
     pub off: i32,
     /// Equal ids: the same unchecked pointer, the same packet base, or linked scalars. 0: none.
@@ -161,7 +161,7 @@ impl Value {
     pub const UNKNOWN: Value = Value::scalar(Scalar::UNKNOWN);
 
     const fn of(kind: Kind, num: Scalar) -> Value {
-        Value { kind, nullable: false, plus: false, off: 0, id: 0, ref_id: 0, num }
+        Value { kind, nullable: false, plus: None, off: 0, id: 0, ref_id: 0, num }
     }
 
     /// A number.
@@ -211,7 +211,7 @@ impl Value {
 
     /// Without the link to other scalars.
     pub fn unlinked(self) -> Value {
-        if self.is_scalar() { Value { id: 0, plus: false, off: 0, ..self } } else { self }
+        if self.is_scalar() { Value { id: 0, plus: None, off: 0, ..self } } else { self }
     }
 
     /// The kernel's name of the type.

@@ -21,13 +21,12 @@ pub fn verify(program: Program, given: Assumptions, opts: &Options) -> Result<Ve
     };
     let mut walk = Walk::new(&program, &given, opts, &flows);
     if let Err(rejection) = walk_everything(&mut walk) {
-        let log = std::mem::take(&mut walk.log);
-        return Err(finished(*rejection, log.into_text(), walk.stats));
+        return Err(finished(*rejection, walk.log.take_text(), walk.stats));
     }
     let (ctx_bytes_used, object_bytes_used) = (walk.ctx_bytes_used, walk.object_bytes_used);
     let (facts, stats, lowering) = (walk.take_facts(), walk.stats, std::mem::take(&mut walk.lowering));
     let states = walk.keeper.take().map(|keeper| keeper.into_states(Options { log_level: 0, ..opts.clone() }));
-    let mut log = std::mem::take(&mut walk.log).into_text();
+    let mut log = walk.log.take_text();
     if opts.log_level != 0 {
         log += &crate::log::summary(&stats);
     }

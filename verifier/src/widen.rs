@@ -12,7 +12,7 @@
 use std::collections::HashMap;
 
 use rtbpf_isa::effects::RegSet;
-use rtbpf_isa::{AluOp, CmpOp, Insn, InsnIdx, Operand, Program, Reg};
+use rtbpf_isa::{AluOp, CmpOp, Insn, InsnIdx, Operand, Program, Reg, Width};
 
 use crate::domain::Scalar;
 use crate::explore::Walk;
@@ -84,7 +84,7 @@ impl Counter {
         if !value.is_scalar() || value.id != self.id {
             return Back::Entry;
         }
-        if value.plus && value.off as i64 == self.step { Back::Step } else { Back::Stuck }
+        if value.plus == Some(Width::W64) && value.off as i64 == self.step { Back::Step } else { Back::Stuck }
     }
 }
 

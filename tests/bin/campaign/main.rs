@@ -4,6 +4,7 @@
 //! ```text
 //! campaign kernel  [--generator near] [--count 10000] [--seed 0]   what Linux makes of the programs
 //! campaign differ  [--generator near] [--count 10000] [--seed 0]   where Linux and rtbpf disagree, with shrunk cases
+//! campaign logs    [--generator near] [--count 10000] [--seed 0]   where the two verifiers know different things
 //! campaign sound   [--generator near] [--count 10000] [--seed 0]   accepted programs that escape from their proof
 //! campaign engines [--generator shaped] [--count 10000] [--seed 0] programs on which two engines differ
 //! campaign objects [--folder DIR]                                  verdicts on the programs of object files beside Linux's
@@ -13,6 +14,7 @@
 
 mod differ;
 mod engines;
+mod logs;
 mod objects;
 mod of_kernel;
 
@@ -54,12 +56,13 @@ fn main() -> ExitCode {
     match request.command.as_str() {
         "kernel" => of_kernel::run(&request),
         "differ" => differ::run(&request),
+        "logs" => logs::run(&request),
         "sound" => engines::sound(&request),
         "engines" => engines::agree_all(&request),
         "objects" => objects::run(&request),
         "show" => show(&request),
         other => {
-            eprintln!("campaign: no command `{other}` (kernel, differ, sound, engines, objects, show)");
+            eprintln!("campaign: no command `{other}` (kernel, differ, logs, sound, engines, objects, show)");
             return ExitCode::from(2);
         }
     }
@@ -67,7 +70,7 @@ fn main() -> ExitCode {
 }
 
 fn parse(mut args: impl Iterator<Item = String>) -> Result<Request, String> {
-    let command = args.next().ok_or("no command (kernel, differ, sound, engines, objects, show)")?;
+    let command = args.next().ok_or("no command (kernel, differ, logs, sound, engines, objects, show)")?;
     let limit = Duration::from_secs(180);
     let mut request = Request {
         command,

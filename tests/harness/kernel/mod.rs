@@ -102,6 +102,14 @@ pub fn effort(case: &Case) -> Result<Option<Effort>, String> {
     Ok(effort_in(&buffer))
 }
 
+/// The log of a load at level 2; `None` when `case` is refused, or walked for too long to be logged.
+pub fn walk(case: &Case) -> Result<Option<String>, String> {
+    let mut buffer = vec![0; 4 << 20];
+    let (_maps, prog) = load_into(case, 2, &mut buffer)?;
+    let end = buffer.iter().position(|&byte| byte == 0).unwrap_or(buffer.len());
+    Ok(prog.ok().map(|_| String::from_utf8_lossy(&buffer[..end]).into_owned()))
+}
+
 /// The statistics at the end of a log.
 fn effort_in(log: &[u8]) -> Option<Effort> {
     let text = String::from_utf8_lossy(log);

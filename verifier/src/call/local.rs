@@ -25,6 +25,7 @@ impl Walk<'_> {
         self.clobber();
         self.touch(Touch::Enter);
         self.enter(frame);
+        self.log.call(&self.state);
         Ok(Next::Go(target))
     }
 

@@ -277,6 +277,29 @@ impl Circle<64> {
         let behind = if low.contains(end as u64) { 0 } else { end.wrapping_sub(low.last() as u32) as u64 };
         if behind > size { None } else { Some(Circle::of(base, size - behind)) }
     }
+
+    /// Smallest and largest members whose low half is in `low`, counted from `zero`: an arc that goes over `zero` is two
+    /// pieces. Where one of them has no such member, the other's.
+    fn ends_from(self, zero: u64, low: Circle<32>) -> (u64, u64) {
+        let (first, last) = (self.base.wrapping_sub(zero), self.last().wrapping_sub(zero));
+        if first <= last {
+            return (self.base, self.last());
+        }
+        let below = Circle::arc(zero, self.last()).trim_to_low(low);
+        let above = Circle::arc(self.base, zero.wrapping_sub(1)).trim_to_low(low);
+        (below.map_or(self.base, |arc| arc.base), above.map_or(self.last(), |arc| arc.last()))
+    }
+
+    /// Smallest and largest unsigned member whose low half is in `low`.
+    pub fn unsigned_ends(self, low: Circle<32>) -> (u64, u64) {
+        self.ends_from(0, low)
+    }
+
+    /// Smallest and largest signed member whose low half is in `low`.
+    pub fn signed_ends(self, low: Circle<32>) -> (i64, i64) {
+        let (min, max) = self.ends_from(Self::SIGN, low);
+        (min as i64, max as i64)
+    }
 }
 
 #[cfg(test)]

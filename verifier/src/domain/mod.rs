@@ -18,5 +18,5 @@ pub mod tnum;
 
 pub use circle::Circle;
 pub use refine::{decide, refine};
-pub use scalar::{Precision, Scalar};
+pub use scalar::{Ends, Precision, Scalar};
 pub use tnum::Tnum;

@@ -2,42 +2,49 @@
 
 use rtbpf_isa::{CmpOp, Width};
 
-use super::{Circle, Scalar, Tnum};
+use super::{Circle, Ends, Scalar, Tnum};
 
 /// The outcome of `a op b`, where all members agree on it.
 pub fn decide(op: CmpOp, width: Width, a: &Scalar, b: &Scalar) -> Option<bool> {
+    let ends = (a.ends(width), b.ends(width));
     match width {
-        Width::W64 => decide_in(op, a.tnum(), a.wide(), b.tnum(), b.wide()),
-        Width::W32 => decide_in(op, a.tnum().truncate(32), a.low(), b.tnum().truncate(32), b.low()),
+        Width::W64 => decide_in(op, (a.tnum(), a.wide()), (b.tnum(), b.wide()), ends),
+        Width::W32 => decide_in(op, (a.tnum().truncate(32), a.low()), (b.tnum().truncate(32), b.low()), ends),
     }
 }
 
-fn decide_in<const B: u32>(op: CmpOp, t: Tnum, a: Circle<B>, u: Tnum, b: Circle<B>) -> Option<bool> {
-    let either = |yes: bool, no: bool| {
-        if yes {
-            Some(true)
-        } else if no {
-            Some(false)
-        } else {
-            None
-        }
-    };
+fn decide_in<const B: u32>(
+    op: CmpOp,
+    (t, x): (Tnum, Circle<B>),
+    (u, y): (Tnum, Circle<B>),
+    (a, b): (Ends, Ends),
+) -> Option<bool> {
     let equal = || {
         let same = t.as_constant().is_some_and(|x| u.as_constant() == Some(x));
-        either(same, a.intersect(b).is_none() || t.intersect(u).is_none())
+        either(same, x.intersect(y).is_none() || t.intersect(u).is_none())
     };
     match op {
         CmpOp::Eq => equal(),
         CmpOp::Ne => equal().map(|equal| !equal),
         CmpOp::Set => either(t.value() & u.value() != 0, t.max() & u.max() == 0),
-        CmpOp::Gt => either(a.umin() > b.umax(), a.umax() <= b.umin()),
-        CmpOp::Ge => either(a.umin() >= b.umax(), a.umax() < b.umin()),
-        CmpOp::Lt => either(a.umax() < b.umin(), a.umin() >= b.umax()),
-        CmpOp::Le => either(a.umax() <= b.umin(), a.umin() > b.umax()),
-        CmpOp::Sgt => either(a.smin() > b.smax(), a.smax() <= b.smin()),
-        CmpOp::Sge => either(a.smin() >= b.smax(), a.smax() < b.smin()),
-        CmpOp::Slt => either(a.smax() < b.smin(), a.smin() >= b.smax()),
-        CmpOp::Sle => either(a.smax() <= b.smin(), a.smin() > b.smax()),
+        CmpOp::Gt => either(a.umin > b.umax, a.umax <= b.umin),
+        CmpOp::Ge => either(a.umin >= b.umax, a.umax < b.umin),
+        CmpOp::Lt => either(a.umax < b.umin, a.umin >= b.umax),
+        CmpOp::Le => either(a.umax <= b.umin, a.umin > b.umax),
+        CmpOp::Sgt => either(a.smin > b.smax, a.smax <= b.smin),
+        CmpOp::Sge => either(a.smin >= b.smax, a.smax < b.smin),
+        CmpOp::Slt => either(a.smax < b.smin, a.smin >= b.smax),
+        CmpOp::Sle => either(a.smax <= b.smin, a.smin > b.smax),
+    }
+}
+
+fn either(yes: bool, no: bool) -> Option<bool> {
+    if yes {
+        Some(true)
+    } else if no {
+        Some(false)
+    } else {
+        None
     }
 }
 
@@ -61,17 +68,21 @@ pub fn refine(op: CmpOp, width: Width, outcome: bool, a: &Scalar, b: &Scalar) ->
         }
         (CmpOp::Set, _) => Some((common_bits(width, a, b)?, common_bits(width, b, a)?)),
         (_, Width::W64) => {
-            let (x, y) = bounds(op, a.wide(), b.wide())?;
+            let (x, y) = bounds(op, (a.wide(), a.ends(width)), (b.wide(), b.ends(width)))?;
             Some((Scalar::from_parts(a.tnum(), x, a.low())?, Scalar::from_parts(b.tnum(), y, b.low())?))
         }
         (_, Width::W32) => {
-            let (x, y) = bounds(op, a.low(), b.low())?;
+            let (x, y) = bounds(op, (a.low(), a.ends(width)), (b.low(), b.ends(width)))?;
             Some((Scalar::from_parts(a.tnum(), a.wide(), x)?, Scalar::from_parts(b.tnum(), b.wide(), y)?))
         }
     }
 }
 
-fn bounds<const B: u32>(op: CmpOp, a: Circle<B>, b: Circle<B>) -> Option<(Circle<B>, Circle<B>)> {
+fn bounds<const B: u32>(
+    op: CmpOp,
+    (a, a_ends): (Circle<B>, Ends),
+    (b, b_ends): (Circle<B>, Ends),
+) -> Option<(Circle<B>, Circle<B>)> {
     let swapped = |(y, x)| (x, y);
     let (min, max) = (Circle::<B>::SIGN, Circle::<B>::SIGN - 1);
     match op {
@@ -81,28 +92,28 @@ fn bounds<const B: u32>(op: CmpOp, a: Circle<B>, b: Circle<B>) -> Option<(Circle
             Some((x, y))
         }
         CmpOp::Le => {
-            Some((a.intersect(Circle::arc(0, b.umax()))?, b.intersect(Circle::arc(a.umin(), Circle::<B>::MAX))?))
+            Some((a.intersect(Circle::arc(0, b_ends.umax))?, b.intersect(Circle::arc(a_ends.umin, Circle::<B>::MAX))?))
         }
         CmpOp::Lt => {
-            let top = b.umax().checked_sub(1)?;
-            let bottom = a.umin().checked_add(1).filter(|&x| x <= Circle::<B>::MAX)?;
+            let top = b_ends.umax.checked_sub(1)?;
+            let bottom = a_ends.umin.checked_add(1).filter(|&x| x <= Circle::<B>::MAX)?;
             Some((a.intersect(Circle::arc(0, top))?, b.intersect(Circle::arc(bottom, Circle::<B>::MAX))?))
         }
         CmpOp::Sle => {
-            let x = a.intersect(Circle::arc(min, b.smax() as u64))?;
-            Some((x, b.intersect(Circle::arc(a.smin() as u64, max))?))
+            let x = a.intersect(Circle::arc(min, b_ends.smax as u64))?;
+            Some((x, b.intersect(Circle::arc(a_ends.smin as u64, max))?))
         }
         CmpOp::Slt => {
-            if b.smax() == Circle::<B>::signed(min) || a.smin() == Circle::<B>::signed(max) {
+            if b_ends.smax == Circle::<B>::signed(min) || a_ends.smin == Circle::<B>::signed(max) {
                 return None;
             }
-            let x = a.intersect(Circle::arc(min, (b.smax() - 1) as u64))?;
-            Some((x, b.intersect(Circle::arc((a.smin() + 1) as u64, max))?))
+            let x = a.intersect(Circle::arc(min, (b_ends.smax - 1) as u64))?;
+            Some((x, b.intersect(Circle::arc((a_ends.smin + 1) as u64, max))?))
         }
-        CmpOp::Gt => bounds(CmpOp::Lt, b, a).map(swapped),
-        CmpOp::Ge => bounds(CmpOp::Le, b, a).map(swapped),
-        CmpOp::Sgt => bounds(CmpOp::Slt, b, a).map(swapped),
-        CmpOp::Sge => bounds(CmpOp::Sle, b, a).map(swapped),
+        CmpOp::Gt => bounds(CmpOp::Lt, (b, b_ends), (a, a_ends)).map(swapped),
+        CmpOp::Ge => bounds(CmpOp::Le, (b, b_ends), (a, a_ends)).map(swapped),
+        CmpOp::Sgt => bounds(CmpOp::Slt, (b, b_ends), (a, a_ends)).map(swapped),
+        CmpOp::Sge => bounds(CmpOp::Sle, (b, b_ends), (a, a_ends)).map(swapped),
         CmpOp::Eq => a.intersect(b).map(|both| (both, both)),
         CmpOp::Set => Some((a, b)),
     }
@@ -162,13 +173,18 @@ mod tests {
         (0..16).flat_map(|first| (0..16).map(move |last| Circle::arc(first, last)))
     }
 
+    fn ends(c: Circle<4>) -> Ends {
+        Ends { umin: c.umin(), umax: c.umax(), smin: c.smin(), smax: c.smax() }
+    }
+
     #[test]
     fn bounds_keep_every_pair_at_4_bits() {
         for op in CmpOp::ALL {
             for a in circles() {
                 for b in circles() {
-                    let refined = bounds(op, a, b);
-                    let decided = decide_in(op, Tnum::new(0, 15), a, Tnum::new(0, 15), b);
+                    let refined = bounds(op, (a, ends(a)), (b, ends(b)));
+                    let any = Tnum::new(0, 15);
+                    let decided = decide_in(op, (any, a), (any, b), (ends(a), ends(b)));
                     for x in (0..16).filter(|&x| a.contains(x)) {
                         for y in (0..16).filter(|&y| b.contains(y)) {
                             let high = |x: u64| x << 60;

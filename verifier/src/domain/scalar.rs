@@ -30,6 +30,31 @@ pub struct Scalar {
     low: Circle<32>,
 }
 
+/// Smallest and largest of some numbers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ends {
+    /// Smallest, unsigned.
+    pub umin: u64,
+    /// Largest, unsigned.
+    pub umax: u64,
+    /// Smallest, signed.
+    pub smin: i64,
+    /// Largest, signed.
+    pub smax: i64,
+}
+
+impl Ends {
+    /// The ends, no further out than those of `tnum`.
+    fn within(tnum: Tnum, bits: u32, ends: Ends) -> Ends {
+        Ends {
+            umin: ends.umin.max(tnum.min()),
+            umax: ends.umax.min(tnum.max()),
+            smin: ends.smin.max(tnum.smin(bits)),
+            smax: ends.smax.min(tnum.smax(bits)),
+        }
+    }
+}
+
 impl Scalar {
     /// Any number.
     pub const UNKNOWN: Scalar = Scalar { tnum: Tnum::UNKNOWN, wide: Circle::FULL, low: Circle::FULL };
@@ -101,23 +126,38 @@ impl Scalar {
     }
 
     /// Smallest member, unsigned.
-    pub const fn umin(&self) -> u64 {
-        self.wide.umin()
+    pub fn umin(&self) -> u64 {
+        self.wide.unsigned_ends(self.low).0.max(self.tnum.min())
     }
 
     /// Largest member, unsigned.
-    pub const fn umax(&self) -> u64 {
-        self.wide.umax()
+    pub fn umax(&self) -> u64 {
+        self.wide.unsigned_ends(self.low).1.min(self.tnum.max())
     }
 
     /// Smallest member, signed.
-    pub const fn smin(&self) -> i64 {
-        self.wide.smin()
+    pub fn smin(&self) -> i64 {
+        self.wide.signed_ends(self.low).0.max(self.tnum.smin(64))
     }
 
     /// Largest member, signed.
-    pub const fn smax(&self) -> i64 {
-        self.wide.smax()
+    pub fn smax(&self) -> i64 {
+        self.wide.signed_ends(self.low).1.min(self.tnum.smax(64))
+    }
+
+    /// Smallest and largest member, or low half of one.
+    pub fn ends(&self, width: Width) -> Ends {
+        match width {
+            Width::W64 => {
+                let (umin, umax) = self.wide.unsigned_ends(self.low);
+                let (smin, smax) = self.wide.signed_ends(self.low);
+                Ends::within(self.tnum, 64, Ends { umin, umax, smin, smax })
+            }
+            Width::W32 => {
+                let (umin, umax, smin, smax) = (self.low.umin(), self.low.umax(), self.low.smin(), self.low.smax());
+                Ends::within(self.tnum.truncate(32), 32, Ends { umin, umax, smin, smax })
+            }
+        }
     }
 
     /// Whether nothing is known.

@@ -59,6 +59,18 @@ impl Tnum {
         self.value | self.mask
     }
 
+    /// Smallest member as a signed number of `bits`, which it must fit.
+    pub const fn smin(self, bits: u32) -> i64 {
+        let sign = self.mask & 1 << (bits - 1);
+        signed(bits, self.value | sign)
+    }
+
+    /// Largest member as a signed number of `bits`, which it must fit.
+    pub const fn smax(self, bits: u32) -> i64 {
+        let sign = self.mask & 1 << (bits - 1);
+        signed(bits, (self.value | self.mask) & !sign)
+    }
+
     /// Membership.
     pub const fn contains(self, x: u64) -> bool {
         x & !self.mask == self.value
@@ -200,6 +212,10 @@ impl fmt::Display for Tnum {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "({:#x}; {:#x})", self.value, self.mask)
     }
+}
+
+const fn signed(bits: u32, x: u64) -> i64 {
+    (x << (64 - bits)) as i64 >> (64 - bits)
 }
 
 #[cfg(test)]

@@ -53,9 +53,9 @@ impl Walk<'_> {
             let at = self.at;
             let done = !std::mem::take(&mut begins) && kept.wants(at);
             if done && !kept.cover(at, &self.state, self.opts.privilege.perfmon) {
-                let found = crate::log::registers(&self.state, |_| true);
+                let found = crate::log::registers(&self.state, &self.given.maps);
                 let there: String =
-                    kept.states_at(at).map(|kept| crate::log::registers(kept, |_| true) + ";").collect();
+                    kept.states_at(at).map(|kept| crate::log::registers(kept, &self.given.maps) + ";").collect();
                 return refuse!(Internal, EFAULT, "from {from}, no kept state at {at} holds{found}; there are{there}");
             }
             let next = match (done, self.program.get(at).copied()) {

@@ -44,7 +44,7 @@ impl Walk<'_> {
                     self.demand(src);
                 }
                 let new = match delta {
-                    Some(off) => Value { id: old.id, plus: true, off, ..Value::scalar(num) },
+                    Some((plus, off)) => Value { id: old.id, plus: Some(plus), off, ..Value::scalar(num) },
                     None => Value::scalar(num),
                 };
                 self.set(dst, new);
@@ -71,12 +71,16 @@ impl Walk<'_> {
         }
     }
 
-    /// What `old op src` adds to the number that `old` is linked to, where that is a constant: the sum stays linked.
-    fn delta(&self, op: AluOp, width: Width, src: Operand, old: &Value, by: &Scalar) -> Option<i32> {
-        if old.id == 0 || old.plus || !self.opts.privilege.bpf {
+    /// What `old op src` adds to the number that `old` is linked to, where that is a constant, and in which width: the
+    /// sum stays linked.
+    fn delta(&self, op: AluOp, width: Width, src: Operand, old: &Value, by: &Scalar) -> Option<(Width, i32)> {
+        if old.id == 0 || old.plus.is_some() || !self.opts.privilege.bpf {
             return None;
         }
-        let by = by.as_constant()? as i64;
+        let by = match width {
+            Width::W64 => by.as_constant()? as i64,
+            Width::W32 => i64::from(by.low_as_constant()? as i32),
+        };
         let delta = match op {
             AluOp::Add => by,
             AluOp::Sub => by.checked_neg()?,
@@ -84,21 +88,18 @@ impl Walk<'_> {
             AluOp::Xor | AluOp::Lsh | AluOp::Rsh | AluOp::Arsh | AluOp::Mov => return None,
         };
         let delta = i32::try_from(delta).ok()?;
-        if delta == i32::MIN && matches!(src, Operand::Reg(_)) {
-            return None;
-        }
-        // A low half that does not overflow gets the same sum; Linux 6.18 does not look.
-        let sum = |x: u64| u32::try_from(x).ok()?.checked_add_signed(delta);
-        let exact = match width {
-            Width::W64 => true,
+        match width {
+            Width::W64 if delta == i32::MIN && matches!(src, Operand::Reg(_)) => None,
+            Width::W64 => Some((width, delta)),
             Width::W32 => {
-                self.opts.profile == Profile::Strict
-                    && matches!(src, Operand::Imm(_))
-                    && sum(old.num.umin()).is_some()
-                    && sum(old.num.umax()).is_some()
+                // A low half that does not overflow gets the same sum in both widths; Linux 6.18 does not look.
+                let sum = |x: u64| u32::try_from(x).ok()?.checked_add_signed(delta);
+                let is_exact = sum(old.num.umin()).is_some() && sum(old.num.umax()).is_some();
+                let fits = u32::try_from(old.num.umax()).is_ok();
+                let width = if is_exact && self.opts.profile == Profile::Strict { Width::W64 } else { width };
+                fits.then_some((width, delta))
             }
-        };
-        exact.then_some(delta)
+        }
     }
 
     fn check_operand(&self, op: AluOp, width: Width, src: Operand) -> Checked {
@@ -145,7 +146,7 @@ impl Walk<'_> {
 
     /// The value of `from`, made to share an id with its copies. Copies of a sum Linux links to each other alone.
     pub(crate) fn linked(&mut self, from: Reg, mut value: Value) -> Value {
-        if value.plus && self.opts.profile == Profile::Compat {
+        if value.plus.is_some() && self.opts.profile == Profile::Compat {
             value = value.unlinked();
         }
         if value.is_scalar() && value.id == 0 && value.num.as_constant().is_none() {

@@ -345,18 +345,25 @@ fn learn(state: &mut State, reg: Reg, old: &Value, num: Scalar) {
         if !value.is_scalar() || value.id != old.id {
             return None;
         }
-        let apart = value_delta(value).wrapping_sub(value_delta(old));
+        let (width, apart) = apart(old, value)?;
         let num = match apart {
             0 => num,
             apart => {
                 let by = Scalar::constant(apart as u64);
-                num.alu(rtbpf_isa::AluOp::Add, Width::W64, &by, crate::domain::Precision::Full)
+                num.alu(rtbpf_isa::AluOp::Add, width, &by, crate::domain::Precision::Full)
             }
         };
         (num != value.num).then_some(Value { num, ..*value })
     });
 }
 
-fn value_delta(value: &Value) -> i64 {
-    if value.plus { value.off as i64 } else { 0 }
+/// What makes a linked number of another: a constant to add, and in which width. `None` for sums in two widths.
+fn apart(from: &Value, to: &Value) -> Option<(Width, i64)> {
+    let width = match (from.plus, to.plus) {
+        (Some(from), Some(to)) if from != to => return None,
+        (Some(width), Some(_) | None) | (None, Some(width)) => width,
+        (None, None) => Width::W64,
+    };
+    let delta = |value: &Value| if value.plus.is_some() { i64::from(value.off) } else { 0 };
+    Some((width, delta(to).wrapping_sub(delta(from))))
 }

@@ -58,10 +58,15 @@ impl Walk<'_> {
     fn leave_local(&mut self) -> Checked<Next> {
         let result = *self.state.reg(Reg::R0);
         self.check_no_stack_returned()?;
+        let before = self.log.wants_paths().then(|| self.state.clone());
         let frame = self.state.pop();
+        let to = frame.call_site.next();
         self.set(Reg::R0, result);
         self.touch(Touch::Leave);
-        Ok(Next::Go(frame.call_site.next()))
+        if let Some(before) = before {
+            self.log.leave(self.at, &before, to, &self.state);
+        }
+        Ok(Next::Go(to))
     }
 
     /// The current instruction may end the frame of a subprogram, with `result` in R0: its caller goes on from there.

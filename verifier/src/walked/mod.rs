@@ -122,6 +122,6 @@ pub struct SlotState {
 impl fmt::Display for BlockState {
     /// As the kernel's log prints states.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(crate::log::registers(&self.to_state().0, |_| true).trim_start())
+        f.write_str(crate::log::registers(&self.to_state().0, &[]).trim_start())
     }
 }
