@@ -208,27 +208,29 @@ impl Walk<'_> {
         let finds = if is_named { array } else { spec.finds_constant_keys() };
         self.memory_argument(reg, value, size, MemUse::Read, false, call)?;
         if finds {
-            call.const_key = self.constant_key(value).filter(|&key| key < entries);
+            call.const_key = self.constant_key(value, entries);
         }
         Ok(())
     }
 
     /// The key on the stack, where it was stored as one known number of 4 bytes.
-    fn constant_key(&mut self, value: &Value) -> Option<u32> {
+    fn constant_key(&mut self, value: &Value, entries: u32) -> Option<u32> {
         let Kind::Stack(frame) = value.kind else { return None };
         let off = value.off.checked_add(value.num.as_constant()? as i32)?;
         let (at, index) = Stack::locate(off);
         let slot = self.state.frame_at(frame).stack.slot(at)?;
         let bytes = slot.bytes.get(index..index + 4)?;
         if bytes.iter().all(|&byte| byte == Byte::Zero) {
-            return Some(0);
+            return (entries > 0).then_some(0);
         }
-        if index != 0 || slot.spill_size() != 4 {
+        // The key ends where the spilled value does. Of a value of eight bytes, Linux 6.18 takes the whole for the key, so
+        // only what fits four is one; the key is its high half.
+        if index + 4 != slot.spill_size() as usize {
             return None;
         }
-        let key = slot.spilled()?.as_constant()? as u32;
+        let value = u32::try_from(slot.spilled()?.as_constant()?).ok().filter(|&value| value < entries)?;
         self.demand_slot(frame, at);
-        Some(key)
+        Some(if index == 0 { value } else { 0 })
     }
 
     fn value_argument(&mut self, reg: Reg, value: &Value, access: MemUse, call: &mut Call) -> Checked {

@@ -50,12 +50,22 @@ pub(crate) struct Log<'a> {
     before: Before,
     /// What the last instruction touched: printed when the next one is walked.
     touched: String,
+    /// Slots of the current frame that the instruction overwrites beside what it says, a bit each.
+    overwritten: u64,
 }
 
 impl<'a> Log<'a> {
     pub fn new(level: u32, program: &'a Program, given: &'a Assumptions) -> Log<'a> {
-        let mut log =
-            Log { level, program, given, text: String::new(), cut: 0, before: Before::State, touched: String::new() };
+        let mut log = Log {
+            level,
+            program,
+            given,
+            text: String::new(),
+            cut: 0,
+            before: Before::State,
+            touched: String::new(),
+            overwritten: 0,
+        };
         if log.wants_states() {
             for (index, subprog) in program.subprogs().iter().enumerate() {
                 log.line(format_args!("func#{index} @{}", program.slot(subprog.start)));
@@ -145,8 +155,14 @@ impl<'a> Log<'a> {
         }
     }
 
+    /// The current instruction overwrites slot `at` of the current frame, beside what its fields say.
+    pub fn overwrites(&mut self, at: usize) {
+        self.overwritten |= 1 << at;
+    }
+
     /// The instruction at `at` is carried out.
     pub fn insn(&mut self, at: InsnIdx) {
+        self.overwritten = 0;
         if !self.wants_paths() {
             return;
         }
@@ -166,7 +182,7 @@ impl<'a> Log<'a> {
             return;
         }
         let touched = insn.defs().with(insn.uses());
-        let slots = touched_slots(before, state.frame(), insn);
+        let slots = touched_slots(before, state.frame(), insn) | self.overwritten;
         let all = matches!(insn, Insn::Call(_)) && Reg::ARGS.iter().any(|reg| is_callback(before, *reg));
         self.touched = print::registers(
             state,

@@ -388,6 +388,9 @@ impl Walk<'_> {
         }
         // Whole slots no longer hold what they held before.
         for at in Stack::locate(off + size - 1).0..=Stack::locate(off).0 {
+            if frame == self.state.current() {
+                self.log.overwrites(at);
+            }
             let bottom = -(at as i32 + 1) * SLOT_BYTES;
             if off <= bottom && bottom + SLOT_BYTES <= off + size {
                 self.mark_written(frame, 1 << at);
