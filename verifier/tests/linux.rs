@@ -94,6 +94,68 @@ fn sums_with_constants_stay_linked() {
 }
 
 #[test]
+fn sums_of_low_halves_stay_linked() {
+    let program = |sum: &str, test: &str, back: &str, used: &str| {
+        format!(
+            "r6 = map[one][0]+0 ll\n call 7\n w7 = w0\n w1 = w7\n {sum}\n if {test} > 8 goto out\n {back}\n r6 += {used}\n
+             *(u8 *)(r6 + 0) = 1\nout:\n r0 = 0\n exit"
+        )
+    };
+    for (sum, test, back, used) in [
+        ("w1 += 5", "r7", "", "r1"),
+        ("w1 += 5", "w7", "", "r1"),
+        ("w1 -= -5", "r7", "", "r1"),
+        ("w1 -= 5", "r7", "w1 += 5", "r1"),
+        ("w1 += 5", "r1", "w7 += 5", "r7"),
+        ("w1 += 5\n w2 = w7\n w2 += 3", "r2", "w1 -= 2", "r1"),
+        ("w2 = -5\n w1 -= w2", "r7", "", "r1"),
+        ("w1 += -2147483648", "r7", "w1 += -2147483648", "r1"),
+    ] {
+        check(&program(sum, test, back, used), Ok(()));
+    }
+    for (sum, test, back, used) in [
+        // The low half of the other may be a negative number.
+        ("w1 += 5", "r1", "", "r7"),
+        // What they are linked by does not fit 32 bits.
+        ("r1 = r0\n w1 += 5", "r0", "", "r1"),
+        // Sums in two widths say nothing about each other.
+        ("w1 += 5\n r2 = r7\n r2 += 3", "r2", "", "r1"),
+        ("w1 += 5\n w1 += 1", "r7", "", "r1"),
+        ("w1 -= -2147483648", "r7", "w1 += -2147483648", "r1"),
+    ] {
+        check(&program(sum, test, back, used), EACCES);
+    }
+}
+
+#[test]
+fn constant_keys_end_where_the_stored_number_does() {
+    let program = |store: &str, key: i32| {
+        format!(
+            "{store}\n r2 = r10\n r2 += {key}\n r1 = map[array] ll\n call 1\n r0 = *(u32 *)(r0 + 0)\n r0 = 0\n exit"
+        )
+    };
+    for (store, key) in [
+        ("*(u32 *)(r10 - 16) = 5", -16),
+        ("*(u64 *)(r10 - 16) = 0", -12),
+        ("*(u64 *)(r10 - 16) = 5", -12),
+        ("r3 = 3\n *(u64 *)(r10 - 16) = r3", -12),
+        ("*(u32 *)(r10 - 16) = 0\n *(u32 *)(r10 - 12) = 0", -12),
+    ] {
+        check(&program(store, key), Ok(()));
+    }
+    for (store, key) in [
+        ("*(u32 *)(r10 - 16) = 8", -16),
+        ("*(u64 *)(r10 - 16) = 0", -16),
+        ("*(u64 *)(r10 - 16) = 0", -14),
+        ("r3 = 0x100000003 ll\n *(u64 *)(r10 - 16) = r3", -12),
+        ("*(u64 *)(r10 - 16) = -1", -12),
+        ("*(u32 *)(r10 - 16) = 7\n *(u32 *)(r10 - 12) = 5", -12),
+    ] {
+        check(&program(store, key), EACCES);
+    }
+}
+
+#[test]
 fn atomics_on_the_stack_need_a_known_place() {
     let program = |access: &str| {
         format!(

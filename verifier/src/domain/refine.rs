@@ -169,6 +169,21 @@ mod tests {
         }
     }
 
+    #[test]
+    fn ends_hold_every_sampled_number() {
+        let mut draw = Draw(9);
+        for _ in 0..20_000 {
+            let (a, x, y) = draw.scalar();
+            for x in [x, y] {
+                let wide = a.ends(Width::W64);
+                assert!(wide.umin <= x && x <= wide.umax, "{x:#x} {wide:x?} {a:?}");
+                assert!(wide.smin <= x as i64 && x as i64 <= wide.smax, "{x:#x} {wide:x?} {a:?}");
+                let (low, u, s) = (a.ends(Width::W32), u64::from(x as u32), i64::from(x as i32));
+                assert!(low.umin <= u && u <= low.umax && low.smin <= s && s <= low.smax, "{x:#x} {low:x?} {a:?}");
+            }
+        }
+    }
+
     fn circles() -> impl Iterator<Item = Circle<4>> {
         (0..16).flat_map(|first| (0..16).map(move |last| Circle::arc(first, last)))
     }
