@@ -149,13 +149,19 @@ pub struct Shape {
 /// A machine.
 pub trait Encode: Sized {
     /// A general register.
-    type Reg: Copy + PartialEq + Eq + std::fmt::Debug + Into<u8>;
+    type Reg: Copy + PartialEq + Eq + std::fmt::Debug + Into<u8> + 'static;
 
     /// Where the fast tier keeps R0 to R10; the private convention of calls in both tiers.
     const MAP: [Self::Reg; Reg::COUNT];
 
     /// A temporary that [`Encode::bin`], [`Encode::mov_imm`], [`Encode::branch`] and [`Encode::select`] leave alone.
     const SPARE: Self::Reg;
+
+    /// Registers that only the code of some instructions uses.
+    const EXTRA: &'static [Self::Reg];
+
+    /// Whether the code of `insn` uses those.
+    fn takes_extra(&self, insn: &Insn) -> bool;
 
     /// Operations and comparisons take one operand from memory.
     const MEMORY_OPERANDS: bool;

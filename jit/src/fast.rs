@@ -142,6 +142,7 @@ impl<E: Encode> Fast<'_, E> {
             self.epilogue = None;
             self.e.asm().bind(start);
             self.e.enter(&shape);
+            self.move_slots(subprog);
             for at in subprog.start.0..subprog.end.0 {
                 let at = InsnIdx(at);
                 self.insn(at, &starts)?;

@@ -297,6 +297,7 @@ fn programs_agree_with_each_technique_off() {
         Techniques { combine: false, ..all },
         Techniques { magic: false, ..all },
         Techniques { exits: false, ..all },
+        Techniques { slots: false, ..all },
         Techniques { layout: false, ..all },
         Techniques { thread: false, ..all },
         Techniques { narrow: false, ..all },

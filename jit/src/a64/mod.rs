@@ -66,8 +66,13 @@ impl Encode for A64 {
     type Reg = Gpr;
     const MAP: [Gpr; 11] = regs::MAP;
     const MEMORY_OPERANDS: bool = false;
+    const EXTRA: &'static [Gpr] = &regs::EXTRA;
     const SPARE: Gpr = regs::T2;
     const CALLEE_SAVED: u32 = regs::CALLEE_SAVED;
+
+    fn takes_extra(&self, insn: &Insn) -> bool {
+        matches!(insn, Insn::Call(_) | Insn::Packet { .. } | Insn::AddrCast { .. })
+    }
 
     fn asm(&mut self) -> &mut Asm {
         &mut self.asm

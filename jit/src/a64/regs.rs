@@ -50,6 +50,8 @@ pub const T1: Gpr = x(10);
 pub const T2: Gpr = x(11);
 /// Fourth temporary.
 pub const T3: Gpr = x(12);
+/// What only calls clobber.
+pub const EXTRA: [Gpr; 5] = [x(13), x(14), x(15), x(6), x(8)];
 /// Link register.
 pub const LR: Gpr = x(30);
 

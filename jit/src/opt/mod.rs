@@ -13,6 +13,7 @@
 //! | a branch over one operation → conditional move | `select.rs` | `select` |
 //! | a branch that the one before decided | `thread.rs` | `thread` |
 //! | the test of a loop at its end | `layout.rs` | `layout` |
+//! | stack slots in registers | `slots.rs` | `slots` |
 //! | what only the other side of a branch reads is computed there | `exits.rs` | `exits` |
 //! | loop heads on 32-byte boundaries | `begin` | `align` |
 //! | a branch over a jump: its inverse, to where the jump goes | `unroll.rs` | `invert` |
@@ -33,6 +34,7 @@ mod merge;
 mod narrow;
 mod rounds;
 mod select;
+mod slots;
 mod sums;
 mod thread;
 mod unroll;
@@ -69,6 +71,8 @@ pub struct Techniques {
     pub thread: bool,
     /// Tests of loops at their ends.
     pub layout: bool,
+    /// Registers instead of stack slots.
+    pub slots: bool,
     /// What is pending at a branch out of a loop stays so.
     pub exits: bool,
     /// Alignment of loop heads.
@@ -91,6 +95,7 @@ impl Techniques {
         select: true,
         thread: true,
         layout: true,
+        slots: true,
         exits: true,
         align: true,
         invert: true,
@@ -107,6 +112,7 @@ impl Techniques {
         select: false,
         thread: false,
         layout: false,
+        slots: false,
         exits: false,
         align: false,
         invert: false,
@@ -123,8 +129,10 @@ pub(crate) struct Opt {
     leads: Vec<Lead>,
     /// Where the first and the last of the jumps to each instruction stand.
     sources: Vec<(u32, u32)>,
-    /// The innermost loop around each instruction: its first and its last.
-    loops: Vec<(u32, u32)>,
+    /// The innermost loop around each instruction: its first and its last, and how many loops there are around it.
+    loops: Vec<(u32, u32, u32)>,
+    /// Slots of this function that are in registers.
+    slots: Vec<slots::Slot>,
     /// Branches that select; empty where there are none.
     selects: Vec<bool>,
     moved: Vec<layout::Moved>,
@@ -207,6 +215,7 @@ impl Opt {
             entered: Narrow::default(),
             sources: Vec::new(),
             loops: Vec::new(),
+            slots: Vec::new(),
             selects: Vec::new(),
             moved: Vec::new(),
             values: Reg::ALL.map(Value::of),
@@ -278,7 +287,12 @@ impl Opt {
 
     /// Whether a branch from `at` to `to` leaves a loop.
     fn leaves(&self, at: InsnIdx, to: InsnIdx) -> bool {
-        self.loops.get(at.index()).is_some_and(|(first, last)| !(*first..=*last).contains(&to.0))
+        self.loops.get(at.index()).is_some_and(|(first, last, _)| !(*first..=*last).contains(&to.0))
+    }
+
+    /// How many loops there are around `at`.
+    fn depth(&self, at: InsnIdx) -> u32 {
+        self.loops.get(at.index()).map_or(0, |(_, _, depth)| *depth)
     }
 
     fn set_byte(&mut self, reg: Reg) {
@@ -301,7 +315,7 @@ impl Opt {
 }
 
 /// The innermost loop around each instruction, and the whole program where there is none.
-fn loops(leads: &[Lead], sources: &[(u32, u32)]) -> Vec<(u32, u32)> {
+fn loops(leads: &[Lead], sources: &[(u32, u32)]) -> Vec<(u32, u32, u32)> {
     let mut open = vec![(0, u32::MAX)];
     let around = |(at, (lead, (_, last))): (u32, (&Lead, &(u32, u32)))| {
         while open.len() > 1 && open.last().is_some_and(|(_, last)| *last < at) {
@@ -310,7 +324,8 @@ fn loops(leads: &[Lead], sources: &[(u32, u32)]) -> Vec<(u32, u32)> {
         if *lead == Lead::Loop && *last >= at {
             open.push((at, *last));
         }
-        open.last().copied().unwrap_or((0, u32::MAX))
+        let (first, last) = open.last().copied().unwrap_or((0, u32::MAX));
+        (first, last, open.len() as u32 - 1)
     };
     (0..).zip(leads.iter().zip(sources)).map(around).collect()
 }
@@ -353,6 +368,9 @@ impl<E: Encode> Fast<'_, E> {
                 true
             }
             Insn::Load { size, signed, dst, base, off } => {
+                if self.load_slot(dst, base, off, size, signed) {
+                    return true;
+                }
                 let (size, off) = self.native(at, size, off);
                 if !signed && self.waits(at, dst, size, base) {
                     self.avoid_cycle(dst, self.opt.value(base).refs().with(RegSet::of(base)));
@@ -375,6 +393,9 @@ impl<E: Encode> Fast<'_, E> {
                 true
             }
             Insn::Store { size, base, off, src } => {
+                if self.store_slot(base, off, size, src) {
+                    return true;
+                }
                 let (size, off) = self.native(at, size, off);
                 if self.delayed(at, size, base, off, src) {
                     return true;
@@ -576,7 +597,7 @@ impl<E: Encode> Fast<'_, E> {
         }
     }
 
-    fn low_or_all(&mut self, size: Size, r: Reg) -> E::Reg {
+    pub(super) fn low_or_all(&mut self, size: Size, r: Reg) -> E::Reg {
         let source = if size == Size::D { self.source(r) } else { self.low(r) };
         reg::<E>(source)
     }

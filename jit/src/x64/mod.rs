@@ -174,8 +174,20 @@ impl Encode for X64 {
     type Reg = Gpr;
     const MAP: [Gpr; 11] = regs::MAP;
     const MEMORY_OPERANDS: bool = true;
+    const EXTRA: &'static [Gpr] = &[regs::T0, regs::T1];
     const SPARE: Gpr = regs::T2;
     const CALLEE_SAVED: u32 = regs::CALLEE_SAVED;
+
+    fn takes_extra(&self, insn: &Insn) -> bool {
+        match insn {
+            Insn::Alu { op: AluOp::Lsh | AluOp::Rsh | AluOp::Arsh, src: Operand::Reg(_), .. } => !self.features.bmi2,
+            Insn::Alu { op: AluOp::Div | AluOp::Mod | AluOp::Sdiv | AluOp::Smod, .. } => true,
+            Insn::Call(_) | Insn::Packet { .. } | Insn::Atomic { .. } | Insn::AddrCast { .. } => true,
+            Insn::Alu { .. } | Insn::MovSx { .. } | Insn::Neg { .. } | Insn::Swap { .. } | Insn::Imm { .. } => false,
+            Insn::Load { .. } | Insn::Store { .. } | Insn::LoadAcquire { .. } | Insn::StoreRelease { .. } => false,
+            Insn::Jump { .. } | Insn::Branch { .. } | Insn::MayGoto { .. } | Insn::Exit | Insn::Bad { .. } => false,
+        }
+    }
 
     fn asm(&mut self) -> &mut Asm {
         &mut self.asm
