@@ -256,7 +256,8 @@ impl Lists {
     }
 }
 
-/// What a slot keeps beside the common lists.
+/// What a slot keeps beside the common lists, on cache lines of its own.
+#[repr(align(64))]
 struct Stock {
     /// Protects both lists. First lock of an insertion; its holder does not sleep.
     lock: RawLock,

@@ -71,11 +71,15 @@ where
     /// The value that programs find under a key that this map's keys are as long as.
     #[inline(always)]
     fn look_up(&self, cx: &RunCx, key: impl Key) -> Option<ValuePtr> {
-        let node = self.table.find(key, self.table.hash(key))?;
+        let (node, body) = self.table.find_with_body(key, self.table.hash(key))?;
         if cx.in_program {
             self.pool.touch(node);
         }
-        Some(self.value(cx, node).value_ptr())
+        let value = match &self.values {
+            Values::Inline => self.table.value_in(body),
+            Values::Percpu(cells) => slot_value(cells, cx, node),
+        };
+        Some(value.value_ptr())
     }
 
     /// Writes the value of a node that was in no chain (`fresh`) or stays where it is.

@@ -115,14 +115,23 @@ where
     /// The node with `key`, whose hash is `hash`. Takes no lock.
     #[inline]
     pub(crate) fn find(&self, key: impl Key, hash: u32) -> Option<u32> {
+        self.find_with_body(key, hash).map(|(node, _)| node)
+    }
+
+    /// The same, with what is behind the node's words.
+    #[inline(always)]
+    pub(crate) fn find_with_body(&self, key: impl Key, hash: u32) -> Option<(u32, Cell<'_>)> {
         let bucket = self.bucket_of(hash);
         loop {
             // Acquire: pairs with the release in `link`, so that a node is seen with its key.
             let first = self.first(bucket).load(Ordering::Acquire);
             let mut link = first;
             while let Some((node, words)) = self.follow(link) {
-                if words.at(HASH).load(Ordering::Relaxed) == hash && key.is_in(self.nodes.body(node)) {
-                    return Some(node);
+                if words.at(HASH).load(Ordering::Relaxed) == hash {
+                    let body = self.nodes.body(node);
+                    if key.is_in(body) {
+                        return Some((node, body));
+                    }
                 }
                 link = words.at(NEXT).load(Ordering::Acquire);
             }
@@ -212,10 +221,16 @@ where
         self.nodes.body(node).part(0, self.key_size)
     }
 
+    /// The value in the body of a node, rounded up to 8 bytes.
+    #[inline]
+    pub(crate) fn value_in<'a>(&self, body: Cell<'a>) -> Cell<'a> {
+        body.part(self.value_at, self.value_len)
+    }
+
     /// The value of `node`, rounded up to 8 bytes.
     #[inline]
     pub(crate) fn value(&self, node: u32) -> Cell<'_> {
-        self.nodes.body(node).part(self.value_at, self.value_len)
+        self.value_in(self.nodes.body(node))
     }
 
     /// The node whose value is at `address`.
