@@ -9,7 +9,7 @@ use std::marker::PhantomData;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, compiler_fence, fence};
 
-use crate::lock::prim::point;
+use crate::lock::prim::{Word, point};
 use crate::lock::word;
 
 /// Threads that can be in sections at once without slowing reclamation.
@@ -52,22 +52,52 @@ pub struct Section {
 pub fn enter() -> Section {
     point();
     let Some(reader) = mine() else { return unlisted() };
-    // A handler may come between any two of these lines. It leaves the state as it found it.
-    let state = reader.state.load(Ordering::Relaxed);
-    point();
-    if state == 0 {
-        reader.state.store(EPOCH.load(Ordering::Relaxed) << NESTING | 1, Ordering::Relaxed);
-        if ASYMMETRIC.load(Ordering::Relaxed) {
-            compiler_fence(Ordering::SeqCst);
-        } else {
-            fence(Ordering::SeqCst);
-        }
-    } else if state & DEEPEST != DEEPEST {
-        reader.state.store(state + 1, Ordering::Relaxed);
-    } else {
+    let order = || match ASYMMETRIC.load(Ordering::Relaxed) {
+        true => compiler_fence(Ordering::SeqCst),
+        false => fence(Ordering::SeqCst),
+    };
+    if !begin(&reader.state, &EPOCH, order) {
         return unlisted();
     }
     Section { listed: Some(reader), thread_bound: PhantomData }
+}
+
+/// Begins a section in a reader's state; `false` when there are too many. `order` lets who frees see that before anything
+/// is read in the section.
+#[inline(always)]
+pub fn begin<W: Word<u64>>(reader: &W, epoch: &W, order: impl FnOnce()) -> bool {
+    // A handler may come between any two of these lines. It leaves the state as it found it.
+    let state = reader.load(Ordering::Relaxed);
+    point();
+    // Release: who sees this section knows that the reads of those before it are over. Pairs with the acquire in `since`.
+    if state == 0 {
+        reader.store(epoch.load(Ordering::Relaxed) << NESTING | 1, Ordering::Release);
+        order();
+    } else if state & DEEPEST != DEEPEST {
+        reader.store(state + 1, Ordering::Release);
+    } else {
+        return false;
+    }
+    true
+}
+
+/// Ends a section in a reader's state.
+#[inline(always)]
+pub fn end(reader: &impl Word<u64>) {
+    let state = reader.load(Ordering::Relaxed);
+    point();
+    // Release: all reads of the section come before; pairs with the acquire in `since`. A branch rather than
+    // arithmetic: what is stored does not wait for what was loaded.
+    if state & DEEPEST == 1 {
+        reader.store(0, Ordering::Release);
+    } else {
+        reader.store(state - 1, Ordering::Release);
+    }
+}
+
+/// The epoch in which a reader's outermost section began; `None` outside.
+pub fn since(reader: &impl Word<u64>) -> Option<u64> {
+    Some(reader.load(Ordering::Acquire)).filter(|state| *state != 0).map(|state| state >> NESTING)
 }
 
 #[cold]
@@ -83,15 +113,7 @@ impl Drop for Section {
             UNLISTED.fetch_sub(1, Ordering::SeqCst);
             return;
         };
-        let state = reader.state.load(Ordering::Relaxed);
-        point();
-        // Release: all reads of the section come before; pairs with the acquire in `oldest`. A branch rather than
-        // arithmetic: what is stored does not wait for what was loaded.
-        if state & DEEPEST == 1 {
-            reader.state.store(0, Ordering::Release);
-        } else {
-            reader.state.store(state - 1, Ordering::Release);
-        }
+        end(&reader.state);
     }
 }
 
@@ -136,8 +158,7 @@ fn oldest() -> u64 {
     if UNLISTED.load(Ordering::SeqCst) != 0 {
         return 0;
     }
-    let states = READERS.iter().map(|reader| reader.state.load(Ordering::Acquire));
-    states.filter(|state| *state != 0).map(|state| state >> NESTING).min().unwrap_or(u64::MAX)
+    READERS.iter().filter_map(|reader| since(&reader.state)).min().unwrap_or(u64::MAX)
 }
 
 /// Calls `last` once no section that began before this call is under way. Level Task only. The thing retired must

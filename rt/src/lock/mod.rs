@@ -12,7 +12,10 @@ pub mod prim;
 mod raw;
 #[cfg(all(test, not(loom)))]
 mod storm;
+#[cfg(not(loom))]
 pub(crate) mod word;
+#[cfg(loom)]
+pub mod word;
 
 pub use held::Me;
 pub use order::Class;

@@ -3,29 +3,36 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::lock::LockError;
-use crate::lock::prim::point;
+use crate::lock::prim::{Word, point};
 
 /// Set by the kernel once a thread sleeps on the word.
-pub(super) const WAITERS: u32 = libc::FUTEX_WAITERS;
+pub const WAITERS: u32 = libc::FUTEX_WAITERS;
 /// The owner's thread id in the word.
-pub(super) const OWNER: u32 = libc::FUTEX_TID_MASK;
+pub const OWNER: u32 = libc::FUTEX_TID_MASK;
 
 /// The owner's id; 0 when free.
 pub(super) fn owner(word: &AtomicU32) -> u32 {
     word.load(Ordering::Relaxed) & OWNER
 }
 
-#[inline]
-pub(super) fn try_take(word: &AtomicU32, tid: u32) -> bool {
+/// Takes a free word for the thread `tid`.
+#[inline(always)]
+pub fn try_take(word: &impl Word<u32>, tid: u32) -> bool {
     point();
     // Acquire: pairs with the release in `give_back` and with the kernel's hand-over.
-    word.compare_exchange(0, tid, Ordering::Acquire, Ordering::Relaxed).is_ok()
+    word.replace(0, tid, Ordering::Acquire)
 }
 
-#[inline]
-pub(super) fn give_back(word: &AtomicU32, tid: u32) {
+/// Gives a word of the thread `tid` back; whether it did. The kernel must where a thread sleeps on it.
+#[inline(always)]
+pub fn try_give_back(word: &impl Word<u32>, tid: u32) -> bool {
     point();
-    if word.compare_exchange(tid, 0, Ordering::Release, Ordering::Relaxed).is_err() {
+    word.replace(tid, 0, Ordering::Release)
+}
+
+#[inline(always)]
+pub(super) fn give_back(word: &AtomicU32, tid: u32) {
+    if !try_give_back(word, tid) {
         hand_over(word);
     }
 }
