@@ -82,19 +82,19 @@ where
         Some(value.value_ptr())
     }
 
-    /// Writes the value of a node that was in no chain (`fresh`) or stays where it is.
+    /// Writes the value of a node with this body that is in no chain.
     #[inline]
-    fn write(&self, cx: &RunCx, node: u32, value: ProgBytes<'_>, fresh: bool) -> Result<(), MapError> {
+    fn write_fresh(&self, cx: &RunCx, node: u32, body: Cell<'_>, value: ProgBytes<'_>) -> Result<(), MapError> {
         match &self.values {
             Values::Inline => {
-                let cell = self.table.value(node);
-                if fresh && !self.shape.is_plain() {
+                let cell = self.table.value_in(body);
+                if !self.shape.is_plain() {
                     self.shape.reset(cell);
                 }
                 self.shape.write(cell, value);
                 Ok(())
             }
-            Values::Percpu(cells) => write_slots(cells, &self.shape, cx, node, value, fresh),
+            Values::Percpu(cells) => write_slots(cells, &self.shape, cx, node, value, true),
         }
     }
 
@@ -167,8 +167,8 @@ where
         let old = self.table.find(key, hash);
         admit(old.is_some(), flags)?;
         match old {
-            Some(node) if self.is_percpu() => {
-                self.write(cx, node, value, false)?;
+            Some(node) if let Values::Percpu(cells) = &self.values => {
+                write_slots(cells, &self.shape, cx, node, value, false)?;
                 self.pool.touch(node);
                 return Ok(None);
             }
@@ -182,8 +182,8 @@ where
             Some(node) => node,
             None => self.pool.take(cx, &self.table, old.is_some())?,
         };
-        self.table.set_key(node, key, hash);
-        if let Err(error) = self.write(cx, node, value, true) {
+        let body = self.table.set_key(node, key, hash);
+        if let Err(error) = self.write_fresh(cx, node, body, value) {
             self.pool.give_back(cx, &self.table, node);
             return Err(error);
         }

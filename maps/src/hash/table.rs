@@ -174,11 +174,13 @@ where
         self.follow(link).map(|(node, _)| node).or_else(|| self.first_from(bucket.checked_add(1)?))
     }
 
-    /// Writes the key of a node that is in no chain.
+    /// Writes the key of a node that is in no chain; answers the node's body.
     #[inline]
-    pub(crate) fn set_key(&self, node: u32, key: impl Key, hash: u32) {
+    pub(crate) fn set_key(&self, node: u32, key: impl Key, hash: u32) -> Cell<'_> {
         self.nodes.words(node).at(HASH).store(hash, Ordering::Relaxed);
-        key.put(self.nodes.body(node));
+        let body = self.nodes.body(node);
+        key.put(body);
+        body
     }
 
     /// Puts `node` at the front of its bucket, whose lock is held.
