@@ -3,7 +3,9 @@
 //! A synchronous callback is walked from the call, as often as it takes for the states at the call to converge; each time,
 //! the path on which the helper returns is walked as well. An asynchronous one runs later, on its own.
 
+use rtbpf_abi::MapSpec;
 use rtbpf_abi::helper::{Arg, HelperProto};
+use rtbpf_abi::map_spec::SpecialKind;
 use rtbpf_isa::{InsnIdx, Linkage, Reg};
 
 use super::{Call, id};
@@ -63,7 +65,9 @@ impl Walk<'_> {
                 let map = call.map.unwrap_or(MapRef { map: rtbpf_isa::MapIdx(0), inner: false, uid: 0 });
                 set(Reg::R1, Value::pointer(Kind::MapPtr(map)));
                 set(Reg::R2, Value::pointer(Kind::MapKey(map)));
-                let id = self.fresh_id();
+                // Values without a lock need not be told apart.
+                let locks = |spec: &MapSpec| spec.field(|kind| kind == SpecialKind::SpinLock).is_some();
+                let id = if self.map(map).is_some_and(locks) { self.fresh_id() } else { 0 };
                 set(Reg::R3, Value { id, ..Value::pointer(Kind::MapValue(map)) });
                 set(Reg::R4, context);
             }

@@ -257,10 +257,12 @@ impl text::Names for Helpers {
 /// The slots of the current frame that `insn` read or wrote, a bit each.
 fn touched_slots(before: &State, after: &Frame, insn: &Insn) -> u64 {
     let accessed = match *insn {
-        Insn::Load { size, base, off, .. }
-        | Insn::LoadAcquire { size, base, off, .. }
-        | Insn::Store { size, base, off, .. }
-        | Insn::StoreRelease { size, base, off, .. } => accessed(before, base, off, size.bytes()),
+        Insn::Load { size, base, off, .. } | Insn::LoadAcquire { size, base, off, .. } => {
+            accessed(before, base, off, size.bytes())
+        }
+        Insn::Store { size, base, off, .. } | Insn::StoreRelease { size, base, off, .. } => {
+            accessed(before, base, off, size.bytes() + spread(before, base))
+        }
         Insn::Atomic { width, base, off, .. } => accessed(before, base, off, width.size().bytes()),
         Insn::Call(_) => return Reg::ARGS.iter().fold(0, |slots, &reg| slots | objects(before, after, reg)),
         Insn::Alu { .. }
@@ -290,6 +292,13 @@ fn objects(before: &State, after: &Frame, reg: Reg) -> u64 {
     let is_object = |at: usize| [frame, after].iter().any(|f| f.stack.slot(at).is_some_and(Slot::is_object));
     let slots = accessed(before, reg, 0, 2 * SLOT_BYTES as u32);
     (0..Stack::SLOTS).filter(|&at| slots >> at & 1 != 0 && is_object(at)).fold(0, |slots, at| slots | 1 << at)
+}
+
+/// Bytes between the first place that a pointer may have and the last one; 0 where that is beyond any stack.
+fn spread(state: &State, base: Reg) -> u32 {
+    let num = state.reg(base).num;
+    let bytes = num.smax().wrapping_sub(num.smin());
+    u32::try_from(bytes).ok().filter(|&bytes| bytes < rtbpf_abi::limits::STACK_BYTES).unwrap_or(0)
 }
 
 /// The slots under `size` bytes at a pointer into the current frame's stack.

@@ -37,7 +37,7 @@ pub(super) fn registers(
             let _ = write!(text, " fp{}={shown}", -8 * (at as i32 + 1));
         }
     }
-    if !state.held.refs.is_empty() {
+    if !state.held.refs.is_empty() && !text.is_empty() {
         let refs: Vec<String> = state.held.refs.iter().map(|reference| reference.id.to_string()).collect();
         let _ = write!(text, " refs={}", refs.join(","));
     }
@@ -118,11 +118,11 @@ impl std::fmt::Display for Print<'_> {
             return write!(f, "fp{of}{}", (value.off as i64).wrapping_add(num as i64));
         }
         if value.off != 0 {
-            parts.push(format!("off={}", value.off));
+            parts.push(format!("off={}", signed(value.off.into())));
         }
         match value.kind {
             Kind::Packet(range) | Kind::PacketMeta(range) => {
-                parts.push(format!("r={}", unsigned(i64::from(range) as u64)))
+                parts.push(if range < 0 { format!("r={:#x}", i64::from(range)) } else { format!("r={range}") })
             }
             Kind::Mem { size, .. } => parts.push(format!("sz={}", unsigned(size.into()))),
             _ => {}

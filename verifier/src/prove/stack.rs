@@ -286,7 +286,7 @@ impl Walk<'_> {
                 );
             }
             let slot = self.state.frame_at_mut(frame).stack.slot_mut(at);
-            slot.scrub();
+            slot.forget();
             if zero && byte == Byte::Zero {
                 relies_on_zero = true;
             } else {

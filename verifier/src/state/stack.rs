@@ -56,7 +56,7 @@ impl Slot {
     }
 
     /// Forgets the spilled value: its bytes become some number.
-    pub fn scrub(&mut self) {
+    pub fn forget(&mut self) {
         self.value = None;
         for byte in &mut self.bytes {
             match byte {
@@ -64,6 +64,14 @@ impl Slot {
                 Byte::Invalid | Byte::Misc | Byte::Zero => {}
             }
         }
+    }
+
+    /// What a store leaves of the slot: beside a spilled value Linux forgets zeros, too.
+    pub fn scrub(&mut self) {
+        if self.bytes[0] == Byte::Spill {
+            self.bytes.iter_mut().filter(|byte| **byte == Byte::Zero).for_each(|byte| *byte = Byte::Misc);
+        }
+        self.forget();
     }
 }
 

@@ -104,7 +104,7 @@ impl FrameState {
             let any = slot.spilled().is_some_and(|value| value.is_scalar())
                 && !places.need.has(Place::Slot(index as u8, at as u8));
             match any {
-                true if places.uninit_stack => slot.scrub(),
+                true if places.uninit_stack => slot.forget(),
                 true => slot.value = Some(Rc::new(Value::scalar(crate::prove::narrow(slot.spill_size())))),
                 false => {}
             }
