@@ -174,8 +174,9 @@ impl Function<'_> {
                 block += 1;
                 held = Reg::ALL.map(|_| fresh());
             }
-            if let Insn::Store { size: Size::D, base: Reg::R10, src: Operand::Reg(src), .. } = *insn
-                && let Some(slot) = uses.iter_mut().find(|slot| slot.stores == [at])
+            if let Insn::Store { size: Size::D, base: Reg::R10, src: Operand::Reg(src), off } = *insn
+                && let Some(slot) = uses.iter_mut().find(|slot| slot.off == off)
+                && slot.stores == [at]
             {
                 let (root, add) = held[src.index()];
                 slot.stored = Some(Stored { block, root, add });
@@ -195,6 +196,12 @@ impl Function<'_> {
             // Behind a branch, not every way through the block goes on.
             block += u32::from(insn.flow() != Flow::Next);
         }
+        let beside = |a: &Use, b: &Use| a.stored.zip(b.stored).is_some_and(|(a, b)| a.is_beside(&b));
+        let together =
+            uses.iter().enumerate().any(|(number, slot)| uses.iter().skip(number + 1).any(|b| beside(slot, b)));
+        if !together {
+            return;
+        }
         let always = self.stored_before_loads(uses);
         let spans: Vec<_> = uses.iter().map(|slot| span(uses, slot)).collect();
         for (number, (slot, (first, last))) in uses.iter_mut().zip(spans).enumerate() {
@@ -213,12 +220,14 @@ impl Function<'_> {
             *first = 0;
         }
         let numbered = || (0..MOST as u32).zip(uses);
-        let stores: std::collections::HashMap<u32, u64> =
-            numbered().flat_map(|(number, slot)| slot.stores.iter().map(move |at| (*at, 1 << number))).collect();
+        let mut stores = vec![0u64; self.insns.len()];
+        for (at, bit) in numbered().flat_map(|(number, slot)| slot.stores.iter().map(move |at| (*at, 1 << number))) {
+            stores[at as usize] |= bit;
+        }
         loop {
             let mut again = false;
             for (at, insn) in (0u32..).zip(self.insns) {
-                let set = before[at as usize] | stores.get(&at).copied().unwrap_or(0);
+                let set = before[at as usize] | stores[at as usize];
                 let mut meet = |to: Option<u32>| {
                     let Some(place) = to.and_then(|to| before.get_mut(to as usize)) else { return };
                     again |= *place & !set != 0 && to.is_some_and(|to| to <= at);
