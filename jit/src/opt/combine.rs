@@ -146,10 +146,19 @@ impl Block {
         self.words[reg.index()].as_ref()
     }
 
+    /// Notes what `insn` changes.
+    fn note(&mut self, insn: &Insn) {
+        for reg in insn.defs().iter() {
+            self.writes[reg.index()] += 1;
+        }
+        self.memory += u32::from(!keeps_memory(insn));
+    }
+
     /// What `insn` leaves in the register it defines, if that is bytes of memory.
     fn result(&self, at: usize, insn: &Insn, moved: bool) -> Option<Word> {
         match *insn {
-            Insn::Load { size, signed: false, base, off, .. } if !moved => {
+            // Eight bytes leave no lane for others.
+            Insn::Load { size, signed: false, base, off, .. } if !moved && size != Size::D => {
                 let mut lanes = [None; 8];
                 for (lane, off) in lanes.iter_mut().zip(i32::from(off)..).take(size.bytes() as usize) {
                     *lane = Some(off);
@@ -190,6 +199,11 @@ pub(crate) fn combined(
         if begins(at) {
             block.words = Default::default();
         }
+        let loads = matches!(insn, Insn::Load { .. });
+        if !loads && block.words.iter().all(Option::is_none) {
+            block.note(insn);
+            continue;
+        }
         let moved = lowers && lowering.at(InsnIdx(at as u32)).is_some();
         let result = block.result(at, insn, moved);
         let joins = matches!(insn, Insn::Alu { op: AluOp::Or | AluOp::Xor | AluOp::Add, .. });
@@ -200,14 +214,13 @@ pub(crate) fn combined(
             candidates.push(Candidate { at, dst, word: word.clone() });
         }
         for reg in insn.defs().iter() {
-            block.writes[reg.index()] += 1;
             block.words[reg.index()] = result.clone();
         }
+        block.note(insn);
         // On the other path of a branch, parts may have other readers.
         if insn.flow() != Flow::Next {
             block.words = Default::default();
         }
-        block.memory += u32::from(!keeps_memory(insn));
     }
     let mut new: Option<Vec<Insn>> = None;
     let mut taken = HashSet::new();

@@ -543,7 +543,7 @@ impl<E: Encode> Fast<'_, E> {
                 }
             }
         }
-        found.iter().collect::<Vec<_>>().into_iter()
+        found.iter()
     }
 
     /// Settles what refers to the contents of `dst`, which are about to change.

@@ -163,6 +163,10 @@ impl Function<'_> {
 
     /// Finds what is stored together.
     fn link(&self, uses: &mut [Use]) {
+        let single = |slot: &&Use| slot.size == Size::D && slot.stores.len() == 1;
+        if uses.iter().filter(single).count() < 2 {
+            return;
+        }
         let (mut block, mut next) = (0, 0);
         let mut fresh = || {
             next += 1;
