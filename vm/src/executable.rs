@@ -352,7 +352,7 @@ impl Session {
 
     pub(crate) fn host(&mut self, exe: &Arc<Bound>, ctx: Ctx) -> Host {
         let deadline = self.engine.config.timeout.map(|timeout| Instant::now() + timeout);
-        let entry = Entry::Held(exe.clone());
+        let entry = Entry::held(exe.clone());
         Host::new(entry, ctx, self.cx, self.stack.clone(), self.cancel.clone(), deadline, self.random)
     }
 

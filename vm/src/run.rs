@@ -110,7 +110,7 @@ impl Host {
     #[inline]
     pub fn rest(&mut self) -> u64 {
         self.release();
-        self.entry = Entry::None;
+        self.entry = Entry::NONE;
         self.called.clear();
         self.objects.clear();
         (self.granted, self.lent, self.timer, self.retval, self.frames) = (None, None, None, 0, None);
@@ -119,6 +119,7 @@ impl Host {
     }
 
     /// The machine.
+    #[inline]
     pub fn engine(&self) -> &Arc<Inner> {
         &self.entry.get().expect("a run has a program until it rests").engine
     }
@@ -129,6 +130,7 @@ impl Host {
     }
 
     /// The outside.
+    #[inline]
     pub fn world(&self) -> &World {
         &self.engine().config.world
     }

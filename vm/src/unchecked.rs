@@ -103,40 +103,38 @@ impl<C: Code> Unchecked<C> {
     }
 }
 
-/// The program that a run begins with.
-pub(crate) enum Entry {
-    /// No run is under way.
-    None,
-    /// The run holds it.
-    Held(Arc<Bound>),
-    /// Who waits for the run holds it: counting holders would be a third of what a short run costs.
-    Lent(Lent),
+/// The program that a run begins with, while one is under way.
+pub(crate) struct Entry {
+    program: Option<NonNull<Bound>>,
+    /// `None` where who waits for the run holds the program: counting holders would be a third of what a short run costs.
+    _held: Option<Arc<Bound>>,
 }
 
-/// See [`Entry::Lent`].
-pub(crate) struct Lent(NonNull<Bound>);
-
 // SAFETY: it stands for a shared reference, and `Bound` may be shared among threads.
-unsafe impl Send for Lent {}
+unsafe impl Send for Entry {}
 
 impl Entry {
+    /// No run is under way.
+    pub const NONE: Entry = Entry { program: None, _held: None };
+
+    /// One that the run holds.
+    pub fn held(program: Arc<Bound>) -> Entry {
+        Entry { program: Some(NonNull::from(&*program)), _held: Some(program) }
+    }
+
     /// # Safety
     ///
     /// The program must live for as long as this is asked for it.
     #[inline]
     unsafe fn lent(program: &Arc<Bound>) -> Entry {
-        Entry::Lent(Lent(NonNull::from(&**program)))
+        Entry { program: Some(NonNull::from(&**program)), _held: None }
     }
 
     /// The program.
     #[inline]
     pub fn get(&self) -> Option<&Bound> {
-        match self {
-            Entry::None => None,
-            Entry::Held(program) => Some(program),
-            // SAFETY: `lent` was promised that it lives.
-            Entry::Lent(Lent(program)) => Some(unsafe { program.as_ref() }),
-        }
+        // SAFETY: `_held` holds it, or `lent` was promised that it lives.
+        self.program.map(|program| unsafe { program.as_ref() })
     }
 }
 
