@@ -127,8 +127,12 @@ fn operations_under_a_branch_agree() {
                     insns.push(Insn::Alu { op: Mov, width: W32, dst: R4, src: R(R5) });
                 }
                 let (compared, lhs) = ([W32, W64][number / 5 % 2], [R3, R5][number % 2]);
-                insns.push(Insn::Branch { op: cmp, width: compared, lhs, rhs, to: 1 });
+                let jumps = number % 7 < 3;
+                insns.push(Insn::Branch { op: cmp, width: compared, lhs, rhs, to: if jumps { 3 } else { 1 } });
                 insns.push(Insn::Alu { op, width, dst: [R3, R5, R4][number % 3], src });
+                if jumps {
+                    insns.extend([Insn::Jump { to: 1, long: false }, mov(R0, I(0))]);
+                }
                 insns.push(Insn::Alu { op: Mul, width: W64, dst: R0, src: I(31) });
                 insns.extend([R3, R4, R5].map(|r| Insn::Alu { op: Add, width: W64, dst: R0, src: R(r) }));
             }
@@ -153,7 +157,11 @@ fn branches_on_a_decided_condition_agree() {
                 insns.push(Insn::Alu { op: AluOp::Add, width: W64, dst: changed, src: I(step + 1) });
             }
             insns.extend([branch(3), Insn::Alu { op: AluOp::Xor, width: W64, dst: R7, src: R(R5) }]);
-            insns.extend([mov(R8, R(R7)), Insn::Alu { op: AluOp::Add, width: W64, dst: R0, src: I(1) }]);
+            let jump = Insn::Jump { to: 1, long: false };
+            insns.extend([
+                if number % 3 == 0 { jump } else { mov(R8, R(R7)) },
+                Insn::Alu { op: AluOp::Add, width: W64, dst: R0, src: I(1) },
+            ]);
             insns.push(Insn::Alu { op: AluOp::Mul, width: W64, dst: R0, src: I(31) });
             insns.extend([R3, R4, R5, R7, R8].map(|r| Insn::Alu { op: AluOp::Add, width: W64, dst: R0, src: R(r) }));
         }

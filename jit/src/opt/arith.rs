@@ -190,18 +190,28 @@ impl<E: Encode> Fast<'_, E> {
         true
     }
 
-    /// `x * 3`, `x * 5` and `x * 9` as sums.
+    /// Products with numbers next to a power of two, as sums and differences.
     fn times(&mut self, op: Bin, width: Width, dst: Reg, src: Operand) -> bool {
-        let shift = match (op, src) {
-            (Bin::Mul, Operand::Imm(3)) => 1,
-            (Bin::Mul, Operand::Imm(5)) => 2,
-            (Bin::Mul, Operand::Imm(9)) => 3,
-            _ => return false,
-        };
-        let a = self.source_at(width, dst);
+        let (Bin::Mul, Operand::Imm(factor @ 2..)) = (op, src) else { return false };
+        let below = is_power(factor - 1);
+        let above = factor.checked_add(1).is_some_and(is_power);
+        if !below && !above {
+            return false;
+        }
+        let x = self.source_at(width, dst);
         self.release(dst);
-        let x = reg::<E>(a);
-        self.e.lea(width, reg::<E>(dst), Addr { base: x, index: Some((x, shift)), disp: 0 });
+        let (d, x) = (reg::<E>(dst), reg::<E>(x));
+        match (below, (factor - 1).trailing_zeros()) {
+            (true, shift @ 1..=3) => self.e.lea(width, d, Addr { base: x, index: Some((x, shift as u8)), disp: 0 }),
+            (true, shift) => {
+                self.e.bin(Bin::Lsh, width, E::SPARE, x, Rhs::Imm(shift as i32));
+                self.e.bin(Bin::Add, width, d, x, Rhs::Reg(E::SPARE));
+            }
+            (false, _) => {
+                self.e.bin(Bin::Lsh, width, E::SPARE, x, Rhs::Imm((factor + 1).trailing_zeros() as i32));
+                self.e.bin(Bin::Sub, width, d, E::SPARE, Rhs::Reg(x));
+            }
+        }
         self.defined(dst, width == Width::W32);
         true
     }
@@ -243,4 +253,8 @@ impl<E: Encode> Fast<'_, E> {
         self.defined(dst, width == Width::W32);
         true
     }
+}
+
+fn is_power(value: i32) -> bool {
+    value > 1 && value.count_ones() == 1
 }

@@ -5,7 +5,7 @@
 //! | copy propagation, dead code, constants | `value.rs` | `values` |
 //! | 32-bit numbers that need no extension | `narrow.rs` | `narrow` |
 //! | base + index * scale + displacement in loads and stores; `lea` | `value.rs` | `values` |
-//! | shift, shift, or → rotate; shift pairs → extension; times 3, 5, 9 → `lea` | `bin` | `values` |
+//! | shift, shift, or → rotate; shift pairs → extension; times 3, 5, 7, 9, 31 → sums | `bin` | `values` |
 //! | bytes put together → one wide load | `combine.rs` | `combine` |
 //! | division and remainder by constants | [`magic`] | `magic` |
 //! | stores next to each other → one wide store | `merge.rs` | `merge` |

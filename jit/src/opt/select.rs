@@ -6,6 +6,8 @@
 //! ...                               x = t unless c
 //! ```
 //!
+//! The same of a branch to where a jump behind the operation goes.
+//!
 //! Compilers make this of `c ? a : b`, because the instruction set has no conditional move. Most have decided by then that
 //! the condition cannot be predicted, or that both sides cost nothing: they emit a conditional move for other machines.
 
@@ -25,7 +27,15 @@ pub(crate) fn selects(program: &VerifiedProgram, leads: &mut [Lead], sources: &[
     let code = program.code();
     let facts = program.proved();
     for (at, pair) in code.insns().windows(2).enumerate() {
-        let [Insn::Branch { to: 1, .. }, then] = pair else { continue };
+        let [Insn::Branch { to, .. }, then] = pair else { continue };
+        // Over the operation, or where a jump behind it goes.
+        let jumps = match code.insns().get(at + 2) {
+            Some(Insn::Jump { to: then, .. }) => *then + 2 == *to && leads.get(at + 2) == Some(&Lead::No),
+            _ => false,
+        };
+        if *to != 1 && !jumps {
+            continue;
+        }
         let from = InsnIdx(at as u32);
         let known = facts.at(from).unreached || facts.at(from).branch != Branch::Both;
         let entered = leads.get(at + 1) != Some(&Lead::No);
@@ -42,6 +52,7 @@ pub(crate) fn selects(program: &VerifiedProgram, leads: &mut [Lead], sources: &[
             *place = true;
         }
         if let (Some(lead @ Lead::Block), Some(source)) = (leads.get_mut(at + 2), sources.get(at + 2))
+            && *to == 1
             && *source == (from.0, from.0)
         {
             *lead = Lead::No;
@@ -50,15 +61,25 @@ pub(crate) fn selects(program: &VerifiedProgram, leads: &mut [Lead], sources: &[
     selects
 }
 
-/// Whether what the branch at `at` compares was just loaded: a processor that predicts the branch need not wait for it.
+/// Whether what the branch at `at` compares was just loaded from an address that what it chooses goes into: a processor that
+/// predicts the branch need not wait for one load before the next.
 fn waits(insns: &[Insn], at: usize) -> bool {
-    const NEAR: usize = 6;
-    let uses = insns.get(at).map_or(RegSet::EMPTY, Insn::uses);
-    uses.iter().any(|reg| {
-        let before = insns.get(at.saturating_sub(NEAR)..at).unwrap_or_default();
-        let last = before.iter().rev().find(|insn| insn.defs().contains(reg));
-        matches!(last, Some(Insn::Load { .. }))
-    })
+    const NEAR: usize = 16;
+    let (Some(branch), Some(chosen)) = (insns.get(at), insns.get(at + 1)) else { return false };
+    let (mut wanted, mut addresses) = (branch.uses(), RegSet::EMPTY);
+    for number in (at.saturating_sub(NEAR)..at).rev() {
+        let Some(insn) = insns.get(number) else { break };
+        if insn.defs().0 & addresses.0 != 0 {
+            addresses = addresses.without(insn.defs()).with(insn.uses());
+        }
+        if insn.defs().0 & wanted.0 != 0 {
+            wanted = wanted.without(insn.defs());
+            if matches!(insn, Insn::Load { .. }) {
+                addresses = addresses.with(insn.uses());
+            }
+        }
+    }
+    addresses.0 & chosen.defs().0 != 0
 }
 
 /// One cheap operation on registers.

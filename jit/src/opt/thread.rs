@@ -63,7 +63,7 @@ impl<E: Encode> Fast<'_, E> {
                 let same =
                     (second.op, second.width, second.lhs, second.rhs) == (cond.op, cond.width, cond.lhs, cond.rhs);
                 let entered = place != join && self.opt.leads.get(place.index()) != Some(&Lead::No);
-                return (same && !entered).then_some(place);
+                return (same && !entered && !self.selects(place)).then_some(place);
             }
             if !stays(place, insn) {
                 return None;
