@@ -27,16 +27,39 @@ pub struct Differs {
     pub ours: String,
 }
 
-/// Compares the logs of a case that both accept; how many instructions agree. `None` where one of them refuses it.
-pub fn compare(case: &Case) -> Option<Result<usize, Differs>> {
-    let theirs = kernel::walk(case).ok()??;
-    let machine = Machine::new(case).ok()?;
-    let options = Options { profile: Profile::Compat, log_level: 2, ..Options::default() };
-    let ours = machine.judge_by(case, &options).ok()?;
-    Some(first_difference(&walked(&theirs), &walked(ours.log())))
+/// In what two logs agree.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Agree {
+    /// Both accept, after as many instructions that are shown alike.
+    Walk(usize),
+    /// Both refuse, in the same words.
+    Words,
 }
 
-fn first_difference(theirs: &[Walked], ours: &[Walked]) -> Result<usize, Differs> {
+/// Compares the logs of a case. `None` where one of them refuses what the other accepts, or for another errno.
+pub fn compare(case: &Case) -> Option<Result<Agree, Differs>> {
+    let machine = Machine::new(case).ok()?;
+    let options = Options { profile: Profile::Compat, log_level: 2, ..Options::default() };
+    match (kernel::walk(case).ok()?, machine.judge_by(case, &options)) {
+        (Some(theirs), Ok(ours)) => Some(first_difference(&walked(&theirs), &walked(ours.log()))),
+        (None, Err(ours)) => {
+            let verdict = kernel::load(case, true).ok()?.verdict();
+            let statistics = |line: &&str| !line.starts_with("processed ");
+            let log: Vec<&str> = ours.log.lines().filter(statistics).collect();
+            // Some of Linux's words lack the end of their line.
+            let (theirs, ours_words) =
+                (kernel::last_words(verdict.words.split("processed ").next().unwrap_or_default()), log.join("\n"));
+            let ours_words = kernel::last_words(&ours_words);
+            (verdict.errno == ours.errno.number()).then(|| match theirs == ours_words {
+                true => Ok(Agree::Words),
+                false => Err(Differs { insn: "words".into(), theirs: theirs.into(), ours: ours_words.into() }),
+            })
+        }
+        (Some(_), Err(_)) | (None, Ok(_)) => None,
+    }
+}
+
+fn first_difference(theirs: &[Walked], ours: &[Walked]) -> Result<Agree, Differs> {
     for at in 0..theirs.len().max(ours.len()) {
         let (a, b) = (theirs.get(at), ours.get(at));
         let text = |side: Option<&Walked>| side.map_or("the end".into(), |walked| walked.text.clone());
@@ -52,7 +75,7 @@ fn first_difference(theirs: &[Walked], ours: &[Walked]) -> Result<usize, Differs
             return Err(Differs { insn: theirs, theirs: shown(a), ours: shown(b) });
         }
     }
-    Ok(theirs.len())
+    Ok(Agree::Walk(theirs.len()))
 }
 
 /// The instructions of a log. How precision was found, where states lie and what is live is left out.

@@ -22,7 +22,7 @@ use crate::facts::Facts;
 use crate::log::Mark;
 use crate::needed::{FRAMES, Need, Touch, Trail, numbers, undo_trail};
 use crate::prune::{Match, View, covers};
-use crate::reject::{Checked, refuse};
+use crate::reject::{Checked, Rejection, refuse};
 use crate::state::{Frame, State};
 use crate::value::{Kind, Value};
 use crate::verified::{Assumptions, Options, Profile, Pruning, Stats};
@@ -363,6 +363,17 @@ impl<'a> Walk<'a> {
         }
     }
 
+    /// The state at `at` is that of checkpoint `id`, on the way from it.
+    fn endless<T>(&self, at: InsnIdx, id: Id) -> Checked<T> {
+        let said = refuse!(InfiniteLoop, EINVAL, "infinite loop detected at insn {}", self.program.slot(at));
+        said.map_err(|mut rejection: Box<Rejection>| {
+            let shown = |state: &State| crate::log::registers(state, &self.given.maps);
+            let old = self.checkpoints.get(id).map(|checkpoint| shown(&checkpoint.state)).unwrap_or_default();
+            rejection.log = format!("cur state:{}\nold state:{old}\n", shown(&self.state));
+            rejection
+        })
+    }
+
     /// Counts a jump: states are kept after some of them.
     pub fn count_jump(&mut self) {
         self.jumps += 1;
@@ -528,7 +539,7 @@ impl<'a> Walk<'a> {
                     && checkpoint.state.may_goto_depth == self.state.may_goto_depth
                     && self.same_depths(id)
                 {
-                    return refuse!(InfiniteLoop, EINVAL, "infinite loop detected at insn {}", self.program.slot(at));
+                    return self.endless(at, id);
                 }
                 // In a loop, states are kept rarely: it may take many rounds.
                 if !force && jumps < 20 && insns < 100 {

@@ -73,9 +73,12 @@ pub(crate) fn each_entry<'a>(
     Ok(())
 }
 
-/// A rejection with its log: what was logged on the way, the message, the statistics.
-fn finished(mut rejection: Rejection, log: String, stats: crate::verified::Stats) -> Rejection {
-    rejection.log = format!("{log}{}\n{}", rejection.message, crate::log::summary(&stats));
+/// A rejection with its log: what was logged on the way, the message and what belongs to it, the statistics.
+fn finished(mut rejection: Rejection, mut log: String, stats: crate::verified::Stats) -> Rejection {
+    if !log.is_empty() && !log.ends_with('\n') {
+        log.push('\n');
+    }
+    rejection.log = format!("{log}{}\n{}{}", rejection.message, rejection.log, crate::log::summary(&stats));
     rejection.stats = stats;
     rejection
 }

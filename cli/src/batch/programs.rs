@@ -10,7 +10,7 @@ use rtbpf::ctx::{CtxError, DEVICES};
 use rtbpf::isa::{Program, RawInsn, decode};
 use rtbpf::maps::{CreateCx, MapRef, Object, control, create};
 use rtbpf::rt::RunCx;
-use rtbpf::verifier::{self, Assumptions, Profile, VerifiedProgram};
+use rtbpf::verifier::{self, Assumptions, Profile, Rejection, VerifiedProgram};
 use rtbpf::{Config, Ctx, Engine, Error};
 use serde_json::{Value, json};
 
@@ -254,7 +254,10 @@ fn decoded(case: &Value) -> Result<Program, Failure> {
             None => return Err(malformed("fixups: no such instruction")),
         }
     }
-    decode(&slots).map_err(|error| Failure::Rejected { errno: 22, log: error.to_string(), processed: 0 })
+    decode(&slots).map_err(|error| {
+        let Rejection { errno, log, .. } = Rejection::from_decode(&error);
+        Failure::Rejected { errno: errno.number(), log, processed: 0 }
+    })
 }
 
 /// One run: return value, packet, context, errno.

@@ -1,4 +1,4 @@
-//! Where the logs of Linux's verifier and ours differ on programs that both accept, clustered and shrunk.
+//! Where the logs of Linux's verifier and ours differ on programs of which they think alike, clustered and shrunk.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -6,7 +6,7 @@ use std::time::Instant;
 use rtbpf_tests::differ::folded;
 use rtbpf_tests::generate::Case;
 use rtbpf_tests::kernel;
-use rtbpf_tests::logs::{Differs, compare};
+use rtbpf_tests::logs::{Agree, Differs, compare};
 use rtbpf_tests::shrink::shrink;
 
 use crate::Request;
@@ -25,7 +25,7 @@ pub fn run(request: &Request) {
         return;
     }
     let begun = Instant::now();
-    let (mut done, mut agree, mut insns) = (0u64, 0u64, 0);
+    let (mut done, mut agree, mut insns, mut words) = (0u64, 0u64, 0, 0u64);
     let mut clusters: BTreeMap<String, (u64, Case)> = BTreeMap::new();
     for seed in request.seed..request.seed + request.count {
         if begun.elapsed() > request.limit {
@@ -35,7 +35,8 @@ pub fn run(request: &Request) {
         done += 1;
         match compare(&case) {
             None => {}
-            Some(Ok(count)) => (agree, insns) = (agree + 1, insns + count),
+            Some(Ok(Agree::Walk(count))) => (agree, insns) = (agree + 1, insns + count),
+            Some(Ok(Agree::Words)) => words += 1,
             Some(Err(differs)) => {
                 let (count, smallest) = clusters.entry(key(&differs)).or_insert_with(|| (0, case.clone()));
                 *count += 1;
@@ -47,11 +48,10 @@ pub fn run(request: &Request) {
     }
     let differ: u64 = clusters.values().map(|(count, _)| count).sum();
     println!(
-        "{done} programs of {} from seed {}: of {} that both accept, {agree} have one log ({insns} instructions), \
-         {differ} differ in {} ways, {:.0} s",
+        "{done} programs of {} from seed {}: {agree} accepted with one log ({insns} instructions), {words} refused in the same \
+         words, {differ} differ in {} ways, {:.0} s",
         request.generator.name(),
         request.seed,
-        agree + differ,
         clusters.len(),
         begun.elapsed().as_secs_f64()
     );

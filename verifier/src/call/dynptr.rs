@@ -49,7 +49,7 @@ impl Walk<'_> {
         }
         let uninit = || match released {
             true => refuse!(Reference, EINVAL, "arg {n} is an unacquired reference"),
-            false => refuse!(Dynptr, EINVAL, "Expected an initialized dynptr as arg #{n}"),
+            false => refuse!(Dynptr, EINVAL, "Expected an initialized dynptr as arg #{}", n - 1),
         };
         let Ok((frame, slot)) = self.dynptr_slot(reg, value) else { return uninit() };
         self.mark_read(frame, 1 << slot | 1 << (slot - 1));
@@ -63,7 +63,7 @@ impl Walk<'_> {
             return refuse!(Reference, EINVAL, "arg {n} is an unacquired reference");
         }
         if kinds.0 & bit(kind).0 == 0 {
-            return refuse!(Dynptr, EINVAL, "Expected a dynptr of type {} as arg #{n}", name(kinds));
+            return refuse!(Dynptr, EINVAL, "Expected a dynptr of type {} as arg #{}", name(kinds), n - 1);
         }
         call.dynptr = Some((kind, low.ref_id, low.id));
         Ok(())

@@ -47,7 +47,8 @@ impl Walk<'_> {
         let Some(spec) = self.map(map) else { return refuse!(Internal, EFAULT, "map is gone") };
         let off = value.off as i64 + k as i64;
         if spec.fields.is_empty() && spec.btf_value == 0 {
-            return refuse!(SpecialField, EINVAL, "map '{}' has to have BTF in order to use {what}", spec.name);
+            let caller = if what == "kptr" { "bpf_kptr_xchg" } else { what };
+            return refuse!(SpecialField, EINVAL, "map '{}' has to have BTF in order to use {caller}", spec.name);
         }
         let wanted: Vec<u32> = spec.fields.iter().filter(|f| is(f.kind)).map(|f| f.off).collect();
         match wanted.first() {

@@ -168,6 +168,9 @@ impl Walk<'_> {
         if proto.id.0 == id::FOR_EACH_MAP_ELEM {
             return refuse!(Map, ENOTSUPP, "callback function not allowed for map");
         }
+        if proto.id.0 == id::TAIL_CALL {
+            return refuse!(Map, EINVAL, "expected prog array map for tail call");
+        }
         let (kind, name, id) = (spec.kind.number(), proto.name, proto.id.0);
         refuse!(Map, EINVAL, "cannot pass map_type {kind} into func bpf_{name}#{id}")
     }
