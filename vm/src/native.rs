@@ -11,7 +11,7 @@ use std::sync::Arc;
 use rtbpf_abi::Errno;
 use rtbpf_abi::frame::{FaultCode, HelperFn, RunFrame};
 use rtbpf_abi::limits::MAX_TAIL_CALLS;
-use rtbpf_isa::MapIdx;
+use rtbpf_isa::{MapIdx, Size};
 use rtbpf_jit::{ArrayLookup, HelperTraits, Linker, Options, Symbol};
 use rtbpf_maps::{Layout, MapRef};
 use rtbpf_verifier::VerifiedProgram;
@@ -20,7 +20,7 @@ use crate::engine::Engine;
 use crate::error::Error;
 use crate::executable::Bound;
 use crate::helpers::{Action, Flow, timer};
-use crate::unchecked::{self, Code, Unchecked, array_base, custom, host, packet_load};
+use crate::unchecked::{self, Code, Unchecked, array_base, custom, host};
 
 /// A verified program as native code, bound to maps and helpers. Cheap to clone.
 pub type Native = Unchecked<rtbpf_jit::Native>;
@@ -187,6 +187,15 @@ extern "C" fn timer_set_callback(timer: u64, body: u64, _: u64, _: u64, _: u64, 
 extern "C" fn for_each(map: u64, body: u64, arg: u64, flags: u64, _: u64, frame: &mut RunFrame) -> u64 {
     let call = |[r1, r2, r3, r4]: [u64; 4], frame: &mut RunFrame| callback(body)(r1, r2, r3, r4, 0, frame);
     unchecked::for_each(map, arg, flags, frame, call)
+}
+
+/// A packet load of socket filters.
+extern "C" fn packet_load(_: u64, at: u64, bytes: u64, _: u64, _: u64, frame: &mut RunFrame) -> u64 {
+    let loaded = Size::from_bytes(bytes as u32).map(|size| host(frame).ctx.load_packet(at as u32 as i32 as i64, size));
+    match loaded {
+        Some(Ok(Some(value))) => value,
+        Some(Ok(None) | Err(_)) | None => u64::MAX,
+    }
 }
 
 #[cfg(test)]

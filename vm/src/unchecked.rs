@@ -10,7 +10,7 @@ use rtbpf_abi::frame::{FaultCode, RunFrame};
 use rtbpf_abi::helper::MemSize;
 use rtbpf_abi::limits::MAX_LOOPS;
 use rtbpf_abi::{Arg, Errno};
-use rtbpf_isa::{InsnIdx, Size};
+use rtbpf_isa::InsnIdx;
 use rtbpf_maps::{Layout, MapRef, ProgOut};
 #[cfg(feature = "jit")]
 use rtbpf_rt::{Interrupted, RunCx};
@@ -215,7 +215,7 @@ impl<C: Code> Prepared<C> {
         frames: Vec<u64>,
     ) -> (bool, Vec<u64>) {
         for (register, value) in at.registers().into_iter().enumerate() {
-            self.host.ctx.set(register * 8, Size::D, value);
+            self.host.ctx.set(register * 8, rtbpf_isa::Size::D, value);
         }
         self.host.ctx.set_field("sample_period", at.period_ns());
         self.host.cx = cx;
@@ -254,14 +254,6 @@ pub(crate) fn host(frame: &mut RunFrame) -> &mut Host {
     // SAFETY: `Prepared::run` set `host` to the state of this run, which lives as long as the run, and the code
     // waits for the function that asks; `&mut frame` makes this the only reference made from it meanwhile.
     unsafe { &mut *frame.host.cast::<Host>() }
-}
-
-pub(crate) extern "C" fn packet_load(_: u64, at: u64, bytes: u64, _: u64, _: u64, frame: &mut RunFrame) -> u64 {
-    let loaded = Size::from_bytes(bytes as u32).map(|size| host(frame).ctx.load_packet(at as u32 as i32 as i64, size));
-    match loaded {
-        Some(Ok(Some(value))) => value,
-        Some(Ok(None) | Err(_)) | None => u64::MAX,
-    }
 }
 
 /// `bpf_loop`; `body` calls the callback.
