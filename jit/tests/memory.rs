@@ -112,7 +112,7 @@ fn waiting_loads_and_stores_agree() {
     let Some(host) = Options::host() else { return };
     let all = Techniques::ALL;
     let settings = [all, Techniques { fuse: false, ..all }, Techniques { merge: false, ..all }];
-    for round in 0..4000u64 {
+    for round in 0..rounds(4_000) {
         let mut rng = Rng::new(0x3e3 ^ round << 8);
         let insns = program_of(&mut rng);
         let ctx = std::array::from_fn(|_| rng.word());

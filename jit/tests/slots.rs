@@ -89,7 +89,7 @@ fn program_of(rng: &mut Rng) -> Vec<Insn> {
 fn slots_in_registers_agree() {
     let Some(host) = Options::host() else { return };
     let plain = Options { features: rtbpf_jit::Features::default(), ..host };
-    for round in 0..4000u64 {
+    for round in 0..rounds(4_000) {
         let mut rng = Rng::new(0x510 ^ round << 8);
         let insns = program_of(&mut rng);
         let want = reference::reference(&program(&insns), [0; 32], None);

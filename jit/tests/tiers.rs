@@ -357,11 +357,6 @@ fn agrees(insns: &[Insn], what: &str) {
     }
 }
 
-/// A tenth of the rounds where the processor may be an emulated one.
-const fn rounds(native: u64) -> u64 {
-    if cfg!(target_arch = "x86_64") { native } else { native / 10 }
-}
-
 #[test]
 fn bytes_put_together_agree() {
     let mut wide = 0;

@@ -37,6 +37,11 @@ pub struct Outcome {
     pub trace: Vec<[u64; 5]>,
 }
 
+/// A tenth of the rounds where the processor may be an emulated one.
+pub const fn rounds(native: u64) -> u64 {
+    if cfg!(target_arch = "x86_64") { native } else { native / 10 }
+}
+
 /// Instructions, with jumps counted in instructions, as a program.
 pub fn program(insns: &[Insn]) -> Program {
     let mut slot = 0;
