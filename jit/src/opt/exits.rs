@@ -181,6 +181,8 @@ impl<E: Encode> Fast<'_, E> {
             self.opt.live = self.opt.live.with(exit.live);
             self.settle_all(exit.live);
             self.e.jump(exit.to, Reach::Far);
+            // What was pending on this way is nothing to the code that comes next.
+            self.opt.forget();
         }
     }
 }
