@@ -3,9 +3,9 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use rtbpf_abi::helper::{self, HelperId};
+use rtbpf::verifier::HelperNames;
 use rtbpf_isa::rows::{self, ROWS};
-use rtbpf_isa::text::{self, Names};
+use rtbpf_isa::text;
 use rtbpf_isa::{Program, RawInsn, decode};
 
 use crate::error::Error;
@@ -26,15 +26,6 @@ pub struct Args {
     /// Print the instruction table instead.
     #[arg(long)]
     table: bool,
-}
-
-/// Helper names, as every command prints them.
-pub struct HelperNames;
-
-impl Names for HelperNames {
-    fn helper(&self, id: i32) -> Option<&str> {
-        helper::name(HelperId(u32::try_from(id).ok()?))
-    }
 }
 
 pub fn main(args: &Args) -> Result<(), Error> {

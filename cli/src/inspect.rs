@@ -3,10 +3,10 @@
 use std::io::Write;
 
 use rtbpf::loader::Object;
+use rtbpf::verifier::HelperNames;
 use rtbpf_isa::text;
 use serde_json::json;
 
-use crate::disasm::HelperNames;
 use crate::error::Error;
 use crate::object::ObjectArgs;
 

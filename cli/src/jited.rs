@@ -7,10 +7,10 @@ use rtbpf::isa::text::{self, Names as _};
 use rtbpf::isa::{InsnIdx, Program, SourceLine};
 use rtbpf::jit::{Arch, Code, Symbol};
 use rtbpf::loader::Object;
+use rtbpf::verifier::HelperNames;
 use yaxpeax_arch::{Decoder as _, LengthedInstruction as _, U8Reader};
 
 use crate::compile::{CodeArgs, compile};
-use crate::disasm::HelperNames;
 use crate::error::Error;
 use crate::object::ObjectArgs;
 

@@ -8,11 +8,10 @@ use std::time::Instant;
 use rtbpf::abi::Policy;
 use rtbpf::isa::{Program, text};
 use rtbpf::loader::ProgramSpec;
-use rtbpf::verifier::{KeepStates, Options, Profile, Rejection, Stats, VerifiedProgram, verify};
+use rtbpf::verifier::{HelperNames, KeepStates, Options, Profile, Rejection, Stats, VerifiedProgram, verify};
 use rtbpf::{Config, Engine, Instance, Proof};
 use serde_json::json;
 
-use crate::disasm::HelperNames;
 use crate::error::Error;
 use crate::input;
 use crate::object::LoadArgs;

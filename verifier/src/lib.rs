@@ -33,6 +33,7 @@ mod widen;
 mod worst;
 
 pub use facts::{Access, Branch, Facts, InsnFacts};
+pub use log::HelperNames;
 pub use lower::{Lowering, NativeAccess};
 pub use reject::{Reason, Rejection};
 pub use verified::{Assumptions, Options, Privilege, Profile, Pruning, Stats, VerifiedProgram};

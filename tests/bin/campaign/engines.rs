@@ -10,9 +10,9 @@ use rtbpf_tests::differ::folded;
 use rtbpf_tests::engines_agree::{Agreement, agree};
 use rtbpf_tests::generate::Case;
 use rtbpf_tests::machine::Way;
-use rtbpf_tests::shrink::shrink;
 use rtbpf_tests::sound::{Oracle, Soundness};
 
+use crate::clusters::Clusters;
 use crate::{Request, print_features};
 
 /// Inputs a program runs on.
@@ -21,29 +21,9 @@ const INPUTS: usize = 8;
 /// One program in so many is proved again from its kept states, which takes as long as all else.
 const RECHECKED: u64 = 8;
 
-/// What went wrong, by folded words: how often, and the shortest case.
-#[derive(Default)]
-struct Clusters(BTreeMap<String, (u64, Case)>);
-
-impl Clusters {
-    fn add(&mut self, words: &str, case: Case) {
-        let (count, smallest) = self.0.entry(folded(words)).or_insert_with(|| (0, case.clone()));
-        *count += 1;
-        if case.insns.len() < smallest.insns.len() {
-            *smallest = case;
-        }
-    }
-
-    /// Prints the most frequent first, each with its case made smaller while `wrong` says the same of it.
-    fn print(self, most: usize, wrong: impl Fn(&Case) -> Option<String>) {
-        let mut clusters: Vec<_> = self.0.into_iter().collect();
-        clusters.sort_by_key(|(_, (count, _))| std::cmp::Reverse(*count));
-        for (words, (count, smallest)) in clusters.into_iter().take(most) {
-            let small = shrink(&smallest, |case| wrong(case).is_some_and(|found| folded(&found) == words));
-            println!("\n## {count} x {words}\n{} {} flags {}", small.name, small.kind, small.prog_flags);
-            println!("{}\n{}{}", wrong(&small).unwrap_or_default(), small.listing(), small.line());
-        }
-    }
+/// What was said, behind what is the same of all that likely share its cause.
+fn alike(words: String) -> (String, String) {
+    (folded(&words), words)
 }
 
 /// How often each row of the instruction table stands in programs that every engine ran.
@@ -83,7 +63,7 @@ pub fn sound(request: &Request) {
         if let Some(words) = &found.escape {
             faults += 1;
             println!("{}: {words}", case.name);
-            clusters.add(words, case);
+            clusters.add(folded(words), case);
         }
         total.add(&found);
     }
@@ -101,7 +81,7 @@ pub fn sound(request: &Request) {
         begun.elapsed().as_secs_f64()
     );
     print_features(&accepted);
-    clusters.print(request.show, |case| Oracle::new(request.profile).check(case).escape);
+    clusters.print(request.show, |case| Oracle::new(request.profile).check(case).escape.map(alike));
 }
 
 /// Programs on which two engines differ.
@@ -125,7 +105,7 @@ pub fn agree_all(request: &Request) {
             }
             Agreement::Differs(words) => {
                 differ += 1;
-                clusters.add(&words, case);
+                clusters.add(folded(&words), case);
             }
         }
     }
@@ -138,7 +118,7 @@ pub fn agree_all(request: &Request) {
     );
     rows.print();
     clusters.print(request.show, |case| match agree(case, INPUTS) {
-        Agreement::Differs(words) => Some(words),
+        Agreement::Differs(words) => Some(alike(words)),
         Agreement::NotRun | Agreement::Engines(_) => None,
     });
 }

@@ -12,6 +12,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod clusters;
 mod differ;
 mod engines;
 mod logs;

@@ -3,6 +3,7 @@
 mod object;
 mod sys;
 
+use std::borrow::Cow;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::OnceLock;
@@ -106,8 +107,7 @@ pub fn effort(case: &Case) -> Result<Option<Effort>, String> {
 pub fn walk(case: &Case) -> Result<Option<String>, String> {
     let mut buffer = vec![0; 4 << 20];
     let (_maps, prog) = load_into(case, 2, &mut buffer)?;
-    let end = buffer.iter().position(|&byte| byte == 0).unwrap_or(buffer.len());
-    Ok(prog.ok().map(|_| String::from_utf8_lossy(&buffer[..end]).into_owned()))
+    Ok(prog.ok().map(|_| text_of(&buffer).into_owned()))
 }
 
 /// The statistics at the end of a log.
@@ -195,10 +195,15 @@ fn create(map: &CaseMap) -> Result<OwnedFd, String> {
     Ok(fd)
 }
 
+/// What the kernel wrote into a buffer for its log.
+fn text_of(log: &[u8]) -> Cow<'_, str> {
+    let end = log.iter().position(|&byte| byte == 0).unwrap_or(log.len());
+    String::from_utf8_lossy(&log[..end])
+}
+
 /// The kernel's reason: the last lines of its log before the statistics.
 fn last_lines(log: &[u8]) -> String {
-    let end = log.iter().position(|&byte| byte == 0).unwrap_or(log.len());
-    let text = String::from_utf8_lossy(&log[..end]);
+    let text = text_of(log);
     let lines: Vec<&str> =
         text.lines().filter(|line| !line.starts_with("processed ") && !line.starts_with("verification time")).collect();
     lines[lines.len().saturating_sub(4)..].join("\n")

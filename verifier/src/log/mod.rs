@@ -13,6 +13,7 @@ mod print;
 use std::fmt::Write;
 
 use rtbpf_abi::MapSpec;
+use rtbpf_abi::helper::{self, HelperId};
 use rtbpf_isa::{Callee, Insn, InsnIdx, Program, Reg, text};
 
 use crate::state::{Frame, SLOT_BYTES, Slot, Stack, State};
@@ -172,7 +173,7 @@ impl<'a> Log<'a> {
         {
             self.line(format_args!("; {} @ {}:{}", line.text, line.file, line.line));
         }
-        self.line(format_args!("{}: {}", program.slot(at), text::log(program, at, &Helpers)));
+        self.line(format_args!("{}: {}", program.slot(at), text::log(program, at, &HelperNames)));
     }
 
     /// What `insn` read and wrote, as it is afterwards, behind its text.
@@ -245,12 +246,12 @@ fn is_callback(state: &State, reg: Reg) -> bool {
     matches!(state.reg(reg).kind, Kind::Func(_))
 }
 
-/// Names of helpers.
-struct Helpers;
+/// Names of helpers, as the log and every command print them.
+pub struct HelperNames;
 
-impl text::Names for Helpers {
+impl text::Names for HelperNames {
     fn helper(&self, id: i32) -> Option<&str> {
-        rtbpf_abi::helper::name(rtbpf_abi::helper::HelperId(u32::try_from(id).ok()?))
+        helper::name(HelperId(u32::try_from(id).ok()?))
     }
 }
 
