@@ -164,25 +164,25 @@ fn inner_maps_can_be_replaced_under_readers() {
         let outer = create(&MapSpec::new(kind, 4, 4, 2), &cx).expect("legal attributes");
         let object = |value: u64| rtbpf_maps::Object::Map(inner(value));
         outer.update_object(&RunCx::CONTROL, &[0; 4], &object(7), 0).expect("alike");
-        let done = AtomicBool::new(false);
+        let (done, seen) = (AtomicBool::new(false), AtomicU64::new(0));
         std::thread::scope(|scope| {
-            let (outer, done) = (&outer, &done);
-            scope.spawn(move || {
-                let mut seen = 0u64;
+            let (outer, done, seen) = (&outer, &done, &seen);
+            let reader = scope.spawn(move || {
                 while !done.load(Ordering::Acquire) {
                     if let Some(inner) = outer.inner(&RunCx::program(1), &[0; 4]) {
                         let mut out = Vec::new();
                         inner.read(&RunCx::CONTROL, &[0; 4], 0, &mut out).expect("index 0");
                         assert!(u64::from_le_bytes(out.try_into().expect("8 bytes")) >= 7);
-                        seen += 1;
+                        seen.fetch_add(1, Ordering::Relaxed);
                     }
                 }
-                assert!(seen > 0);
             });
             for value in 8..400 {
                 outer.update_object(&RunCx::CONTROL, &[0; 4], &object(value), 0).expect("alike");
             }
-            std::thread::sleep(std::time::Duration::from_millis(2));
+            while seen.load(Ordering::Relaxed) == 0 && !reader.is_finished() {
+                std::thread::yield_now();
+            }
             done.store(true, Ordering::Release);
         });
         let address = outer.lookup(&RunCx::program(0), &[0; 4]).expect("filled").addr();

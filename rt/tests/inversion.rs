@@ -13,7 +13,7 @@ const SECTION: Duration = Duration::from_millis(10);
 /// CPU time the middle thread takes.
 const BURST: Duration = Duration::from_millis(60);
 /// The shortest wait of so many counts: the host may take the CPU away from all three.
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 8;
 
 fn cpu_time() -> Duration {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };

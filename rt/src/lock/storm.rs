@@ -165,9 +165,13 @@ fn a_handler_between_the_exchange_and_its_record_is_refused_at_once() {
     let held = lock.lock(&crate::RunCx::CONTROL, Class::Bucket).expect("free");
     assert_eq!(me.depth(), 1, "recorded when the exchange has succeeded");
     for cx in [nmi, hard] {
-        let start = Instant::now();
-        assert_eq!(lock.acquire(&cx, Class::Bucket), Err(LockError::Deadlock));
-        assert!(start.elapsed() < Duration::from_millis(5), "refused after a timeout");
+        // A waiter would wait each time; a machine that stops between two readings of the clock does not do so each time.
+        let refused_in = |_| {
+            let start = Instant::now();
+            assert_eq!(lock.acquire(&cx, Class::Bucket), Err(LockError::Deadlock));
+            start.elapsed()
+        };
+        assert!((0..32).map(refused_in).min() < Some(Duration::from_millis(5)), "refused after a timeout");
     }
     drop(held);
     assert_eq!((me.depth(), me.raw_depth()), (0, 0));
