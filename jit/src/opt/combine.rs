@@ -187,7 +187,7 @@ impl Block {
 /// The program's instructions with wide loads; `None` when there is nothing to combine.
 pub(crate) fn combined(
     program: &VerifiedProgram,
-    begins: impl Fn(usize) -> bool,
+    begins: impl Fn(InsnIdx) -> bool,
     liveness: &Liveness,
 ) -> Option<Vec<Insn>> {
     let insns = program.code().insns();
@@ -196,7 +196,7 @@ pub(crate) fn combined(
     let lowering = program.lowering();
     let lowers = !lowering.ctx().is_empty();
     for (at, insn) in insns.iter().enumerate() {
-        if begins(at) {
+        if begins(InsnIdx(at as u32)) {
             block.words = Default::default();
         }
         let loads = matches!(insn, Insn::Load { .. });

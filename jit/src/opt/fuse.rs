@@ -6,7 +6,6 @@
 use rtbpf_isa::effects::Flow;
 use rtbpf_isa::{CmpOp, Insn, InsnIdx, Operand, Reg, Size, Width};
 
-use super::Lead;
 use super::combine::keeps_memory;
 use super::exits::Cond;
 use super::value::Value;
@@ -98,7 +97,7 @@ impl<E: Encode> Fast<'_, E> {
         let operands = self.opt.on.fuse && E::MEMORY_OPERANDS;
         for next in (at.0 + 1..).take(NEAR).map(InsnIdx) {
             let Some(insn) = self.insns.get(next.index()) else { return false };
-            if self.opt.leads.get(next.index()) != Some(&Lead::No) {
+            if self.opt.begins(next) {
                 return false;
             }
             if insn.uses().contains(dst) {

@@ -15,8 +15,8 @@ use rtbpf_isa::effects::Flow;
 use rtbpf_isa::{Insn, InsnIdx};
 use rtbpf_verifier::{Branch, VerifiedProgram};
 
-use super::Lead;
 use super::rounds;
+use super::{Lead, begins};
 use crate::asm::Label;
 use crate::code::CompileError;
 use crate::encode::{Encode, Reach};
@@ -72,7 +72,7 @@ fn test(program: &VerifiedProgram, leads: &[Lead], first: InsnIdx) -> Option<Ins
     }
     for at in (first.0..first.0 + MOST).map(InsnIdx) {
         let facts = program.proved().at(at);
-        let entered = at != first && leads.get(at.index()) != Some(&Lead::No);
+        let entered = at != first && begins(leads, at);
         if facts.unreached || entered {
             return None;
         }

@@ -235,8 +235,8 @@ impl Opt {
         if !self.on.values {
             return None;
         }
-        let begins = |at: usize| self.leads.get(at).is_some_and(|lead| *lead != Lead::No);
-        let insns = if self.on.combine { combine::combined(program, begins, &self.liveness) } else { None };
+        let insns =
+            if self.on.combine { combine::combined(program, |at| self.begins(at), &self.liveness) } else { None };
         let code = program.code();
         if let Some(insns) = &insns {
             self.liveness = Liveness::new(insns, code.subprogs());
@@ -290,6 +290,11 @@ impl Opt {
         self.loops.get(at.index()).is_some_and(|(first, last, _)| !(*first..=*last).contains(&to.0))
     }
 
+    /// Whether a block begins at `at`.
+    fn begins(&self, at: InsnIdx) -> bool {
+        begins(&self.leads, at)
+    }
+
     /// How many loops there are around `at`.
     fn depth(&self, at: InsnIdx) -> u32 {
         self.loops.get(at.index()).map_or(0, |(_, _, depth)| *depth)
@@ -312,6 +317,11 @@ impl Opt {
         (self.on.align || self.on.unroll)
             && self.leads.iter().skip(at.index() + 1).take(len).any(|lead| *lead == Lead::Loop)
     }
+}
+
+/// Whether a block begins at `at`, which it does behind the last instruction.
+fn begins(leads: &[Lead], at: InsnIdx) -> bool {
+    leads.get(at.index()) != Some(&Lead::No)
 }
 
 /// The innermost loop around each instruction, and the whole program where there is none.

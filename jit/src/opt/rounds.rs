@@ -114,7 +114,7 @@ impl<E: Encode> Fast<'_, E> {
                 Some(place) if at != head => *place,
                 Some(_) | None => Label(at.0),
             };
-            if at != head && self.opt.leads.get(at.index()).is_some_and(|lead| *lead != Lead::No) {
+            if at != head && self.opt.begins(at) {
                 self.write();
                 let live = self.opt.live;
                 self.settle_all(live);

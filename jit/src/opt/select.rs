@@ -15,9 +15,9 @@ use rtbpf_isa::effects::RegSet;
 use rtbpf_isa::{AluOp, Insn, InsnIdx, Operand, Reg, Width};
 use rtbpf_verifier::{Branch, VerifiedProgram};
 
-use super::Lead;
 use super::exits::Cond;
 use super::value::Value;
+use super::{Lead, begins};
 use crate::encode::{Alu, Encode, Rhs};
 use crate::fast::{Fast, constant, reg};
 
@@ -28,17 +28,17 @@ pub(crate) fn selects(program: &VerifiedProgram, leads: &mut [Lead], sources: &[
     let facts = program.proved();
     for (at, pair) in code.insns().windows(2).enumerate() {
         let [Insn::Branch { to, .. }, then] = pair else { continue };
+        let from = InsnIdx(at as u32);
         // Over the operation, or where a jump behind it goes.
         let jumps = match code.insns().get(at + 2) {
-            Some(Insn::Jump { to: then, .. }) => *then + 2 == *to && leads.get(at + 2) == Some(&Lead::No),
+            Some(Insn::Jump { to: then, .. }) => *then + 2 == *to && !begins(leads, from.next().next()),
             _ => false,
         };
         if *to != 1 && !jumps {
             continue;
         }
-        let from = InsnIdx(at as u32);
         let known = facts.at(from).unreached || facts.at(from).branch != Branch::Both;
-        let entered = leads.get(at + 1) != Some(&Lead::No);
+        let entered = begins(leads, from.next());
         if !is_plain(then)
             || known
             || entered

@@ -12,7 +12,7 @@ use rtbpf_abi::limits::STACK_BYTES;
 use rtbpf_isa::effects::Flow;
 use rtbpf_isa::{AluOp, Insn, InsnIdx, Operand, Reg, Size, Subprog, Width};
 
-use super::{Lead, Opt};
+use super::Opt;
 use crate::encode::{Addr, Encode};
 use crate::fast::{Fast, constant, reg};
 
@@ -116,7 +116,7 @@ impl Function<'_> {
     }
 
     fn begins(&self, number: u32) -> bool {
-        number == 0 || self.opt.leads.get(self.at(number).index()) != Some(&Lead::No)
+        number == 0 || self.opt.begins(self.at(number))
     }
 
     /// Whether it is the operation of a branch that selects.

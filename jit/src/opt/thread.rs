@@ -14,7 +14,6 @@ use rtbpf_isa::effects::Flow;
 use rtbpf_isa::{Insn, InsnIdx};
 use rtbpf_verifier::Branch;
 
-use super::Lead;
 use super::exits::Cond;
 use crate::asm::Label;
 use crate::encode::{Encode, Reach};
@@ -50,7 +49,7 @@ impl<E: Encode> Fast<'_, E> {
             return None;
         }
         let stays = |place: InsnIdx, insn: &Insn| {
-            let entered = place != join && self.opt.leads.get(place.index()) != Some(&Lead::No);
+            let entered = place != join && self.opt.begins(place);
             let plain = matches!(insn, Insn::Alu { .. } | Insn::MovSx { .. } | Insn::Load { .. } | Insn::Store { .. });
             let keeps = insn.defs().0 & cond.uses().0 == 0 && insn.flow() == Flow::Next;
             !entered && plain && keeps && !self.program.proved().at(place).unreached
@@ -62,7 +61,7 @@ impl<E: Encode> Fast<'_, E> {
             {
                 let same =
                     (second.op, second.width, second.lhs, second.rhs) == (cond.op, cond.width, cond.lhs, cond.rhs);
-                let entered = place != join && self.opt.leads.get(place.index()) != Some(&Lead::No);
+                let entered = place != join && self.opt.begins(place);
                 return (same && !entered && !self.selects(place)).then_some(place);
             }
             if !stays(place, insn) {

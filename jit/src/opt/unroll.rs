@@ -18,7 +18,6 @@ use rtbpf_isa::effects::Flow;
 use rtbpf_isa::effects::RegSet;
 use rtbpf_isa::{CmpOp, Insn, InsnIdx, Operand, Width};
 
-use super::Lead;
 use super::count::{Count, Spare, Test};
 use super::exits::{Cond, Target};
 use super::select::unconditional;
@@ -44,7 +43,7 @@ impl<E: Encode> Fast<'_, E> {
         else {
             return false;
         };
-        let entered = self.opt.leads.get(next.index()).is_none_or(|lead| *lead != Lead::No);
+        let entered = self.opt.begins(next);
         let unreached = self.program.proved().at(next).unreached;
         let Some(not) = Cond::of(at, &branch).and_then(Cond::inverse).filter(|_| self.opt.on.invert) else {
             return false;
@@ -74,9 +73,9 @@ impl<E: Encode> Fast<'_, E> {
             let selects = self.selects(InsnIdx((head.index() + offset) as u32));
             selects || insn.flow() == Flow::Next && !leaves(insn)
         };
-        let inside = self.opt.leads.get(head.index() + 1..=at.index()).unwrap_or_default();
         let unreached = (head.index()..=at.index()).any(|at| self.program.proved().at(InsnIdx(at as u32)).unreached);
-        let one_block = body.iter().enumerate().all(simple) && inside.iter().all(|lead| *lead == Lead::No);
+        let one_block =
+            body.iter().enumerate().all(simple) && !(head.0 + 1..=at.0).any(|at| self.opt.begins(InsnIdx(at)));
         if !one_block || unreached {
             return Ok(false);
         }
