@@ -48,19 +48,22 @@ pub struct Oracle {
     pub recheck: bool,
     /// On how many inputs a program runs.
     pub inputs: usize,
+    /// Instructions that are walked at most; `None`: the profile's budget.
+    pub budget: Option<u64>,
 }
 
 impl Oracle {
     /// Looks everywhere.
     pub fn new(profile: Profile) -> Oracle {
-        Oracle { profile, keep_states: KeepStates::Everywhere, recheck: true, inputs: 8 }
+        Oracle { profile, keep_states: KeepStates::Everywhere, recheck: true, inputs: 8, budget: None }
     }
 
     /// Verifies `case`, and runs it if it is accepted.
     pub fn check(&self, case: &Case) -> Soundness {
         let mut found = Soundness { programs: 1, ..Soundness::default() };
         let Ok(mut machine) = Machine::new(case) else { return found };
-        let options = Options { profile: self.profile, keep_states: self.keep_states, ..Options::default() };
+        let Oracle { profile, keep_states, budget, .. } = *self;
+        let options = Options { profile, keep_states, budget, ..Options::default() };
         let Ok(verified) = machine.judge_by(case, &options) else { return found };
         found.accepted = 1;
         if let Some(Err(rejection)) = self.recheck.then(|| verified.recheck()).flatten() {

@@ -1,6 +1,6 @@
 //! Which states are kept, and whether one of them holds another state.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::collections::BTreeMap;
 
 use rtbpf_isa::effects::{Flow, RegSet};
@@ -13,11 +13,10 @@ use crate::prune::{Match, View, covers};
 use crate::state::State;
 use crate::verified::Options;
 
-/// A kept state with the state it was read into, and the slots that are read from there on, by frame.
+/// A kept state, and once it is compared the state it was read into with the slots that are read from there on, by frame.
 struct Held {
     kept: BlockState,
-    state: State,
-    read: [u64; FRAMES],
+    read: OnceCell<(State, [u64; FRAMES])>,
 }
 
 /// The states of a walk, or those that a walk is checked against.
@@ -30,11 +29,20 @@ pub(crate) struct Keeper {
 }
 
 impl Held {
+    fn new(kept: BlockState) -> Held {
+        Held { kept, read: OnceCell::new() }
+    }
+
+    fn read(&self) -> &(State, [u64; FRAMES]) {
+        self.read.get_or_init(|| self.kept.to_state())
+    }
+
     /// Whether it holds all of `state`.
     fn holds(&self, at: InsnIdx, state: &State, uninit_stack: bool) -> bool {
         let live = |_: InsnIdx| RegSet(u16::MAX);
-        let view = View { live: &live, at, need: &Need::default(), slots: Some(&self.read), uninit_stack };
-        covers(&self.state, state, &view, Match::Within)
+        let (own, read) = self.read();
+        let view = View { live: &live, at, need: &Need::default(), slots: Some(read), uninit_stack };
+        covers(own, state, &view, Match::Within)
     }
 }
 
@@ -61,8 +69,7 @@ impl Keeper {
             next: Cell::new(0),
         };
         for (at, kept) in states.iter() {
-            let (state, read) = kept.to_state();
-            keeper.states.entry(at).or_default().push(Held { kept: kept.clone(), state, read });
+            keeper.states.entry(at).or_default().push(Held::new(kept.clone()));
         }
         keeper
     }
@@ -74,24 +81,22 @@ impl Keeper {
 
     /// Every state.
     pub fn states(&self) -> impl Iterator<Item = (InsnIdx, &State)> {
-        self.states.iter().flat_map(|(at, states)| states.iter().map(|held| (*at, &held.state)))
+        self.states.iter().flat_map(|(at, states)| states.iter().map(|held| (*at, &held.read().0)))
     }
 
     /// The states at `at`.
     pub fn states_at(&self, at: InsnIdx) -> impl Iterator<Item = &State> {
-        self.states.get(&at).into_iter().flatten().map(|held| &held.state)
+        self.states.get(&at).into_iter().flatten().map(|held| &held.read().0)
     }
 
     /// Keeps a state, unless one that was kept lately holds it.
     pub fn add(&mut self, at: InsnIdx, kept: BlockState, uninit_stack: bool) {
         let there = self.states.entry(at).or_default();
         let newest = there.len().saturating_sub(NEWEST);
-        if there[newest..].iter().any(|held| held.kept == kept) {
-            return;
-        }
-        let (state, read) = kept.to_state();
-        if !there[newest..].iter().any(|held| held.holds(at, &state, uninit_stack)) {
-            there.push(Held { kept, state, read });
+        let held = Held::new(kept);
+        let is_held = |other: &Held| other.kept == held.kept || other.holds(at, &held.read().0, uninit_stack);
+        if !there[newest..].iter().any(is_held) {
+            there.push(held);
         }
     }
 

@@ -100,15 +100,20 @@ impl FrameState {
             if !is_read && !slot.is_object() {
                 return None;
             }
-            let mut slot = slot.clone();
+            let mut kept =
+                SlotState { at: at as u8, bytes: slot.bytes, value: slot.value.as_deref().copied(), is_read };
             let any = slot.spilled().is_some_and(|value| value.is_scalar())
                 && !places.need.has(Place::Slot(index as u8, at as u8));
             match any {
-                true if places.uninit_stack => slot.forget(),
-                true => slot.value = Some(Rc::new(Value::scalar(crate::prove::narrow(slot.spill_size())))),
+                true if places.uninit_stack => {
+                    let mut unknown = slot.clone();
+                    unknown.forget();
+                    (kept.bytes, kept.value) = (unknown.bytes, unknown.value.as_deref().copied());
+                }
+                true => kept.value = Some(Value::scalar(crate::prove::narrow(slot.spill_size()))),
                 false => {}
             }
-            Some(SlotState { at: at as u8, bytes: slot.bytes, value: slot.value.as_deref().copied(), is_read })
+            Some(kept)
         });
         FrameState {
             regs,

@@ -165,7 +165,9 @@ impl Shaper<'_> {
             self.state.lock(Reg::R6);
         }
         self.seed_scalars();
-        let steps = 3 + self.rng.below(14);
+        // Short ones more often than long ones.
+        let most = 3 + self.rng.below(14);
+        let steps = 2 + self.rng.below(most);
         self.series(steps);
         self.state.locked = 0;
         self.finish();
