@@ -23,39 +23,33 @@ pub fn flows(program: &Program, back_edges: bool) -> Checked<Flows> {
     let count = program.len();
     let mut meets = vec![false; count];
     let mut heads = vec![false; count];
-    for (at, insn) in program.iter() {
-        let target = match insn.flow() {
-            Flow::Jump(to) | Flow::Branch(to) => at.target(to),
-            Flow::Next | Flow::Call(_) | Flow::Exit => continue,
-        };
-        if let Some(head) = heads.get_mut(target.index()).filter(|_| target <= at) {
-            *head = true;
-        }
-    }
-    let mut mark = |at: InsnIdx| {
-        if let Some(meet) = meets.get_mut(at.index()) {
-            *meet = true;
+    let mark = |marks: &mut [bool], at: InsnIdx| {
+        if let Some(marked) = marks.get_mut(at.index()) {
+            *marked = true;
         }
     };
     for (at, insn) in program.iter() {
-        match insn.flow() {
-            Flow::Next | Flow::Exit => {}
-            Flow::Jump(to) => mark(at.target(to)),
-            Flow::Branch(to) => {
-                mark(at);
-                mark(at.target(to));
+        let flow = insn.flow();
+        match flow {
+            Flow::Next => {
+                if let Insn::Call(Callee::Helper(_) | Callee::Kfunc { .. }) = insn {
+                    mark(&mut meets, at.next());
+                    if is_checkpoint_call(insn) {
+                        mark(&mut meets, at);
+                    }
+                }
             }
-            Flow::Call(to) => {
-                mark(at);
-                mark(at.target(to));
-                mark(at.next());
+            Flow::Jump(to) | Flow::Branch(to) => {
+                mark(&mut meets, at.target(to));
+                if at.target(to) <= at {
+                    mark(&mut heads, at.target(to));
+                }
+                if matches!(flow, Flow::Branch(_)) {
+                    mark(&mut meets, at);
+                }
             }
-        }
-        if let Insn::Call(Callee::Helper(_) | Callee::Kfunc { .. }) = insn {
-            mark(at.next());
-            if is_checkpoint_call(insn) {
-                mark(at);
-            }
+            Flow::Call(to) => [at, at.target(to), at.next()].into_iter().for_each(|at| mark(&mut meets, at)),
+            Flow::Exit => {}
         }
     }
     reach(program, back_edges)?;
@@ -201,8 +195,13 @@ fn live_registers(program: &Program) -> Vec<RegSet> {
 
 /// Live registers before an instruction, by those of the instructions that may follow.
 fn live_before(at: InsnIdx, insn: &Insn, live: &[RegSet]) -> RegSet {
-    let after = successors(at, insn).into_iter().flatten();
-    let out = after.filter_map(|to| live.get(to.index())).fold(RegSet::EMPTY, |all, set| all.with(*set));
+    let from = |to: InsnIdx| live.get(to.index()).copied().unwrap_or_default();
+    let out = match insn.flow() {
+        Flow::Next | Flow::Call(_) => from(at.next()),
+        Flow::Jump(to) => from(at.target(to)),
+        Flow::Branch(to) => from(at.next()).with(from(at.target(to))),
+        Flow::Exit => RegSet::EMPTY,
+    };
     uses(at, insn, live).with(out.without(insn.defs()))
 }
 

@@ -317,7 +317,7 @@ impl<'a> Walk<'a> {
     fn walk(&mut self) -> Checked {
         let begins = self.log.mark();
         self.log.begin();
-        let budget = self.opts.budget();
+        let (budget, logs) = (self.opts.budget(), self.log.wants_paths());
         loop {
             let at = self.at;
             let Some(insn) = self.program.get(at).copied() else {
@@ -329,19 +329,17 @@ impl<'a> Walk<'a> {
             }
             let meets = self.flows.meets.get(at.index()).copied().unwrap_or(true);
             let covered = meets && matches!(self.arrive(at, &insn)?, Arrival::Covered);
-            self.log.arrive(at, &self.state, covered);
+            if logs {
+                self.log.arrive(at, &self.state, covered);
+            }
             let next = if covered {
                 Next::End
             } else {
                 if self.keeper.is_some() {
                     self.keep_beside(at)?;
                 }
-                self.log.insn(at);
-                let before = self.log.wants_paths().then(|| self.state.clone());
                 self.trail.push(at);
-                let next = self.step(at, &insn)?;
-                self.log.after(before.as_ref(), &self.state, &insn);
-                next
+                if logs { self.step_logged(at, &insn)? } else { self.step(at, &insn)? }
             };
             match next {
                 Next::Go(to) => self.at = to,
@@ -361,6 +359,14 @@ impl<'a> Walk<'a> {
                 }
             }
         }
+    }
+
+    fn step_logged(&mut self, at: InsnIdx, insn: &Insn) -> Checked<Next> {
+        self.log.insn(at);
+        let before = self.state.clone();
+        let next = self.step(at, insn)?;
+        self.log.after(&before, &self.state, insn);
+        Ok(next)
     }
 
     /// The state at `at` is that of checkpoint `id`, on the way from it.
@@ -752,15 +758,17 @@ impl<'a> Walk<'a> {
     }
 
     /// The readable value of a register.
+    #[inline]
     pub fn read(&self, reg: Reg) -> Checked<Value> {
         let value = *self.state.reg(reg);
-        if value.kind == Kind::Uninit {
+        if matches!(value.kind, Kind::Uninit) {
             return refuse!(UninitRegister, EACCES, "R{} !read_ok", reg as u8);
         }
         Ok(value)
     }
 
     /// Whether a register may be written.
+    #[inline]
     pub fn check_writable(&self, reg: Reg) -> Checked {
         if reg == Reg::FP {
             return refuse!(FramePointer, EACCES, "frame pointer is read only");
@@ -769,6 +777,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Sets a register.
+    #[inline]
     pub fn set(&mut self, reg: Reg, value: Value) {
         self.state.set(reg, value);
     }

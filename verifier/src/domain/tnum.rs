@@ -125,14 +125,14 @@ impl Tnum {
         let value = self.value.wrapping_mul(other.value);
         let mut doubt = Tnum::constant(0);
         let (mut a, mut b) = (self, other);
-        while a.value != 0 || a.mask != 0 {
-            if a.value & 1 != 0 {
-                doubt = doubt.add(Tnum::new(0, b.mask));
-            } else if a.mask & 1 != 0 {
-                doubt = doubt.add(Tnum::new(0, b.value | b.mask));
-            }
-            a = a.shr(1);
-            b = b.shl(1);
+        // Once every bit from the lowest one of `b` on is in doubt, nothing that is added changes it.
+        let span = |b: Tnum| b.max() | b.max().wrapping_neg();
+        while a.max() != 0 && span(b) & !doubt.mask != 0 {
+            let by = a.max().trailing_zeros();
+            (a, b) = (a.shr(by), b.shl(by));
+            let added = if a.value & 1 != 0 { b.mask } else { b.max() };
+            doubt = doubt.add(Tnum::new(0, added));
+            (a, b) = (a.shr(1), b.shl(1));
         }
         Tnum::constant(value).add(doubt)
     }
@@ -254,6 +254,27 @@ mod tests {
         sound("and", Tnum::and, |x, y| x & y);
         sound("or", Tnum::or, |x, y| x | y);
         sound("xor", Tnum::xor, |x, y| x ^ y);
+    }
+
+    #[test]
+    fn products_are_those_of_long_multiplication_to_its_end() {
+        let to_the_end = |a: Tnum, b: Tnum| {
+            let added = |bit: u32| match (a.value >> bit & 1, a.mask >> bit & 1) {
+                (1, _) => b.mask << bit,
+                (_, 1) => b.max() << bit,
+                _ => 0,
+            };
+            let doubt = (0..64).fold(Tnum::constant(0), |doubt, bit| doubt.add(Tnum::new(0, added(bit))));
+            Tnum::constant(a.value.wrapping_mul(b.value)).add(doubt)
+        };
+        for (a, b) in all().flat_map(|a| all().map(move |b| (a, b))) {
+            for by in [0u64, 13, 29, 60] {
+                let high = Tnum::new(b.value << by, b.mask << by | by & 1);
+                assert_eq!(a.times(high), to_the_end(a, high), "{a} {high}");
+                assert_eq!(high.times(a), to_the_end(high, a), "{high} {a}");
+            }
+            assert_eq!(a.times(Tnum::UNKNOWN), to_the_end(a, Tnum::UNKNOWN));
+        }
     }
 
     #[test]

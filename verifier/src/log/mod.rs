@@ -131,9 +131,6 @@ impl<'a> Log<'a> {
 
     /// The instruction at `at` is next, in `state`; if `covered`, an older state holds it.
     pub fn arrive(&mut self, at: InsnIdx, state: &State, covered: bool) {
-        if !self.wants_paths() {
-            return;
-        }
         let slot = self.program.slot(at);
         let before = std::mem::replace(&mut self.before, Before::Nothing);
         let states = self.wants_states();
@@ -164,9 +161,6 @@ impl<'a> Log<'a> {
     /// The instruction at `at` is carried out.
     pub fn insn(&mut self, at: InsnIdx) {
         self.overwritten = 0;
-        if !self.wants_paths() {
-            return;
-        }
         let program = self.program;
         if let Some(line) = program.line(at)
             && (at == InsnIdx(0) || program.line(InsnIdx(at.0 - 1)) != Some(line))
@@ -177,9 +171,8 @@ impl<'a> Log<'a> {
     }
 
     /// What `insn` read and wrote, as it is afterwards, behind its text.
-    pub fn after(&mut self, before: Option<&State>, state: &State, insn: &Insn) {
-        let Some(before) = before.filter(|before| before.depth() == state.depth()) else { return };
-        if matches!(insn, Insn::Exit | Insn::Call(Callee::Local { .. })) {
+    pub fn after(&mut self, before: &State, state: &State, insn: &Insn) {
+        if before.depth() != state.depth() || matches!(insn, Insn::Exit | Insn::Call(Callee::Local { .. })) {
             return;
         }
         let touched = insn.defs().with(insn.uses());

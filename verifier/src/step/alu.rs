@@ -244,6 +244,9 @@ impl Walk<'_> {
     /// Notes whether division and shift are in range on every path. Bounds of a register are no fact: paths may have
     /// ended in a state that was covered without them.
     fn note_operand(&mut self, op: AluOp, width: Width, src: Operand) {
+        if !divides(op) && !shifts(op) {
+            return;
+        }
         let by_constant = matches!(src, Operand::Imm(imm) if imm != 0 || !divides(op));
         if let Some(facts) = self.facts.insns.get_mut(self.at.index()) {
             facts.divisor_nonzero = divides(op) && by_constant;
