@@ -51,6 +51,8 @@ const SLACK: usize = 64;
 pub struct Asm {
     bytes: Vec<u8>,
     len: usize,
+    /// Where the last label was placed that branches may name.
+    bound: usize,
     labels: Vec<u32>,
     fixups: Vec<Fixup>,
     relocs: Vec<Reloc>,
@@ -62,6 +64,7 @@ impl Asm {
         Asm {
             bytes: vec![0; bytes + SLACK],
             len: 0,
+            bound: 0,
             labels: vec![UNBOUND; labels],
             fixups: Vec::with_capacity(labels / 8),
             relocs: Vec::new(),
@@ -82,9 +85,21 @@ impl Asm {
     /// Places a label here. The last placement counts.
     #[inline]
     pub fn bind(&mut self, label: Label) {
+        self.mark(label);
+        self.bound = self.len;
+    }
+
+    /// Places a label here that no branch names.
+    #[inline]
+    pub fn mark(&mut self, label: Label) {
         if let Some(place) = self.labels.get_mut(label.0 as usize) {
             *place = self.len as u32;
         }
+    }
+
+    /// Whether no branch comes here: what was emitted last has just happened.
+    pub fn falls(&self) -> bool {
+        self.bound != self.len
     }
 
     /// Where a label is, if it is placed.

@@ -250,6 +250,8 @@ pub trait Encode: Sized {
     }
     /// `d = s` unless `a op b`.
     fn select(&mut self, op: CmpOp, w: Width, a: Self::Reg, b: Rhs<Self::Reg>, d: Self::Reg, s: Self::Reg);
+    /// `d = 1` if `a op b`, else 0.
+    fn set(&mut self, op: CmpOp, w: Width, a: Self::Reg, b: Rhs<Self::Reg>, d: Self::Reg);
     /// Jumps if the frame's budget is spent, else takes one from it.
     fn may_goto(&mut self, to: Label, reach: Reach);
     /// Fills up to a multiple of `bytes` with what executes as nothing.

@@ -14,7 +14,7 @@ use crate::code::{CompileError, Symbol};
 use crate::encode::{Addr, Alu, Bin, Encode, Reach, Rhs, Shape};
 use crate::linker::{ArrayLookup, HelperTraits, Linker};
 use crate::opt::exits::{Cond, Exit};
-use crate::opt::{Opt, Techniques};
+use crate::opt::{Opt, Techniques, latch, straight};
 use crate::plan::Plan;
 
 /// `bpf_map_lookup_elem`.
@@ -95,10 +95,21 @@ pub(crate) fn emit<E: Encode>(
     let on = on.map(|on| Techniques {
         select: on.select && plan.blocks.is_empty(),
         layout: on.layout && plan.blocks.is_empty(),
+        invert: on.invert && on.values && plan.blocks.is_empty(),
         ..on
     });
-    let mut opt = on.map_or_else(Opt::off, |on| Opt::new(program, on));
-    let insns = opt.rewritten(program).map_or(Cow::Borrowed(program.code().insns()), Cow::Owned);
+    let insns = Cow::Borrowed(program.code().insns());
+    let (opt, insns) = match on {
+        Some(on) => {
+            let insns = if on.invert { straight::straightened(program).map_or(insns, Cow::Owned) } else { insns };
+            let conditions = if on.invert { latch::conditions(program, &insns) } else { None };
+            let insns = conditions.map_or(insns, Cow::Owned);
+            let mut opt = Opt::new(program, &insns, on);
+            let insns = opt.rewritten(program, insns);
+            (opt, insns)
+        }
+        None => (Opt::off(), insns),
+    };
     let mut fast = Fast {
         e,
         program,
@@ -141,8 +152,7 @@ impl<E: Encode> Fast<'_, E> {
             self.shape = shape;
             self.epilogue = None;
             self.e.asm().bind(start);
-            self.e.enter(&shape);
-            self.move_slots(subprog);
+            self.enter(&shape, subprog);
             for at in subprog.start.0..subprog.end.0 {
                 let at = InsnIdx(at);
                 self.insn(at, &starts)?;
@@ -187,7 +197,10 @@ impl<E: Encode> Fast<'_, E> {
         if optimises {
             self.begin(at);
         }
-        self.e.asm().bind(Label(at.0));
+        match self.opt.begins(at) {
+            true => self.e.asm().bind(Label(at.0)),
+            false => self.e.asm().mark(Label(at.0)),
+        }
         if self.opt.folded == Some(at) {
             return Ok(());
         }
@@ -249,10 +262,12 @@ impl<E: Encode> Fast<'_, E> {
                 }
             }
             Insn::Jump { to, .. } => {
-                if to != 0 && !self.repeat(at, starts)? && !self.test_here(at, starts)? {
+                if to != 0 && !self.test_here(at, starts)? && !self.repeat(at, starts)? {
                     self.settle_all(self.live_before(at.target(to)));
-                    let reach = self.reach(at, to);
-                    self.e.jump(Label(at.target(to).0), reach);
+                    if !self.jumps_over_moved(at, to) {
+                        let reach = self.reach(at, to);
+                        self.e.jump(Label(at.target(to).0), reach);
+                    }
                 }
             }
             Insn::Branch { op, width, lhs, rhs, to } => {
@@ -262,7 +277,7 @@ impl<E: Encode> Fast<'_, E> {
                         let reach = self.reach(at, to);
                         self.e.branch(op, width, reg::<E>(lhs), self::rhs::<E>(rhs), Label(target.0), reach);
                     }
-                    Branch::Both if self.over_jump(at) || self.thread(at) => {}
+                    Branch::Both if self.thread(at) => {}
                     Branch::Both if self.unroll(at, starts)? || self.repeat(at, starts)? => {}
                     Branch::Both => {
                         let target = self.target(at, target, Label(target.0), self.reach(at, to));

@@ -3,7 +3,7 @@
 
 use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
 use rtbpf_isa::{AtomicOp, CmpOp, Size, Width};
-use rtbpf_jit::asm::Asm;
+use rtbpf_jit::asm::{Asm, Label};
 use rtbpf_jit::encode::{Addr, Bin, Encode, Reach, Rhs};
 use rtbpf_jit::x64::regs::Gpr;
 use rtbpf_jit::x64::{Features, X64};
@@ -444,4 +444,50 @@ fn selections_move_on_the_inverse_condition() {
         let read = (select.mnemonic(), select.op0_register(), select.op1_register());
         assert_eq!(read, (mnemonic, name(d, 64), name(s, 64)), "{op:?}");
     }
+}
+
+#[test]
+fn conditions_as_numbers_set_a_byte_between_zeros() {
+    use CmpOp::*;
+    let sets = [
+        (Eq, Mnemonic::Sete),
+        (Gt, Mnemonic::Seta),
+        (Le, Mnemonic::Setbe),
+        (Slt, Mnemonic::Setl),
+        (Set, Mnemonic::Setne),
+    ];
+    for ((op, mnemonic), (d, a)) in sets.into_iter().flat_map(|op| pairs().map(move |pair| (op, pair))) {
+        let mut e = X64::new(Asm::new(64, 0), Features { bmi2: true });
+        e.set(op, Width::W32, a, Rhs::Reg(Gpr::R8), d);
+        let Ok(done) = e.into_asm().finish(0) else { panic!("there is no label") };
+        let insns: Vec<Instruction> = Decoder::new(64, &done.bytes, DecoderOptions::NONE).into_iter().collect();
+        let [first, second, third] = insns[..] else { panic!("{op:?} {d:?} {a:?} reads as {insns:?}") };
+        // What is compared must stand until it is.
+        let (zeroed, set) = if d == a || d == Gpr::R8 { (third, second) } else { (first, third) };
+        let zeroes = if d == a || d == Gpr::R8 { Mnemonic::Movzx } else { Mnemonic::Xor };
+        assert_eq!((zeroed.mnemonic(), zeroed.op0_register()), (zeroes, name(d, 32)), "{op:?} {a:?}");
+        assert_eq!((set.mnemonic(), set.op0_register()), (mnemonic, name(d, 8)), "{op:?} {a:?}");
+    }
+}
+
+/// The zero flag stands behind an operation, beside moves, and until a branch may come in.
+#[test]
+fn results_are_compared_with_zero_once() {
+    let count = |between: fn(&mut X64), op, width| {
+        let mut e = X64::new(Asm::new(64, 1), Features { bmi2: true });
+        e.bin(Bin::And, Width::W64, Gpr::Rbx, Gpr::Rbx, Rhs::Reg(Gpr::R8));
+        between(&mut e);
+        e.select(op, width, Gpr::Rbx, Rhs::Imm(0), Gpr::Rcx, Gpr::Rsi);
+        let Ok(done) = e.into_asm().finish(0) else { panic!("there is no label to resolve") };
+        let insns = Decoder::new(64, &done.bytes, DecoderOptions::NONE).into_iter();
+        insns.filter(|insn| insn.mnemonic() == Mnemonic::Test).count()
+    };
+    assert_eq!(count(|_| {}, CmpOp::Eq, Width::W64), 0);
+    assert_eq!(count(|e| e.mov(Width::W64, Gpr::Rcx, Gpr::Rdx), CmpOp::Ne, Width::W64), 0);
+    assert_eq!(count(|e| e.mov(Width::W64, Gpr::Rbx, Gpr::Rdx), CmpOp::Ne, Width::W64), 1);
+    assert_eq!(count(|e| e.lea(Width::W64, Gpr::Rcx, Addr::new(Gpr::Rbx, 4)), CmpOp::Ne, Width::W64), 1);
+    assert_eq!(count(|e| e.asm().bind(Label(0)), CmpOp::Eq, Width::W64), 1);
+    assert_eq!(count(|e| e.asm().mark(Label(0)), CmpOp::Eq, Width::W64), 0);
+    assert_eq!(count(|_| {}, CmpOp::Sgt, Width::W64), 1);
+    assert_eq!(count(|_| {}, CmpOp::Eq, Width::W32), 1);
 }

@@ -331,6 +331,11 @@ fn branches(forms: &mut Forms) {
                         }
                     },
                 );
+                forms.check(
+                    || format!("set {op:?} {w:?} {a:?} {b:?}"),
+                    |e| e.set(op, w, a, b, d),
+                    |cpu| set(cpu, d, eval::compare(op, w, reg(cpu, a), right(cpu, b)).into()),
+                );
                 for reach in [Reach::Short, Reach::Near, Reach::Far] {
                     forms.check(
                         || format!("{op:?} {w:?} {a:?} {b:?} {reach:?}"),

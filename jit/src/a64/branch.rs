@@ -85,6 +85,12 @@ pub(super) fn select(e: &mut A64, op: CmpOp, w: Width, a: Gpr, b: Rhs<Gpr>, d: G
     e.asm.put((0x9a80_0000 | s << 16 | condition(op).0 << 12 | d << 5 | d) as u64, 4);
 }
 
+pub(super) fn set(e: &mut A64, op: CmpOp, w: Width, a: Gpr, b: Rhs<Gpr>, d: Gpr) {
+    compare(e, op, w, a, b);
+    // cset, which is csinc of zeros on the inverse.
+    e.asm.put((0x9a9f_07e0 | (condition(op).0 ^ 1) << 12 | d.number() as u32) as u64, 4);
+}
+
 fn compare(e: &mut A64, op: CmpOp, w: Width, a: Gpr, b: Rhs<Gpr>) {
     match (op, b) {
         (CmpOp::Set, Rhs::Imm(value)) if imm::is_logical(w, value) => match w {

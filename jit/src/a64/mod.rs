@@ -152,6 +152,9 @@ impl Encode for A64 {
     fn select(&mut self, op: CmpOp, w: Width, a: Gpr, b: Rhs<Gpr>, d: Gpr, s: Gpr) {
         branch::select(self, op, w, a, b, d, s);
     }
+    fn set(&mut self, op: CmpOp, w: Width, a: Gpr, b: Rhs<Gpr>, d: Gpr) {
+        branch::set(self, op, w, a, b, d);
+    }
     fn may_goto(&mut self, to: Label, reach: Reach) {
         branch::may_goto(self, to, reach);
     }

@@ -37,8 +37,11 @@ impl<E: Encode> Fast<'_, E> {
         match (width, value) {
             (Width::W64, value) => self.assign(dst, value),
             (Width::W32, Value::Const(value)) => self.assign(dst, Value::Const(value as u32 as u64)),
-            (Width::W32, Value::Low { .. } | Value::Shift { width: Width::W32, .. }) => self.assign(dst, value),
-            (Width::W32, Value::Sum { .. } | Value::Shift { .. } | Value::Load { .. }) => {
+            (
+                Width::W32,
+                Value::Low { .. } | Value::Shift { width: Width::W32, .. } | Value::Product { width: Width::W32, .. },
+            ) => self.assign(dst, value),
+            (Width::W32, Value::Sum { .. } | Value::Shift { .. } | Value::Product { .. } | Value::Load { .. }) => {
                 let of = self.source(src);
                 let narrow = self.opt.narrow.contains(of);
                 self.assign(dst, if narrow { Value::of(of) } else { Value::Low { of } });
@@ -50,7 +53,10 @@ impl<E: Encode> Fast<'_, E> {
         if self.with_memory(op, width, dst, src) {
             return;
         }
-        if self.postpone(op, width, dst, src) || self.rotate(op, width, dst, src) || self.times(op, width, dst, src) {
+        if self.add_scaled(op, width, dst, src) || self.postpone(op, width, dst, src) {
+            return;
+        }
+        if self.rotate(op, width, dst, src) || self.times(op, width, dst, src) {
             return;
         }
         self.right_side(width, src);
@@ -100,8 +106,9 @@ impl<E: Encode> Fast<'_, E> {
 
     /// The value of `r` as something that can be added to.
     fn summand(&mut self, r: Reg) -> Value {
-        if matches!(self.opt.value(r), Value::Shift { .. } | Value::Low { .. } | Value::Load { .. }) {
-            self.settle(r);
+        match self.opt.value(r) {
+            Value::Sum { .. } | Value::Const(_) => {}
+            Value::Shift { .. } | Value::Product { .. } | Value::Low { .. } | Value::Load { .. } => self.settle(r),
         }
         self.opt.value(r)
     }
@@ -190,27 +197,66 @@ impl<E: Encode> Fast<'_, E> {
         true
     }
 
-    /// Products with numbers next to a power of two, as sums and differences.
+    /// Products with numbers next to a power of two, as sums and differences; with 3, 5 and 9 times a power of two.
     fn times(&mut self, op: Bin, width: Width, dst: Reg, src: Operand) -> bool {
-        let (Bin::Mul, Operand::Imm(factor @ 2..)) = (op, src) else { return false };
-        let below = is_power(factor - 1);
-        let above = factor.checked_add(1).is_some_and(is_power);
-        if !below && !above {
-            return false;
+        let (Bin::Mul, Operand::Imm(factor @ 3..)) = (op, src) else { return false };
+        let zeros = factor.trailing_zeros();
+        let odd = factor >> zeros;
+        if is_power(odd - 1) && (zeros == 0 || odd <= 9) {
+            let of = self.source_at(width, dst);
+            self.assign(dst, Value::Product { width, of, shift: (odd - 1).trailing_zeros() as u8 });
+            if zeros != 0 {
+                self.settle(dst);
+                let shifted = Value::Shift { width, left: true, of: dst, by: zeros as u8 };
+                let scaled = if width == Width::W64 { Value::of(dst).scaled(zeros as u8) } else { None };
+                self.assign(dst, scaled.unwrap_or(shifted));
+            }
+            return true;
         }
+        let Some(above) = factor.checked_add(1).filter(|above| is_power(*above)) else { return false };
         let x = self.source_at(width, dst);
         self.release(dst);
-        let (d, x) = (reg::<E>(dst), reg::<E>(x));
-        match (below, (factor - 1).trailing_zeros()) {
-            (true, shift @ 1..=3) => self.e.lea(width, d, Addr { base: x, index: Some((x, shift as u8)), disp: 0 }),
-            (true, shift) => {
-                self.e.bin(Bin::Lsh, width, E::SPARE, x, Rhs::Imm(shift as i32));
-                self.e.bin(Bin::Add, width, d, x, Rhs::Reg(E::SPARE));
+        self.e.bin(Bin::Lsh, width, E::SPARE, reg::<E>(x), Rhs::Imm(above.trailing_zeros() as i32));
+        self.e.bin(Bin::Sub, width, reg::<E>(dst), E::SPARE, Rhs::Reg(reg::<E>(x)));
+        self.defined(dst, width == Width::W32);
+        true
+    }
+
+    /// `x + (x << k) + y` as `(x + y) + (x << k)`: when `y` comes late, it is one addition away, and so is `x`. And
+    /// `(x << k) + y` at 32 bits.
+    fn add_scaled(&mut self, op: Bin, width: Width, dst: Reg, src: Operand) -> bool {
+        let (Bin::Add, Operand::Reg(src)) = (op, src) else { return false };
+        let scaled = |this: &Self, r: Reg| match this.opt.value(r) {
+            Value::Product { width: w, of, shift } if w == width => Some((of, shift, true)),
+            Value::Shift { width: Width::W32, left: true, of, by: by @ 1..=3 } if width == Width::W32 => {
+                Some((of, by, false))
             }
-            (false, _) => {
-                self.e.bin(Bin::Lsh, width, E::SPARE, x, Rhs::Imm((factor + 1).trailing_zeros() as i32));
-                self.e.bin(Bin::Sub, width, d, E::SPARE, Rhs::Reg(x));
+            _ => None,
+        };
+        let (of, other) = match (scaled(self, dst), scaled(self, src)) {
+            _ if src == dst => return false,
+            (Some(_), _) => (dst, src),
+            (None, Some(_)) if !self.opt.after.contains(src) => (src, dst),
+            (None, _) => return false,
+        };
+        // Computing one may compute the other.
+        for _ in 0..2 {
+            self.source_at(width, other);
+            self.release(dst);
+        }
+        let y = self.source_at(width, other);
+        let Some((x, shift, twice)) = scaled(self, of) else { return false };
+        let (d, x, y) = (reg::<E>(dst), reg::<E>(x), reg::<E>(y));
+        match twice {
+            false => self.e.lea(width, d, Addr { base: y, index: Some((x, shift)), disp: 0 }),
+            true => {
+                self.e.bin(Bin::Lsh, width, E::SPARE, x, Rhs::Imm(shift.into()));
+                self.e.bin(Bin::Add, width, d, x, Rhs::Reg(y));
+                self.e.bin(Bin::Add, width, d, d, Rhs::Reg(E::SPARE));
             }
+        }
+        if of == src {
+            self.opt.set(src, Value::of(src));
         }
         self.defined(dst, width == Width::W32);
         true

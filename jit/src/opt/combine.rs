@@ -19,6 +19,7 @@ use rtbpf_isa::{AluOp, Insn, InsnIdx, Operand, Reg, Size, Swap, Width};
 use rtbpf_verifier::VerifiedProgram;
 
 use super::liveness::Liveness;
+use super::nothing;
 
 /// Instructions between the first byte and the last at most.
 const WINDOW: usize = 48;
@@ -186,11 +187,10 @@ impl Block {
 
 /// The program's instructions with wide loads; `None` when there is nothing to combine.
 pub(crate) fn combined(
-    program: &VerifiedProgram,
+    (program, insns): (&VerifiedProgram, &[Insn]),
     begins: impl Fn(InsnIdx) -> bool,
     liveness: &Liveness,
 ) -> Option<Vec<Insn>> {
-    let insns = program.code().insns();
     let mut block = Block { words: Default::default(), writes: [0; Reg::COUNT], memory: 0 };
     let mut candidates = Vec::new();
     let lowering = program.lowering();
@@ -277,7 +277,6 @@ impl Candidate {
     fn put(&self, insns: &mut [Insn]) {
         let (base, dst) = (self.word.base, self.dst);
         let Some((size, off, swaps)) = self.word.wide() else { return };
-        let nothing = Insn::Alu { op: AluOp::Mov, width: Width::W64, dst: base, src: Operand::Reg(base) };
         let load = Insn::Load { size, signed: false, dst, base, off };
         let mut places = self.word.parts.iter().rev();
         let mut next = |insn| {
@@ -290,7 +289,7 @@ impl Candidate {
         }
         next(load);
         for _ in 1 + usize::from(swaps)..self.word.parts.len() {
-            next(nothing);
+            next(nothing(base));
         }
     }
 }

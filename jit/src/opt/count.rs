@@ -3,6 +3,8 @@
 use rtbpf_isa::effects::RegSet;
 use rtbpf_isa::{AluOp, CmpOp, Insn, Operand, Reg, Width};
 
+use super::is_nothing;
+
 /// A loop that goes round again if `counter + add op limit`, where `counter` grows by `step` each round.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Count {
@@ -61,8 +63,7 @@ impl Count {
             for dst in insn.defs().iter() {
                 held[dst.index()] = result;
             }
-            let moves = matches!(insn, Insn::Alu { op: AluOp::Mov, width: Width::W64, dst, src: Operand::Reg(src) } if dst == src);
-            if !moves {
+            if !is_nothing(insn) {
                 changed = changed.with(insn.defs());
             }
         }

@@ -79,8 +79,7 @@ pub(crate) struct Exit {
 impl<E: Encode> Fast<'_, E> {
     /// What is read at `at` or later.
     pub(crate) fn live_before(&self, at: InsnIdx) -> RegSet {
-        let Some(insn) = self.insns.get(at.index()) else { return self.opt.pinned };
-        self.opt.liveness.after(at).without(insn.defs()).with(insn.uses()).with(self.opt.pinned)
+        self.opt.liveness.before(at, &self.insns).with(self.opt.pinned)
     }
 
     /// The target of the branch at `at`, which stands at `label`.

@@ -105,7 +105,7 @@ impl<E: Encode> Fast<'_, E> {
                 // What is loaded over its own address has none beside it.
                 let alone = base == dst || self.opt.value(base).refs().contains(dst);
                 let stored = self.opt.on.merge && !alone && self.is_copied(next, dst, size);
-                let takes = stored || operands && !self.selects(next) && takes(insn, dst, size);
+                let takes = stored || operands && self.opt.selects(next) == 0 && takes(insn, dst, size);
                 return dies && takes;
             }
             if insn.defs().contains(dst) || insn.flow() != Flow::Next || !keeps_memory(insn) {
@@ -196,7 +196,8 @@ impl<E: Encode> Fast<'_, E> {
     fn waiting(&self, r: Reg) -> Option<(Size, Addr<E::Reg>)> {
         match self.opt.value(r) {
             Value::Load { size, at } => Some((size, at.addr(reg::<E>))),
-            Value::Sum { .. } | Value::Const(_) | Value::Shift { .. } | Value::Low { .. } => None,
+            Value::Sum { .. } | Value::Const(_) | Value::Shift { .. } => None,
+            Value::Product { .. } | Value::Low { .. } => None,
         }
     }
 }

@@ -9,14 +9,23 @@
 //!                                      goto cold
 //! ```
 //!
-//! Compilers place the test before the body where the way out is placed between them. Each round then jumps twice.
+//! Compilers place the test before the body where the way out is placed between them. Each round then jumps twice. And they
+//! leave step and test in front where they could not turn a condition round:
+//!
+//! ```text
+//!       goto body
+//! test: step; if c goto out              body: ...
+//! body: ...                  becomes     test: step; if !c goto body
+//!       goto test                              goto out
+//! ```
 
 use rtbpf_isa::effects::Flow;
 use rtbpf_isa::{Insn, InsnIdx};
 use rtbpf_verifier::{Branch, VerifiedProgram};
 
+use super::exits::{Cond, Target};
 use super::rounds;
-use super::{Lead, begins};
+use super::{Lead, begins, falls};
 use crate::asm::Label;
 use crate::code::CompileError;
 use crate::encode::{Encode, Reach};
@@ -34,40 +43,63 @@ pub(crate) struct Moved {
     /// Its branch.
     last: InsnIdx,
     jump: InsnIdx,
+    /// The branch leaves the loop, whose body is behind it.
+    leaves: bool,
 }
 
 /// The tests to move; what is behind each becomes a block of its own.
-pub(crate) fn moved(program: &VerifiedProgram, leads: &mut [Lead], sources: &[(u32, u32)]) -> Vec<Moved> {
+pub(crate) fn moved(
+    code: (&VerifiedProgram, &[Insn]),
+    selects: &[u8],
+    leads: &mut [Lead],
+    sources: &mut [(u32, u32)],
+) -> Vec<Moved> {
     let mut found = Vec::new();
-    let code = program.code();
-    for (jump, insn) in code.iter() {
-        let Insn::Jump { to, .. } = *insn else { continue };
+    let (program, insns) = code;
+    for (jump, insn) in (0..).map(InsnIdx).zip(insns) {
+        let Insn::Jump { to: to @ ..0, .. } = *insn else { continue };
         let first = jump.target(to);
-        if to >= 0 || jump.0 - first.0 <= rounds::MOST_INSNS as u32 || first.0 == 0 {
+        let Some((first_source, last_source)) = sources.get(first.index()).copied() else { continue };
+        if first.0 == 0 || last_source != jump.0 || program.proved().at(jump).unreached {
             continue;
         }
-        let last_source = sources.get(first.index()).is_some_and(|(_, last)| *last == jump.0);
-        let Some(last) = test(program, leads, first).filter(|_| last_source) else { continue };
-        let inverted = matches!(code.insns().get(jump.index() - 1), Some(Insn::Branch { to: 1, .. }));
-        if last < jump
-            && !inverted
-            && !program.proved().at(jump).unreached
-            && is_cold(program, last.next(), first, jump)
-        {
-            found.push(Moved { first, last, jump });
-            if let Some(lead @ Lead::No) = leads.get_mut(last.index() + 1) {
-                *lead = Lead::Block;
+        let Some(last) = test(code, leads, first).filter(|last| *last < jump) else { continue };
+        let leaves = match insns.get(last.index()) {
+            Some(Insn::Branch { op, to, .. }) => !(first..=jump).contains(&last.target(*to)) && op.inverse().is_some(),
+            _ => continue,
+        };
+        // Other branches to the test select, and do not go there.
+        let mut others = (first_source..jump.0).map(InsnIdx).filter(|at| {
+            let target = insns.get(at.index()).and_then(Insn::relative_target).map(|to| at.target(to));
+            target == Some(first) && selects.get(at.index()).is_none_or(|count| *count == 0)
+        });
+        let alone = jump.0 - first_source <= MOST && others.next().is_none();
+        let short = jump.0 - first.0 <= rounds::MOST_INSNS as u32;
+        let moves = match leaves {
+            true => alone && last.next() < jump,
+            false => !short && is_cold(insns, last.next(), first, jump),
+        };
+        if !moves {
+            continue;
+        }
+        found.push(Moved { first, last, jump, leaves });
+        if let (Some(lead), Some((_, source))) = (leads.get_mut(last.index() + 1), sources.get_mut(last.index() + 1)) {
+            match (leaves, *lead) {
+                (true, _) => (*lead, *source) = (Lead::Loop, (*source).max(jump.0)),
+                (false, Lead::No) => *lead = Lead::Block,
+                (false, Lead::Block | Lead::Loop) => {}
             }
+        }
+        if let (true, Some(lead)) = (leaves, leads.get_mut(first.index())) {
+            *lead = Lead::No;
         }
     }
     found
 }
 
 /// The branch of the short block at `first`, which nothing falls into.
-fn test(program: &VerifiedProgram, leads: &[Lead], first: InsnIdx) -> Option<InsnIdx> {
-    let insns = program.code().insns();
-    let falls = !matches!(insns.get(first.index() - 1)?, Insn::Jump { .. } | Insn::Exit);
-    if falls || program.code().subprog_at(first) != program.code().subprog_at(InsnIdx(first.0 - 1)) {
+fn test((program, insns): (&VerifiedProgram, &[Insn]), leads: &[Lead], first: InsnIdx) -> Option<InsnIdx> {
+    if falls(insns, first) || program.code().subprog_at(first) != program.code().subprog_at(InsnIdx(first.0 - 1)) {
         return None;
     }
     for at in (first.0..first.0 + MOST).map(InsnIdx) {
@@ -86,10 +118,10 @@ fn test(program: &VerifiedProgram, leads: &[Lead], first: InsnIdx) -> Option<Ins
 }
 
 /// Whether no way from `at` that is not the last one's goes back into the loop from `first` to `last`.
-fn is_cold(program: &VerifiedProgram, at: InsnIdx, first: InsnIdx, last: InsnIdx) -> bool {
+fn is_cold(insns: &[Insn], at: InsnIdx, first: InsnIdx, last: InsnIdx) -> bool {
     let inside = |at: InsnIdx| (first..=last).contains(&at);
     for at in (at.0..at.0 + WAY_OUT).map(InsnIdx) {
-        let Some(insn) = program.code().insns().get(at.index()) else { return false };
+        let Some(insn) = insns.get(at.index()) else { return false };
         match insn.flow() {
             Flow::Next | Flow::Call(_) if inside(at) => {}
             Flow::Branch(to) if inside(at) && !inside(at.target(to)) => {}
@@ -107,9 +139,17 @@ impl<E: Encode> Fast<'_, E> {
         self.opt.moved.iter().any(|moved| (moved.first..=moved.last).contains(&at))
     }
 
+    /// Whether all that stands between the jump at `at` and its target is emitted elsewhere.
+    pub(crate) fn jumps_over_moved(&self, at: InsnIdx, to: i32) -> bool {
+        (1..=MOST as i32).contains(&to) && (at.0 + 1..at.target(to).0).all(|at| self.is_moved(InsnIdx(at)))
+    }
+
     /// Emits the test that takes the place of the jump at `at`, if one does.
     pub(crate) fn test_here(&mut self, at: InsnIdx, starts: &[Label]) -> Result<bool, CompileError> {
         let Some(moved) = self.opt.moved.iter().find(|moved| moved.jump == at).copied() else { return Ok(false) };
+        if moved.leaves {
+            return self.ring(moved, starts).map(|()| true);
+        }
         for at in (moved.first.0..=moved.last.0).map(InsnIdx) {
             self.emit(at, starts)?;
         }
@@ -118,5 +158,20 @@ impl<E: Encode> Fast<'_, E> {
         self.e.jump(Label(out.0), Reach::Far);
         self.opt.forget();
         Ok(true)
+    }
+
+    /// Emits the test of a loop that its branch leaves, and the way back to the body.
+    fn ring(&mut self, moved: Moved, starts: &[Label]) -> Result<(), CompileError> {
+        let Moved { first, last, jump, .. } = moved;
+        for at in (first.0..last.0).map(InsnIdx) {
+            self.emit(at, starts)?;
+        }
+        let Some(&branch @ Insn::Branch { to, .. }) = self.insns.get(last.index()) else { return Ok(()) };
+        let Some(leave) = Cond::of(last, &branch) else { return Ok(()) };
+        self.e.asm().mark(Label(last.0));
+        let out = last.target(to);
+        let out = Target { leaves: true, ..self.target(last, out, Label(out.0), Reach::Far) };
+        let places = (last.0 + 1..jump.0).chain(first.0..last.0).map(InsnIdx).collect();
+        self.unroll_moved(places, leave, out, starts)
     }
 }

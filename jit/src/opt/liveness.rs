@@ -1,5 +1,6 @@
 //! Which registers are read later, after each instruction.
 
+use super::is_nothing;
 use rtbpf_isa::effects::{Flow, RegSet};
 use rtbpf_isa::{Insn, InsnIdx, Subprog};
 
@@ -34,7 +35,7 @@ impl Liveness {
             if let Some(place) = self.after.get_mut(at.index()) {
                 *place = after;
             }
-            let new = after.without(kills(insn)).with(insn.uses());
+            let new = if is_nothing(insn) { after } else { after.without(kills(insn)).with(insn.uses()) };
             if let Some(place) = before.get_mut(at.index())
                 && *place != new
             {
@@ -43,6 +44,15 @@ impl Liveness {
             }
         }
         changed
+    }
+
+    /// What is read at `at` or later.
+    pub fn before(&self, at: InsnIdx, insns: &[Insn]) -> RegSet {
+        match insns.get(at.index()) {
+            Some(insn) if !is_nothing(insn) => self.after(at).without(insn.defs()).with(insn.uses()),
+            Some(_) => self.after(at),
+            None => RegSet::EMPTY,
+        }
     }
 
     pub fn after(&self, at: InsnIdx) -> RegSet {

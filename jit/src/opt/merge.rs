@@ -74,7 +74,8 @@ impl<E: Encode> Fast<'_, E> {
                 Value::Load { size: loaded, at } if loaded == size && !this.opt.after.contains(src) => {
                     Some(From::Memory(at))
                 }
-                Value::Sum { .. } | Value::Shift { .. } | Value::Low { .. } | Value::Load { .. } => None,
+                Value::Sum { .. } | Value::Shift { .. } | Value::Product { .. } => None,
+                Value::Low { .. } | Value::Load { .. } => None,
             },
         };
         if what(self).is_none() {

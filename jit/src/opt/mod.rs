@@ -10,13 +10,14 @@
 //! | division and remainder by constants | [`magic`] | `magic` |
 //! | stores next to each other → one wide store | `merge.rs` | `merge` |
 //! | a load as an operand of what takes it | `fuse.rs` | `fuse` |
-//! | a branch over one operation → conditional move | `select.rs` | `select` |
+//! | a branch over few operations → conditional move, or the condition as a number | `select.rs` | `select` |
 //! | a branch that the one before decided | `thread.rs` | `thread` |
 //! | the test of a loop at its end | `layout.rs` | `layout` |
 //! | stack slots in registers | `slots.rs` | `slots` |
 //! | what only the other side of a branch reads is computed there | `exits.rs` | `exits` |
+//! | the condition of which a loop's test was made | `latch.rs` | `invert` |
 //! | loop heads on 32-byte boundaries | `begin` | `align` |
-//! | a branch over a jump: its inverse, to where the jump goes | `unroll.rs` | `invert` |
+//! | a branch over a jump: its inverse, to where the jump goes | `straight.rs` | `invert` |
 //! | one-block loops several times; those that count, with one test | `unroll.rs` | `unroll` |
 //! | short loops of several blocks several times | `rounds.rs` | `unroll` |
 //!
@@ -27,6 +28,7 @@ pub(crate) mod combine;
 mod count;
 pub(crate) mod exits;
 mod fuse;
+pub(crate) mod latch;
 mod layout;
 pub(crate) mod liveness;
 pub mod magic;
@@ -35,13 +37,16 @@ mod narrow;
 mod rounds;
 mod select;
 mod slots;
+pub(crate) mod straight;
 mod sums;
 mod thread;
 mod unroll;
 pub(crate) mod value;
 
+use std::borrow::Cow;
+
 use rtbpf_isa::effects::{Flow, RegSet};
-use rtbpf_isa::{Imm64, Insn, InsnIdx, Operand, Reg, Size, Width};
+use rtbpf_isa::{AluOp, Imm64, Insn, InsnIdx, Operand, Reg, Size, Subprog, Width};
 use rtbpf_verifier::VerifiedProgram;
 
 use crate::encode::{Addr, Bin, Encode, Rhs};
@@ -134,7 +139,7 @@ pub(crate) struct Opt {
     /// Slots of this function that are in registers.
     slots: Vec<slots::Slot>,
     /// Branches that select; empty where there are none.
-    selects: Vec<bool>,
+    selects: Vec<u8>,
     moved: Vec<layout::Moved>,
     values: [Value; Reg::COUNT],
     /// Registers whose contents have no bit above 31.
@@ -163,43 +168,20 @@ enum Lead {
 }
 
 impl Opt {
-    pub fn new(verified: &VerifiedProgram, on: Techniques) -> Opt {
+    /// For `insns` in place of the program's.
+    pub fn new(verified: &VerifiedProgram, insns: &[Insn], on: Techniques) -> Opt {
         let program = verified.code();
-        let mut leads = vec![Lead::No; program.len() + 1];
-        let mut sources = vec![(u32::MAX, 0); program.len() + 1];
-        for (at, insn) in program.iter() {
-            match insn.flow() {
-                Flow::Jump(to) | Flow::Branch(to) => {
-                    let lead = if to < 0 { Lead::Loop } else { Lead::Block };
-                    if let Some((first, last)) = sources.get_mut(at.target(to).index()) {
-                        (*first, *last) = ((*first).min(at.0), (*last).max(at.0));
-                    }
-                    if let Some(place) = leads.get_mut(at.target(to).index())
-                        && *place != Lead::Loop
-                    {
-                        *place = lead;
-                    }
-                }
-                Flow::Next | Flow::Call(_) | Flow::Exit => {}
-            }
-        }
-        for subprog in program.subprogs() {
-            if let Some(place) = leads.get_mut(subprog.start.index())
-                && *place == Lead::No
-            {
-                *place = Lead::Block;
-            }
-        }
-        let selects = if on.select && on.values { select::selects(verified, &mut leads, &sources) } else { Vec::new() };
-        let moved = if on.layout && on.values { layout::moved(verified, &mut leads, &sources) } else { Vec::new() };
+        let (mut leads, mut sources) = lead(insns, program.subprogs());
+        let code = (verified, insns);
+        let liveness = Liveness::new(insns, program.subprogs());
+        let selects = match on.select && on.values {
+            true => select::selects(code, &liveness, &mut leads, &sources),
+            false => Vec::new(),
+        };
+        let moved =
+            if on.layout && on.values { layout::moved(code, &selects, &mut leads, &mut sources) } else { Vec::new() };
         let loops = loops(&leads, &sources);
-        Opt {
-            sources,
-            loops,
-            selects,
-            moved,
-            ..Opt::with(on, Liveness::new(program.insns(), program.subprogs()), leads)
-        }
+        Opt { sources, loops, selects, moved, ..Opt::with(on, liveness, leads) }
     }
 
     /// For the fast tier: nothing is known and nothing on.
@@ -230,22 +212,23 @@ impl Opt {
         }
     }
 
-    /// The instructions to emit in place of the program's; `None` for the program's own.
-    pub fn rewritten(&mut self, program: &VerifiedProgram) -> Option<Vec<Insn>> {
+    /// The instructions to emit in place of `insns`.
+    pub fn rewritten<'a>(&mut self, program: &VerifiedProgram, mut insns: Cow<'a, [Insn]>) -> Cow<'a, [Insn]> {
         if !self.on.values {
-            return None;
+            return insns;
         }
-        let insns =
-            if self.on.combine { combine::combined(program, |at| self.begins(at), &self.liveness) } else { None };
-        let code = program.code();
-        if let Some(insns) = &insns {
-            self.liveness = Liveness::new(insns, code.subprogs());
+        let subprogs = program.code().subprogs();
+        if self.on.combine
+            && let Some(new) = combine::combined((program, &insns), |at| self.begins(at), &self.liveness)
+        {
+            self.liveness = Liveness::new(&new, subprogs);
+            insns = Cow::Owned(new);
         }
         if self.on.narrow {
             let lowering = program.lowering();
             let lowers = !lowering.ctx().is_empty();
             let widens = |at| lowers && lowering.at(at).is_some();
-            self.entered = Narrow::new(insns.as_deref().unwrap_or(code.insns()), code.subprogs(), widens);
+            self.entered = Narrow::new(&insns, subprogs, widens);
         }
         insns
     }
@@ -291,7 +274,7 @@ impl Opt {
     }
 
     /// Whether a block begins at `at`.
-    fn begins(&self, at: InsnIdx) -> bool {
+    pub fn begins(&self, at: InsnIdx) -> bool {
         begins(&self.leads, at)
     }
 
@@ -316,6 +299,76 @@ impl Opt {
     pub fn pads(&self, at: InsnIdx, len: usize) -> bool {
         (self.on.align || self.on.unroll)
             && self.leads.iter().skip(at.index() + 1).take(len).any(|lead| *lead == Lead::Loop)
+    }
+}
+
+/// Where blocks begin, and where the first and the last of the jumps to each instruction stand.
+fn lead(insns: &[Insn], subprogs: &[Subprog]) -> (Vec<Lead>, Vec<(u32, u32)>) {
+    let mut leads = vec![Lead::No; insns.len() + 1];
+    let mut sources = vec![(u32::MAX, 0); insns.len() + 1];
+    let mut backward = false;
+    for (at, insn) in (0..).map(InsnIdx).zip(insns) {
+        let (Flow::Jump(to) | Flow::Branch(to)) = insn.flow() else { continue };
+        if to == 0 {
+            continue;
+        }
+        let target = at.target(to).index();
+        if let (Some((first, last)), Some(lead)) = (sources.get_mut(target), leads.get_mut(target)) {
+            (*first, *last) = ((*first).min(at.0), (*last).max(at.0));
+            if *lead == Lead::No {
+                *lead = Lead::Block;
+            }
+            if to < 0 {
+                (*lead, backward) = (Lead::Loop, true);
+            }
+        }
+    }
+    for subprog in subprogs {
+        if let Some(place) = leads.get_mut(subprog.start.index())
+            && *place == Lead::No
+        {
+            *place = Lead::Block;
+        }
+    }
+    if backward {
+        joins(insns, &mut leads, &sources);
+    }
+    (leads, sources)
+}
+
+/// Where ways meet that jumps backwards take, too, without going round: what falls in there might as well have gone by.
+fn joins(insns: &[Insn], leads: &mut [Lead], sources: &[(u32, u32)]) {
+    /// Instructions that are looked at, for each.
+    const WINDOW: usize = 256;
+    for at in 1..insns.len() {
+        if leads.get(at) != Some(&Lead::Loop) || !falls(insns, InsnIdx(at as u32)) {
+            continue;
+        }
+        let Some((_, last)) = sources.get(at) else { continue };
+        let inside = sources.get(at + 1..=*last as usize).unwrap_or_default();
+        if inside.iter().take(WINDOW).any(|(first, _)| (*first as usize) < at)
+            && let Some(lead) = leads.get_mut(at)
+        {
+            *lead = Lead::Block;
+        }
+    }
+}
+
+/// An instruction that does nothing; the register is any.
+fn nothing(reg: Reg) -> Insn {
+    Insn::Alu { op: AluOp::Mov, width: Width::W64, dst: reg, src: Operand::Reg(reg) }
+}
+
+fn is_nothing(insn: &Insn) -> bool {
+    matches!(*insn, Insn::Alu { op: AluOp::Mov, width: Width::W64, dst, src: Operand::Reg(src) } if dst == src)
+}
+
+/// Whether control comes to `at` from the instruction before it.
+fn falls(insns: &[Insn], at: InsnIdx) -> bool {
+    match at.0.checked_sub(1).and_then(|before| insns.get(before as usize)) {
+        Some(Insn::Jump { to, .. }) => *to == 0,
+        Some(Insn::Exit) | None => false,
+        Some(_) => true,
     }
 }
 
@@ -359,7 +412,7 @@ impl<E: Encode> Fast<'_, E> {
 
     /// Emits or postpones an instruction; `false` when the fast tier's code is wanted, for which all is settled.
     pub(crate) fn optimised(&mut self, at: InsnIdx, insn: &Insn) -> bool {
-        if self.selected(at) {
+        if self.opt.selected(at) {
             return true;
         }
         let after = self.opt.liveness.after(at).with(self.opt.pinned);
@@ -429,7 +482,8 @@ impl<E: Encode> Fast<'_, E> {
                 }
                 true
             }
-            Insn::Branch { .. } if self.selects(at) => return self.select(at, insn),
+            Insn::Branch { .. } if self.opt.selects(at) != 0 => return self.select(at, insn),
+            Insn::Jump { to: 0, .. } => true,
             // Both settle what their targets read, when they are emitted.
             Insn::Branch { .. } | Insn::Jump { .. } => {
                 self.write();
@@ -524,6 +578,16 @@ impl<E: Encode> Fast<'_, E> {
                 let op = if left { Bin::Lsh } else { Bin::Rsh };
                 self.e.bin(op, width, d, reg::<E>(of), Rhs::Imm(by.into()));
                 narrow = width == Width::W32 || !left && by >= 32;
+            }
+            Value::Product { width, of, shift: shift @ 1..=3 } => {
+                let of = reg::<E>(of);
+                self.e.lea(width, d, Addr { base: of, index: Some((of, shift)), disp: 0 });
+                narrow = width == Width::W32;
+            }
+            Value::Product { width, of, shift } => {
+                self.e.bin(Bin::Lsh, width, E::SPARE, reg::<E>(of), Rhs::Imm(shift.into()));
+                self.e.bin(Bin::Add, width, d, reg::<E>(of), Rhs::Reg(E::SPARE));
+                narrow = width == Width::W32;
             }
             Value::Low { of } => {
                 self.e.mov(Width::W32, d, reg::<E>(of));

@@ -36,39 +36,35 @@ impl<E: Encode> Fast<'_, E> {
         };
         let head = at.target(to);
         let body = self.insns.get(head.index()..at.index()).filter(|body| body.len() <= MOST_INSNS)?;
-        let known = self.opt.on.unroll && self.opt.on.values;
+        let last = self.opt.sources.get(head.index()).is_some_and(|(_, last)| *last == at.0);
+        let known = self.opt.on.unroll && self.opt.on.values && last;
         let plain = |(offset, insn): (usize, &Insn)| {
             let from = InsnIdx(head.0 + offset as u32);
             let reached = !self.program.proved().at(from).unreached;
             reached
                 && match insn.flow() {
                     Flow::Next => !matches!(insn, Insn::Call(_) | Insn::Packet { .. } | Insn::Bad { .. }),
-                    // Forward, or out of the loop.
+                    // Forward, to the head, or out of the loop.
                     Flow::Jump(to) | Flow::Branch(to) => {
                         let target = from.target(to);
-                        !matches!(insn, Insn::MayGoto { .. }) && (to > 0 || target < head)
+                        !matches!(insn, Insn::MayGoto { .. }) && (to > 0 || target <= head)
                     }
                     Flow::Call(_) | Flow::Exit => false,
                 }
         };
-        // From outside, or by a call.
-        let entered = |target: u32| {
+        // By a call, or a loop of its own.
+        let apart = |target: u32| {
             let (first, last) = self.opt.sources.get(target as usize).copied().unwrap_or((0, u32::MAX));
             match self.opt.leads.get(target as usize) {
                 Some(Lead::No) => false,
-                Some(Lead::Block) => first < head.0 || last > at.0 || first > last,
+                Some(Lead::Block) => first > last,
                 Some(Lead::Loop) | None => true,
             }
         };
         let mut inside = head.0 + 1..=at.0;
         let joins = |at: u32| self.opt.leads.get(at as usize) == Some(&Lead::Block);
         let several = inside.clone().any(joins) || body.iter().any(|insn| insn.flow() != Flow::Next);
-        (known && several && body.iter().enumerate().all(plain) && !inside.any(entered)).then_some(head)
-    }
-
-    /// Whether a branch and the jump behind it end a loop that is repeated: then the branch stays as it is.
-    pub(crate) fn ends_repeated(&self, jump: InsnIdx) -> bool {
-        matches!(self.insns.get(jump.index()), Some(Insn::Jump { .. })) && self.repeated(jump).is_some()
+        (known && several && body.iter().enumerate().all(plain) && !inside.any(apart)).then_some(head)
     }
 
     /// Emits the branch or jump at `at` and more rounds of the loop that it ends; `false` when it ends none to repeat.
@@ -103,7 +99,14 @@ impl<E: Encode> Fast<'_, E> {
             }
         }
         self.opt.enter(at.next());
+        self.e.asm().bind(out.label);
         Ok(true)
+    }
+
+    /// Whether a jump between `head` and `end` goes to `at`. Those from elsewhere go to the first round.
+    fn is_entered(&self, at: InsnIdx, head: InsnIdx, end: InsnIdx) -> bool {
+        let (first, last) = self.opt.sources.get(at.index()).copied().unwrap_or((0, u32::MAX));
+        self.opt.begins(at) && last >= head.0 && first <= end.0
     }
 
     /// One more round of the blocks from `head` up to `end`, whose instructions are at `places`.
@@ -114,7 +117,7 @@ impl<E: Encode> Fast<'_, E> {
                 Some(place) if at != head => *place,
                 Some(_) | None => Label(at.0),
             };
-            if at != head && self.opt.begins(at) {
+            if at != head && self.is_entered(at, head, end) {
                 self.write();
                 let live = self.opt.live;
                 self.settle_all(live);

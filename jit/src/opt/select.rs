@@ -16,44 +16,63 @@ use rtbpf_isa::{AluOp, Insn, InsnIdx, Operand, Reg, Width};
 use rtbpf_verifier::{Branch, VerifiedProgram};
 
 use super::exits::Cond;
+use super::liveness::Liveness;
 use super::value::Value;
-use super::{Lead, begins};
+use super::{Lead, Opt, begins};
 use crate::encode::{Alu, Encode, Rhs};
 use crate::fast::{Fast, constant, reg};
 
-/// Marks branches over one operation, and what was a block only by them is none any more.
-pub(crate) fn selects(program: &VerifiedProgram, leads: &mut [Lead], sources: &[(u32, u32)]) -> Vec<bool> {
+/// Operations under one branch at most: the last is chosen, those before it compute what only it reads.
+const MOST: usize = 3;
+/// Instructions from one branch to the next on its condition, at most.
+const AGAIN: u32 = 8;
+
+/// Marks branches that select with the number of their operations; what was a block only by them is none any more.
+pub(crate) fn selects(
+    (program, insns): (&VerifiedProgram, &[Insn]),
+    liveness: &Liveness,
+    leads: &mut [Lead],
+    sources: &[(u32, u32)],
+) -> Vec<u8> {
     let mut selects = Vec::new();
     let code = program.code();
     let facts = program.proved();
-    for (at, pair) in code.insns().windows(2).enumerate() {
-        let [Insn::Branch { to, .. }, then] = pair else { continue };
-        let from = InsnIdx(at as u32);
-        // Over the operation, or where a jump behind it goes.
-        let jumps = match code.insns().get(at + 2) {
-            Some(Insn::Jump { to: then, .. }) => *then + 2 == *to && !begins(leads, from.next().next()),
+    let mut waiting = None;
+    for (at, insn) in (0..).map(InsnIdx).zip(insns) {
+        let (branch, Insn::Branch { to, .. }) = (insn, *insn) else { continue };
+        // Over the operations, or where a jump behind them goes.
+        let jumps = |count: usize| match insns.get(at.index() + 1 + count) {
+            Some(Insn::Jump { to: then, .. }) => {
+                *then + count as i32 + 1 == to && !begins(leads, InsnIdx(at.0 + 1 + count as u32))
+            }
             _ => false,
         };
-        if *to != 1 && !jumps {
+        let Some(count) = (1..=MOST).find(|count| to == *count as i32 || jumps(*count)) else { continue };
+        let known = facts.at(at).unreached || facts.at(at).branch != Branch::Both;
+        let entered = (1..=count as u32).any(|offset| begins(leads, InsnIdx(at.0 + offset)));
+        let next = InsnIdx(at.0 + 1 + count as u32);
+        let Some(under) = insns.get(at.index() + 1..next.index()).filter(|_| !known && !entered) else { continue };
+        let Some((chosen, before)) = under.split_last() else { continue };
+        let alone = before.iter().all(|insn| {
+            let kept = branch.uses().with(liveness.before(at.target(to), insns)).with(chosen.defs());
+            insn.defs().0 & kept.0 == 0
+        });
+        if !alone || !under.iter().all(is_plain) || code.subprog_at(at) != code.subprog_at(next) {
             continue;
         }
-        let known = facts.at(from).unreached || facts.at(from).branch != Branch::Both;
-        let entered = begins(leads, from.next());
-        if !is_plain(then)
-            || known
-            || entered
-            || waits(code.insns(), at)
-            || code.subprog_at(from) != code.subprog_at(InsnIdx(from.0 + 2))
-        {
+        // Where the first of two branches on one condition is predicted, the second one has been.
+        let again = waiting.is_some_and(|(before, branch)| at.0 - before <= AGAIN && is_same(branch, insn));
+        if again || waits(insns, at.index(), chosen) {
+            waiting = Some((at.0, insn));
             continue;
         }
-        selects.resize(code.len() + 1, false);
-        if let Some(place) = selects.get_mut(at) {
-            *place = true;
+        selects.resize(code.len() + 1, 0);
+        if let Some(place) = selects.get_mut(at.index()) {
+            *place = count as u8;
         }
-        if let (Some(lead @ Lead::Block), Some(source)) = (leads.get_mut(at + 2), sources.get(at + 2))
-            && *to == 1
-            && *source == (from.0, from.0)
+        if let (Some(lead @ Lead::Block), Some(source)) = (leads.get_mut(next.index()), sources.get(next.index()))
+            && to == count as i32
+            && *source == (at.0, at.0)
         {
             *lead = Lead::No;
         }
@@ -61,11 +80,21 @@ pub(crate) fn selects(program: &VerifiedProgram, leads: &mut [Lead], sources: &[
     selects
 }
 
-/// Whether what the branch at `at` compares was just loaded from an address that what it chooses goes into: a processor that
+/// Whether two branches make the same comparison.
+fn is_same(a: &Insn, b: &Insn) -> bool {
+    match (*a, *b) {
+        (Insn::Branch { op: o, width: w, lhs: l, rhs: r, .. }, Insn::Branch { op, width, lhs, rhs, .. }) => {
+            (o, w, l, r) == (op, width, lhs, rhs)
+        }
+        _ => false,
+    }
+}
+
+/// Whether what the branch at `at` compares was just loaded from an address that what is chosen goes into: a processor that
 /// predicts the branch need not wait for one load before the next.
-fn waits(insns: &[Insn], at: usize) -> bool {
+fn waits(insns: &[Insn], at: usize, chosen: &Insn) -> bool {
     const NEAR: usize = 16;
-    let (Some(branch), Some(chosen)) = (insns.get(at), insns.get(at + 1)) else { return false };
+    let Some(branch) = insns.get(at) else { return false };
     let (mut wanted, mut addresses) = (branch.uses(), RegSet::EMPTY);
     for number in (at.saturating_sub(NEAR)..at).rev() {
         let Some(insn) = insns.get(number) else { break };
@@ -90,40 +119,99 @@ fn is_plain(insn: &Insn) -> bool {
             AluOp::Lsh | AluOp::Rsh | AluOp::Arsh => matches!(src, Operand::Imm(_)),
             AluOp::Mul | AluOp::Div | AluOp::Mod | AluOp::Sdiv | AluOp::Smod => false,
         },
+        Insn::Neg { .. } => true,
         _ => false,
     }
 }
 
-/// `body` for those who ask what it does to registers: what happens under a condition is some operation on what was there.
-pub(crate) fn unconditional(body: &[Insn]) -> Vec<Insn> {
-    let mut body = body.to_vec();
-    for at in 1..body.len() {
-        if let [Insn::Branch { .. }, Insn::Alu { op, .. }] = &mut body[at - 1..=at] {
-            *op = AluOp::Or;
-        }
+impl Opt {
+    /// How many operations the branch at `at` selects with; 0 where it branches.
+    pub(crate) fn selects(&self, at: InsnIdx) -> usize {
+        self.selects.get(at.index()).copied().unwrap_or(0).into()
     }
-    body
+
+    /// Whether the operation at `at` is emitted with a branch before it.
+    pub(crate) fn selected(&self, at: InsnIdx) -> bool {
+        let by = |back: usize| at.index().checked_sub(back).and_then(|at| self.selects.get(at));
+        (1..=MOST).any(|back| by(back).is_some_and(|count| usize::from(*count) >= back))
+    }
 }
 
 impl<E: Encode> Fast<'_, E> {
-    /// Whether the branch at `at` selects.
-    pub(crate) fn selects(&self, at: InsnIdx) -> bool {
-        self.opt.selects.get(at.index()) == Some(&true)
-    }
-
-    /// Whether the operation at `at` was emitted with the branch before it.
-    pub(crate) fn selected(&self, at: InsnIdx) -> bool {
-        at.0.checked_sub(1).is_some_and(|before| self.selects(InsnIdx(before)))
-    }
-
-    /// Emits the branch at `at` and the operation behind it.
+    /// Emits the branch at `at` and the operations behind it.
     pub(crate) fn select(&mut self, at: InsnIdx, branch: &Insn) -> bool {
-        let then = self.insns.get(at.next().index()).copied();
-        let (Some(cond), Some(Insn::Alu { op, width, dst, src })) = (Cond::of(at, branch), then) else { return false };
+        let chosen = InsnIdx(at.0 + self.opt.selects(at) as u32);
+        let (Some(cond), Some(&insn)) = (Cond::of(at, branch), self.insns.get(chosen.index())) else { return false };
         self.write();
-        let sources = if let Operand::Reg(src) = src { RegSet::of(src) } else { RegSet::EMPTY };
-        self.opt.after = self.opt.liveness.after(at.next()).with(self.opt.pinned);
-        self.opt.live = self.opt.live.with(sources).with(RegSet::of(dst));
+        // What is computed for the chosen one is computed in any case.
+        for before in (at.0 + 1..chosen.0).map(InsnIdx) {
+            let Some(&insn) = self.insns.get(before.index()) else { return false };
+            self.opt.after = self.opt.liveness.after(at).with(self.opt.liveness.after(before)).with(self.opt.pinned);
+            self.opt.after = self.opt.after.with(cond.uses());
+            self.opt.live = self.opt.after.with(insn.uses());
+            self.always(&insn);
+        }
+        self.opt.after = self.opt.liveness.after(chosen).with(self.opt.pinned);
+        self.opt.live = self.opt.after.with(cond.uses()).with(insn.uses()).with(insn.defs());
+        match insn {
+            Insn::Alu { op: AluOp::Mov, width, dst, src: Operand::Imm(value) } if self.set(cond, dst, width, value) => {
+            }
+            Insn::Alu { op, width, dst, src } => {
+                self.choose(cond, dst, (width, src), |this| this.value_of(op, width, dst, src));
+            }
+            Insn::Neg { width, dst } => self.choose(cond, dst, (width, Operand::Reg(dst)), |this| {
+                this.e.neg(width, E::SPARE, reg::<E>(dst));
+                (E::SPARE, width == Width::W32)
+            }),
+            _ => return false,
+        }
+        true
+    }
+
+    /// Emits an operation that happens whatever the branch does.
+    fn always(&mut self, insn: &Insn) {
+        match *insn {
+            Insn::Alu { op, width, dst, src } => {
+                self.alu(op, width, dst, src);
+            }
+            Insn::Neg { width, dst } => {
+                self.settle(dst);
+                self.release(dst);
+                self.e.neg(width, reg::<E>(dst), reg::<E>(dst));
+                self.defined(dst, width == Width::W32);
+            }
+            _ => {}
+        }
+    }
+
+    /// `dst`, which is 0 or 1, unless the condition holds the other one: the condition as a number.
+    fn set(&mut self, cond: Cond, dst: Reg, width: Width, other: i32) -> bool {
+        let holds = match (self.opt.value(dst), constant(width, other)) {
+            (Value::Const(1), 0) => Some(cond),
+            (Value::Const(0), 1) => cond.inverse(),
+            _ => None,
+        };
+        let Some(cond) = holds else { return false };
+        for _ in 0..2 {
+            self.release(dst);
+            self.compared(cond);
+        }
+        let (a, b) = self.compared(cond);
+        self.e.set(cond.op, cond.width, a, b, reg::<E>(dst));
+        self.defined(dst, true);
+        self.opt.set_byte(dst);
+        true
+    }
+
+    /// `dst` is what it is if the condition holds, and if not `other`, which is computed from `src`: a register with it, and
+    /// whether it has no bit above 31.
+    fn choose(
+        &mut self,
+        cond: Cond,
+        dst: Reg,
+        (width, src): (Width, Operand),
+        other: impl Fn(&mut Self) -> (E::Reg, bool),
+    ) {
         // Computing one of these may compute another; the second time all of them stand still.
         for _ in 0..2 {
             self.release(dst);
@@ -131,8 +219,16 @@ impl<E: Encode> Fast<'_, E> {
             self.right_side(width, src);
             self.compared(cond);
         }
-        let d = reg::<E>(dst);
-        let (value, narrow) = match (op.into(), self.right_side(width, src)) {
+        let (value, narrow) = other(self);
+        let (a, b) = self.compared(cond);
+        self.e.select(cond.op, cond.width, a, b, reg::<E>(dst), value);
+        let narrow = narrow && self.opt.narrow.contains(dst);
+        self.defined(dst, narrow);
+    }
+
+    /// A register with the result of an operation on `dst`, and whether it has no bit above 31.
+    fn value_of(&mut self, op: AluOp, width: Width, dst: Reg, src: Operand) -> (E::Reg, bool) {
+        match (op.into(), self.right_side(width, src)) {
             (Alu::Mov, Rhs::Imm(value)) => {
                 let value = constant(width, value);
                 self.e.mov_imm(E::SPARE, value);
@@ -144,16 +240,11 @@ impl<E: Encode> Fast<'_, E> {
             }
             (Alu::Mov, Rhs::Reg(value)) => (value, self.is_narrow(src)),
             (Alu::Bin(op), value) => {
-                self.e.bin(op, width, E::SPARE, d, value);
+                self.e.bin(op, width, E::SPARE, reg::<E>(dst), value);
                 (E::SPARE, width == Width::W32)
             }
-            (Alu::Div(_), _) => return false,
-        };
-        let (a, b) = self.compared(cond);
-        self.e.select(cond.op, cond.width, a, b, d, value);
-        let narrow = narrow && self.opt.narrow.contains(dst);
-        self.defined(dst, narrow);
-        true
+            (Alu::Div(_), _) => unreachable!("divisions are not plain"),
+        }
     }
 
     fn is_narrow(&self, src: Operand) -> bool {
@@ -161,7 +252,7 @@ impl<E: Encode> Fast<'_, E> {
         let is = |r: Reg| self.opt.narrow.contains(r);
         match self.opt.value(src) {
             Value::Sum { base: Some(base), index: None, disp: 0 } => is(base),
-            Value::Sum { .. } | Value::Const(_) | Value::Shift { .. } => false,
+            Value::Sum { .. } | Value::Const(_) | Value::Shift { .. } | Value::Product { .. } => false,
             Value::Low { .. } | Value::Load { .. } => false,
         }
     }

@@ -13,7 +13,7 @@ use rtbpf_isa::effects::Flow;
 use rtbpf_isa::{AluOp, Insn, InsnIdx, Operand, Reg, Size, Subprog, Width};
 
 use super::Opt;
-use crate::encode::{Addr, Encode};
+use crate::encode::{Addr, Encode, FramePointer, Shape};
 use crate::fast::{Fast, constant, reg};
 
 /// Slots that are looked at, by use.
@@ -67,11 +67,12 @@ struct Function<'a> {
     opt: &'a Opt,
 }
 
-/// The slots of a function that move.
-pub(crate) fn slots<E: Encode>(e: &E, opt: &Opt, insns: &[Insn], subprog: &Subprog) -> Vec<Slot> {
+/// The slots of a function that move, and whether it reads nothing of its frame that it did not write.
+fn slots<E: Encode>(e: &E, opt: &Opt, insns: &[Insn], subprog: &Subprog, zeroed: bool) -> (Vec<Slot>, bool) {
     let body = insns.get(subprog.start.index()..subprog.end.index()).unwrap_or_default();
     let function = Function { insns: body, start: subprog.start.0, opt };
-    let Some(mut uses) = function.uses(e) else { return Vec::new() };
+    let Some((mut uses, whole)) = function.uses(e) else { return (Vec::new(), false) };
+    let written = zeroed && whole && function.stored_before_loads(&uses).count_ones() as usize == uses.len();
     function.link(&mut uses);
     // A slot of its own, or one that leads others.
     let mut units: Vec<(u64, Vec<&Use>)> = Vec::new();
@@ -99,7 +100,7 @@ pub(crate) fn slots<E: Encode>(e: &E, opt: &Opt, insns: &[Insn], subprog: &Subpr
         };
         slots.iter().enumerate().map(slot)
     });
-    moved.collect()
+    (moved.collect(), written)
 }
 
 fn access(insn: &Insn) -> Option<(i16, Size, bool)> {
@@ -121,12 +122,11 @@ impl Function<'_> {
 
     /// Whether it is the operation of a branch that selects.
     fn is_conditional(&self, number: u32) -> bool {
-        let before = self.at(number).0.checked_sub(1);
-        before.is_some_and(|before| self.opt.selects.get(before as usize) == Some(&true))
+        self.opt.selected(self.at(number))
     }
 
-    /// Every slot that nothing overlaps; `None` where the frame's address goes elsewhere, or the registers are taken.
-    fn uses<E: Encode>(&self, e: &E) -> Option<Vec<Use>> {
+    /// Every slot that nothing overlaps, and whether these are all; `None` where the frame's address goes elsewhere, or the registers are taken.
+    fn uses<E: Encode>(&self, e: &E) -> Option<(Vec<Use>, bool)> {
         let mut uses: Vec<Use> = Vec::new();
         let mut owners = [None::<usize>; STACK_BYTES as usize];
         let mut overlapped = Vec::new();
@@ -157,8 +157,9 @@ impl Function<'_> {
         let mut number = 0..;
         uses.retain(|_| number.next().is_some_and(|number| !overlapped.contains(&number)));
         uses.sort_by_key(|slot| Reverse(slot.weight));
+        let whole = overlapped.is_empty() && uses.len() <= MOST;
         uses.truncate(MOST);
-        Some(uses)
+        Some((uses, whole))
     }
 
     /// Finds what is stored together.
@@ -266,12 +267,19 @@ fn span(uses: &[Use], slot: &Use) -> (u32, u32) {
 }
 
 impl<E: Encode> Fast<'_, E> {
-    /// At the beginning of a function.
-    pub(crate) fn move_slots(&mut self, subprog: &Subprog) {
+    /// Emits the beginning of a function.
+    pub(crate) fn enter(&mut self, shape: &Shape, subprog: &Subprog) {
         if !self.opt.on.slots || !self.opt.on.values || !self.plan.blocks.is_empty() {
-            return;
+            return self.e.enter(shape);
         }
-        self.opt.slots = slots(self.e, &self.opt, &self.insns, subprog);
+        let FramePointer::Own { zeroed } = shape.fp else {
+            self.opt.slots = Vec::new();
+            return self.e.enter(shape);
+        };
+        let (slots, written) = slots(self.e, &self.opt, &self.insns, subprog, zeroed != 0);
+        let zeroed = if written { 0 } else { zeroed };
+        self.opt.slots = slots;
+        self.e.enter(&Shape { fp: FramePointer::Own { zeroed }, ..*shape });
         for home in self.opt.slots.iter().filter(|slot| slot.leads).filter_map(|slot| E::EXTRA.get(slot.home)) {
             self.e.mov_imm(*home, 0);
         }

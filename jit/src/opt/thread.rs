@@ -62,7 +62,7 @@ impl<E: Encode> Fast<'_, E> {
                 let same =
                     (second.op, second.width, second.lhs, second.rhs) == (cond.op, cond.width, cond.lhs, cond.rhs);
                 let entered = place != join && self.opt.begins(place);
-                return (same && !entered && !self.selects(place)).then_some(place);
+                return (same && !entered && self.opt.selects(place) == 0).then_some(place);
             }
             if !stays(place, insn) {
                 return None;

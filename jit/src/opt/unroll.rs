@@ -1,4 +1,4 @@
-//! Jumps that cost less: branches over jumps, and unrolling of loops of one block.
+//! Loops of one block, several times in a row.
 //!
 //! ```text
 //! head: body; if c goto head      becomes      head:   body; if !c goto out
@@ -16,11 +16,11 @@
 
 use rtbpf_isa::effects::Flow;
 use rtbpf_isa::effects::RegSet;
-use rtbpf_isa::{CmpOp, Insn, InsnIdx, Operand, Width};
+use rtbpf_isa::{AluOp, CmpOp, Insn, InsnIdx, Operand, Width};
+use rtbpf_verifier::Branch;
 
 use super::count::{Count, Spare, Test};
 use super::exits::{Cond, Target};
-use super::select::unconditional;
 use super::sums::Sums;
 use crate::asm::Label;
 use crate::code::CompileError;
@@ -34,58 +34,83 @@ const SHORT_BODY: usize = 8;
 /// Longer bodies are not bound by the branch.
 const MOST_INSNS: usize = 20;
 
-impl<E: Encode> Fast<'_, E> {
-    /// `if c goto +1; goto x` as `if !c goto x`. Under a meter the jump is a block of its own and stays.
-    pub(crate) fn over_jump(&mut self, at: InsnIdx) -> bool {
-        let next = at.next();
-        let (Some(&branch @ Insn::Branch { to: 1, .. }), Some(&Insn::Jump { to, .. })) =
-            (self.insns.get(at.index()), self.insns.get(next.index()))
-        else {
-            return false;
-        };
-        let entered = self.opt.begins(next);
-        let unreached = self.program.proved().at(next).unreached;
-        let Some(not) = Cond::of(at, &branch).and_then(Cond::inverse).filter(|_| self.opt.on.invert) else {
-            return false;
-        };
-        if entered || unreached || !self.plan.blocks.is_empty() || self.ends_repeated(next) {
-            return false;
-        }
-        let target = next.target(to);
-        let target = self.target(at, target, Label(target.0), self.reach(next, to));
-        self.branch(not, target);
-        self.falls_to(next.next());
-        self.opt.folded = Some(next);
-        true
-    }
+/// A loop of one block.
+struct Ring {
+    /// The instructions of a round, but for the branch at its end; the first one is the head.
+    places: Vec<InsnIdx>,
+    /// On what there is another round.
+    stay: Cond,
+    out: Target,
+}
 
+impl<E: Encode> Fast<'_, E> {
     /// Emits the branch at `at` and more rounds of the loop that it ends; `false` when it ends none that is unrolled.
     pub(crate) fn unroll(&mut self, at: InsnIdx, starts: &[Label]) -> Result<bool, CompileError> {
-        let Some(&Insn::Branch { op, width, lhs, rhs: right, to }) = self.insns.get(at.index()) else {
+        let Some(&Insn::Branch { op, width, lhs, rhs, to: to @ ..0 }) = self.insns.get(at.index()) else {
             return Ok(false);
         };
-        let (head, out) = (at.target(to), self.way_out(at));
-        let cond = Cond { at, op, width, lhs, rhs: right };
-        let (true, Some(not)) = (self.opt.on.unroll && to < 0, cond.inverse()) else { return Ok(false) };
-        let body = self.insns.get(head.index()..at.index()).filter(|body| body.len() <= MOST_INSNS);
-        let Some(body) = body.map(<[Insn]>::to_vec) else { return Ok(false) };
-        let simple = |(offset, insn): (usize, &Insn)| {
-            let selects = self.selects(InsnIdx((head.index() + offset) as u32));
-            selects || insn.flow() == Flow::Next && !leaves(insn)
+        let stay = Cond { at, op, width, lhs, rhs };
+        let ring = Ring { places: (at.target(to).0..at.0).map(InsnIdx).collect(), stay, out: self.way_out(at) };
+        let done = self.rounds(ring, starts)?;
+        if done {
+            // Some ways out know more of the registers than others.
+            self.opt.enter(at.next());
+            self.e.asm().bind(Label(at.next().0));
+        }
+        Ok(done)
+    }
+
+    /// Emits the branch at the end of a loop whose test was moved behind its body, and perhaps more rounds.
+    pub(crate) fn unroll_moved(
+        &mut self,
+        places: Vec<InsnIdx>,
+        leave: Cond,
+        out: Target,
+        starts: &[Label],
+    ) -> Result<(), CompileError> {
+        let (Some(stay), Some(&head)) = (leave.inverse(), places.first()) else { return Ok(()) };
+        if !self.rounds(Ring { places, stay, out }, starts)? {
+            self.branch(stay, self.around(head, Label(head.0)));
+            self.settle_all(out.live);
+        }
+        self.e.jump(out.label, Reach::Far);
+        self.opt.forget();
+        Ok(())
+    }
+
+    fn rounds(&mut self, ring: Ring, starts: &[Label]) -> Result<bool, CompileError> {
+        let Ring { places, stay: cond, out } = ring;
+        let (Some(not), Some(&head)) = (cond.inverse(), places.first()) else { return Ok(false) };
+        if !self.opt.on.unroll || places.len() > MOST_INSNS {
+            return Ok(false);
+        }
+        let body: Vec<Insn> = places.iter().filter_map(|at| self.insns.get(at.index()).copied()).collect();
+        // Out of the loop, which may have several ways out.
+        let exits = |at: InsnIdx, insn: &Insn| match insn {
+            Insn::Branch { to, .. } => {
+                let target = at.target(*to);
+                target != cond.at && !places.contains(&target) && self.program.proved().at(at).branch == Branch::Both
+            }
+            _ => false,
         };
-        let unreached = (head.index()..=at.index()).any(|at| self.program.proved().at(InsnIdx(at as u32)).unreached);
-        let one_block =
-            body.iter().enumerate().all(simple) && !(head.0 + 1..=at.0).any(|at| self.opt.begins(InsnIdx(at)));
-        if !one_block || unreached {
+        let simple = |(at, insn): (&InsnIdx, &Insn)| {
+            self.opt.selects(*at) != 0 || insn.flow() == Flow::Next && !leaves(insn) || exits(*at, insn)
+        };
+        let one_way =
+            places.iter().zip(&body).all(|(at, insn)| self.opt.selects(*at) != 0 || insn.flow() == Flow::Next);
+        let reached = |at: &InsnIdx| !self.program.proved().at(*at).unreached;
+        let joins = places.iter().skip(1).chain([&cond.at]).any(|at| self.opt.begins(*at));
+        if joins || !places.iter().zip(&body).all(simple) || !places.iter().chain([&cond.at]).all(reached) {
             return Ok(false);
         }
         self.branch(not, out);
-        let known = unconditional(&body);
+        let known = self.unconditional(&places, &body);
+        let (width, right) = (cond.width, cond.rhs);
         let rounds = if body.len() <= SHORT_BODY { 2 * ROUNDS } else { ROUNDS };
-        let count = Count::of(&known, op, width, lhs, right).and_then(|count| count.spare(rounds - 1));
+        let count = Count::of(&known, cond.op, width, cond.lhs, right).and_then(|count| count.spare(rounds - 1));
         let count = count.filter(|_| self.plan.blocks.is_empty());
-        let idle = RegSet::CALLER_SAVED.without(self.opt.liveness.after(at));
-        let sums = Sums::of(&known, [Operand::Reg(lhs), right], idle).filter(|_| count.is_some());
+        let idle = RegSet::CALLER_SAVED.without(self.opt.liveness.after(cond.at));
+        let sums = Sums::of(&known, [Operand::Reg(cond.lhs), right], idle).filter(|_| count.is_some() && one_way);
         let again = match count {
             Some(spare) => {
                 let (again, slow) = (self.e.asm().label(), self.e.asm().label());
@@ -104,7 +129,7 @@ impl<E: Encode> Fast<'_, E> {
                 let turns = [&body, other.as_ref().unwrap_or(&body)];
                 self.opt.rounds = true;
                 for round in 0..rounds {
-                    self.round(head, turns[round % 2], starts)?;
+                    self.round(&places, turns[round % 2], cond.at, starts)?;
                 }
                 self.opt.rounds = false;
                 self.branch(cond, self.around(head, again));
@@ -117,13 +142,12 @@ impl<E: Encode> Fast<'_, E> {
                 let rest = self.e.asm().label();
                 self.e.asm().bind(rest);
                 self.opt.enter(head);
-                self.round(head, &body, starts)?;
+                self.round(&places, &body, cond.at, starts)?;
                 rest
             }
             None => {
                 for round in 1..ROUNDS {
-                    self.charge(head);
-                    self.round(head, &body, starts)?;
+                    self.round(&places, &body, cond.at, starts)?;
                     if round + 1 < ROUNDS {
                         self.branch(not, out);
                     }
@@ -133,9 +157,18 @@ impl<E: Encode> Fast<'_, E> {
         };
         self.branch(cond, self.around(head, again));
         self.settle_all(out.live);
-        // Some ways out know more of the registers than others.
-        self.opt.enter(at.next());
         Ok(true)
+    }
+
+    /// `body` for those who ask what it does to registers: what happens under a condition is some operation on what was there.
+    fn unconditional(&self, places: &[InsnIdx], body: &[Insn]) -> Vec<Insn> {
+        let mut body = body.to_vec();
+        for (at, insn) in places.iter().zip(&mut body) {
+            if let (true, Insn::Alu { op, .. }) = (self.opt.selected(*at), insn) {
+                *op = AluOp::Or;
+            }
+        }
+        body
     }
 
     /// The loop's head, which stands at `label`.
@@ -148,13 +181,27 @@ impl<E: Encode> Fast<'_, E> {
         self.e.bin(Bin::Add, sums.width, first, first, Rhs::Reg(reg::<E>(sums.second)));
     }
 
-    fn round(&mut self, head: InsnIdx, body: &[Insn], starts: &[Label]) -> Result<(), CompileError> {
-        for (offset, insn) in body.iter().enumerate() {
-            let at = InsnIdx(head.0 + offset as u32);
-            if !self.optimised(at, insn) {
-                self.plain(at, insn, starts)?;
+    fn round(
+        &mut self,
+        places: &[InsnIdx],
+        body: &[Insn],
+        latch: InsnIdx,
+        starts: &[Label],
+    ) -> Result<(), CompileError> {
+        for (at, insn) in places.iter().copied().zip(body) {
+            self.charge(at);
+            if self.optimised(at, insn) {
+                continue;
+            }
+            match (Cond::of(at, insn), *insn) {
+                (Some(cond), Insn::Branch { to, .. }) => {
+                    let out = at.target(to);
+                    self.branch(cond, self.target(at, out, Label(out.0), Reach::Far));
+                }
+                _ => self.plain(at, insn, starts)?,
             }
         }
+        self.charge(latch);
         Ok(())
     }
 

@@ -22,6 +22,8 @@ pub(crate) enum Value {
     Const(u64),
     /// A shift by 1 to width - 1; logical. The result of a 32-bit one is zero-extended.
     Shift { width: Width, left: bool, of: Reg, by: u8 },
+    /// `of + (of << shift)`, shifted by 1 to width - 1. The result of a 32-bit one is zero-extended.
+    Product { width: Width, of: Reg, shift: u8 },
     /// The low 32 bits, zero-extended.
     Low { of: Reg },
     /// What memory holds, zero-extended; memory does not change before it is computed.
@@ -77,7 +79,7 @@ impl Value {
             }
             Value::Load { at, .. } => at.refs(),
             Value::Const(_) => RegSet::EMPTY,
-            Value::Shift { of, .. } | Value::Low { of } => RegSet::of(of),
+            Value::Shift { of, .. } | Value::Product { of, .. } | Value::Low { of } => RegSet::of(of),
         }
     }
 
@@ -85,7 +87,8 @@ impl Value {
     pub fn place(self, off: i32) -> Option<Place> {
         match self.plus(off)? {
             Value::Sum { base: Some(base), index, disp } => Some(Place { base, index, disp }),
-            Value::Sum { .. } | Value::Const(_) | Value::Shift { .. } | Value::Low { .. } | Value::Load { .. } => None,
+            Value::Sum { .. } | Value::Const(_) | Value::Shift { .. } | Value::Product { .. } => None,
+            Value::Low { .. } | Value::Load { .. } => None,
         }
     }
 
@@ -93,7 +96,8 @@ impl Value {
     pub fn copied(self) -> Option<Reg> {
         match self {
             Value::Sum { base: Some(base), index: None, disp: 0 } => Some(base),
-            Value::Sum { .. } | Value::Const(_) | Value::Shift { .. } | Value::Low { .. } | Value::Load { .. } => None,
+            Value::Sum { .. } | Value::Const(_) | Value::Shift { .. } | Value::Product { .. } => None,
+            Value::Low { .. } | Value::Load { .. } => None,
         }
     }
 
@@ -102,7 +106,7 @@ impl Value {
         match self {
             Value::Sum { base, index, disp } => Some(Value::Sum { base, index, disp: disp.checked_add(by)? }),
             Value::Const(value) => Some(Value::Const(value.wrapping_add(by as i64 as u64))),
-            Value::Shift { .. } | Value::Low { .. } | Value::Load { .. } => None,
+            Value::Shift { .. } | Value::Product { .. } | Value::Low { .. } | Value::Load { .. } => None,
         }
     }
 
@@ -150,7 +154,8 @@ impl Value {
                 Some(Value::Sum { base: None, index: Some((reg, shift + by)), disp: disp.checked_mul(1 << by)? })
             }
             Value::Const(value) => Some(Value::Const(value.wrapping_shl(by.into()))),
-            Value::Sum { .. } | Value::Shift { .. } | Value::Low { .. } | Value::Load { .. } => None,
+            Value::Sum { .. } | Value::Shift { .. } | Value::Product { .. } => None,
+            Value::Low { .. } | Value::Load { .. } => None,
         }
     }
 
@@ -165,7 +170,7 @@ impl Value {
                 Some(Value::Sum { base, index, disp })
             }
             Value::Const(_) => Some(self),
-            Value::Shift { of, .. } | Value::Low { of } => (of != reg).then_some(self),
+            Value::Shift { of, .. } | Value::Product { of, .. } | Value::Low { of } => (of != reg).then_some(self),
             Value::Load { .. } => (!self.refs().contains(reg)).then_some(self),
         }
     }
@@ -175,7 +180,8 @@ impl Value {
         match self {
             Value::Shift { width, left, of, by } => Some((width, left, of, by)),
             Value::Sum { base: None, index: Some((of, by)), disp: 0 } if by != 0 => Some((Width::W64, true, of, by)),
-            Value::Sum { .. } | Value::Const(_) | Value::Low { .. } | Value::Load { .. } => None,
+            Value::Sum { .. } | Value::Const(_) | Value::Product { .. } => None,
+            Value::Low { .. } | Value::Load { .. } => None,
         }
     }
 }

@@ -14,7 +14,7 @@ use Gpr::*;
 pub(super) fn mov(e: &mut X64, w: Width, d: Gpr, s: Gpr) {
     // A 32-bit move onto itself clears the upper half.
     if d != s || w == Width::W32 {
-        e.rr(w, 0x8b, d, s);
+        e.beside_flags(d, |e| e.rr(w, 0x8b, d, s));
     }
 }
 
@@ -117,6 +117,7 @@ fn simple(e: &mut X64, op: Bin, w: Width, d: Gpr, a: Gpr, b: Rhs<Gpr>) {
 fn apply(e: &mut X64, op: Bin, w: Width, d: Gpr, b: Gpr) {
     if let Some(extension) = extension(op) {
         e.rr(w, extension as u16 * 8 + 3, d, b);
+        e.flags(w, d);
     }
 }
 
@@ -146,6 +147,7 @@ pub(super) fn apply_imm(e: &mut X64, op_: Bin, w: Width, d: Gpr, value: i32) {
             e.imm32(value);
         }
     }
+    e.flags(w, d);
 }
 
 fn multiply(e: &mut X64, w: Width, d: Gpr, a: Gpr, b: Rhs<Gpr>) {
@@ -194,6 +196,7 @@ fn shift(e: &mut X64, shift: Shift, w: Width, d: Gpr, a: Gpr, b: Rhs<Gpr>) {
                 count => {
                     e.rm(w, op(0xc1), shift.extension, Rm::Reg(d));
                     e.imm8(count);
+                    e.flags(w, d);
                 }
             }
         }

@@ -3,7 +3,7 @@
 use rtbpf_isa::{CmpOp, Size, Width};
 
 use super::regs::{Gpr, Mem};
-use super::{Op, Rm, X64, as_i8, op, op8, op16};
+use super::{Op, Rm, X64, alu, as_i8, op, op8, op16};
 use crate::asm::{Field, Label};
 use crate::encode::{Reach, Rhs};
 
@@ -132,7 +132,19 @@ pub(super) fn branch_memory(e: &mut X64, cmp: CmpOp, size: Size, addr: Mem, b: R
 /// A conditional move on the inverse of the condition, which differs in its lowest bit.
 pub(super) fn select(e: &mut X64, op: CmpOp, w: Width, a: Gpr, b: Rhs<Gpr>, d: Gpr, s: Gpr) {
     compare(e, op, w, a, b);
-    e.rr(Width::W64, 0x0f40 | (Cc::of(op) as u16 ^ 1), d, s);
+    e.beside_flags(d, |e| e.rr(Width::W64, 0x0f40 | (Cc::of(op) as u16 ^ 1), d, s));
+}
+
+pub(super) fn set(e: &mut X64, cmp: CmpOp, w: Width, a: Gpr, b: Rhs<Gpr>, d: Gpr) {
+    let compared = d == a || b == Rhs::Reg(d);
+    if !compared {
+        alu::mov_imm(e, d, 0);
+    }
+    compare(e, cmp, w, a, b);
+    e.rm(Width::W32, op8(0x0f90 | Cc::of(cmp) as u16), 0, Rm::Reg(d));
+    if compared {
+        alu::zero_extend(e, Size::B, d, d);
+    }
 }
 
 fn compare(e: &mut X64, cmp: CmpOp, w: Width, a: Gpr, b: Rhs<Gpr>) {
@@ -145,7 +157,11 @@ fn compare(e: &mut X64, cmp: CmpOp, w: Width, a: Gpr, b: Rhs<Gpr>) {
             e.rm(w, op(0xf7), 0, Rm::Reg(a));
             e.imm32(value);
         }
-        Rhs::Imm(0) => e.rr(w, 0x85, a, a),
+        Rhs::Imm(0) if matches!(cmp, CmpOp::Eq | CmpOp::Ne) && e.is_flagged(w, a) => {}
+        Rhs::Imm(0) => {
+            e.rr(w, 0x85, a, a);
+            e.flags(w, a);
+        }
         Rhs::Imm(value) => match as_i8(value) {
             Some(value) => {
                 e.rm(w, op(0x83), 7, Rm::Reg(a));

@@ -43,6 +43,8 @@ pub struct Features {
 pub struct X64 {
     asm: Asm,
     features: Features,
+    /// The register of which the zero flag tells, and where it does so.
+    result: Option<(u32, Width, Gpr)>,
 }
 
 /// The `r/m` operand.
@@ -76,7 +78,7 @@ const fn op8(code: u16) -> Op {
 impl X64 {
     /// An encoder over `asm`.
     pub fn new(asm: Asm, features: Features) -> X64 {
-        X64 { asm, features }
+        X64 { asm, features, result: None }
     }
 
     /// The buffer, for its results.
@@ -135,6 +137,31 @@ impl X64 {
                     self.asm.put(mem.disp as u32 as u64, bytes);
                 }
             }
+        }
+    }
+
+    /// The instruction just emitted left the zero flag of what it wrote to `d`.
+    fn flags(&mut self, w: Width, d: Gpr) {
+        self.result = Some((self.asm.here(), w, d));
+    }
+
+    /// What the zero flag tells of here.
+    fn flagged(&self) -> Option<(Width, Gpr)> {
+        let (place, w, reg) = self.result?;
+        (place == self.asm.here() && self.asm.falls()).then_some((w, reg))
+    }
+
+    /// Whether the zero flag tells of `a`; a 32-bit result is extended.
+    fn is_flagged(&self, w: Width, a: Gpr) -> bool {
+        self.flagged().is_some_and(|(of, reg)| reg == a && (of == w || of == Width::W32))
+    }
+
+    /// Emits what leaves the flags alone and writes `d`.
+    fn beside_flags(&mut self, d: Gpr, emit: impl FnOnce(&mut X64)) {
+        let flagged = self.flagged().filter(|(_, reg)| *reg != d);
+        emit(self);
+        if let Some((w, reg)) = flagged {
+            self.flags(w, reg);
         }
     }
 
@@ -284,6 +311,9 @@ impl Encode for X64 {
     }
     fn select(&mut self, op: CmpOp, w: Width, a: Gpr, b: Rhs<Gpr>, d: Gpr, s: Gpr) {
         branch::select(self, op, w, a, b, d, s);
+    }
+    fn set(&mut self, op: CmpOp, w: Width, a: Gpr, b: Rhs<Gpr>, d: Gpr) {
+        branch::set(self, op, w, a, b, d);
     }
     fn may_goto(&mut self, to: Label, reach: Reach) {
         branch::may_goto(self, to, reach);

@@ -120,6 +120,7 @@ impl Cpu {
             "orr" => arg(1) | arg(2),
             "eor" => arg(1) ^ arg(2),
             "csel" => arg(if self.holds(ops[3]) { 1 } else { 2 }),
+            "cset" => self.holds(ops[1]).into(),
             "lsl" => arg(1) << (arg(2) % bits),
             "lsr" => arg(1) >> (arg(2) % bits),
             "asr" => (signed(arg(1)) >> (arg(2) % bits)) as u64,

@@ -241,6 +241,9 @@ impl Function<'_> {
     /// A counted loop, by an ordinary branch or under `may_goto`.
     fn repeat(&mut self, size: u64) {
         let count = self.rng.below(5) as i32 + 1;
+        if self.rng.chance(3) {
+            return self.rotated(size, count);
+        }
         let counter = self.counter;
         self.insns.push(Insn::Alu { op: AluOp::Mov, width: Width::W64, dst: counter, src: Operand::Imm(count) });
         let start = self.insns.len();
@@ -248,6 +251,7 @@ impl Function<'_> {
             self.insns.push(Insn::MayGoto { to: 0 });
         }
         self.block(size, 1);
+        let leaves = self.rng.chance(3).then(|| self.way_out());
         self.insns.push(Insn::Alu { op: AluOp::Sub, width: Width::W64, dst: counter, src: Operand::Imm(1) });
         let (width, lhs, rhs) = (Width::W64, counter, Operand::Imm(0));
         if self.rng.chance(2) {
@@ -257,6 +261,54 @@ impl Function<'_> {
         } else {
             let to = start as i32 - self.insns.len() as i32 - 1;
             self.insns.push(Insn::Branch { op: CmpOp::Ne, width, lhs, rhs, to });
+        }
+        if let Some(at) = leaves {
+            self.lead_here(at);
+        }
+    }
+
+    /// A branch out of a loop, not yet led anywhere, and perhaps something behind it.
+    fn way_out(&mut self) -> usize {
+        let at = self.insns.len();
+        let (op, width, lhs, rhs) = (self.rng.one_of(&CmpOp::ALL), self.rng.width(), self.scalar(), self.operand());
+        self.insns.push(Insn::Branch { op, width, lhs, rhs, to: 0 });
+        if self.rng.chance(2) {
+            self.straight();
+        }
+        at
+    }
+
+    fn lead_here(&mut self, at: usize) {
+        let over = (self.insns.len() - at - 1) as i32;
+        if let Insn::Branch { to, .. } = &mut self.insns[at] {
+            *to = over;
+        }
+    }
+
+    /// A counted loop whose step and test come first, and which is entered behind them.
+    fn rotated(&mut self, size: u64, count: i32) {
+        let counter = self.counter;
+        self.insns.push(Insn::Alu { op: AluOp::Mov, width: Width::W64, dst: counter, src: Operand::Imm(count) });
+        let entry = self.insns.len();
+        self.insns.push(Insn::Jump { to: 0, long: false });
+        self.block(size / 4, 1);
+        self.insns.push(Insn::Alu { op: AluOp::Sub, width: Width::W64, dst: counter, src: Operand::Imm(1) });
+        let test = self.insns.len();
+        self.insns.push(Insn::Branch { op: CmpOp::Eq, width: Width::W64, lhs: counter, rhs: Operand::Imm(0), to: 0 });
+        let middle = self.insns.len() as i32;
+        self.insns[entry] = Insn::Jump { to: middle - entry as i32 - 1, long: false };
+        self.block(size / 2, 1);
+        let back = |from: &Self| entry as i32 - from.insns.len() as i32;
+        let leaves = self.rng.chance(3).then(|| self.way_out());
+        if self.rng.chance(2) {
+            let (op, width, lhs, rhs) = (self.rng.one_of(&CmpOp::ALL), self.rng.width(), self.scalar(), self.operand());
+            self.insns.push(Insn::Branch { op, width, lhs, rhs, to: back(self) });
+            self.straight();
+        }
+        self.insns.push(Insn::Jump { to: back(self), long: false });
+        self.lead_here(test);
+        if let Some(at) = leaves {
+            self.lead_here(at);
         }
     }
 
@@ -346,7 +398,7 @@ impl Function<'_> {
     fn idiom(&mut self) {
         let (a, b) = (self.scalar(), self.scalar());
         let (width, small, imm) = (self.rng.width(), self.rng.below(4) as i32, self.rng.imm());
-        match self.rng.below(4) {
+        match self.rng.below(7) {
             0 => {
                 let by = 1 + self.rng.below(width.bits() as u64 - 1) as i32;
                 let op = self.rng.one_of(&[AluOp::Or, AluOp::Xor, AluOp::Add]);
@@ -369,11 +421,60 @@ impl Function<'_> {
                 self.alu(AluOp::Add, Width::W64, a, Operand::Reg(b));
                 self.alu(AluOp::Lsh, Width::W64, a, Operand::Imm(small));
             }
+            3 => self.choice(a, b),
+            4 => {
+                let factor = self.rng.one_of(&[3, 5, 9, 10, 12, 33, 65, 31, 127, 0x6000_0000]);
+                self.alu(AluOp::Mul, width, a, Operand::Imm(factor));
+                let (dst, src) = if self.rng.chance(2) { (a, b) } else { (b, a) };
+                let width = if self.rng.chance(4) { self.rng.width() } else { width };
+                self.alu(AluOp::Add, width, dst, Operand::Reg(src));
+            }
+            5 => {
+                self.alu(AluOp::Lsh, Width::W32, a, Operand::Imm(small));
+                self.alu(AluOp::Add, Width::W32, b, Operand::Reg(a));
+            }
             _ => {
                 let op = self.rng.one_of(&[AluOp::Div, AluOp::Mod]);
                 self.mov(a, b);
                 self.alu(op, width, a, Operand::Imm(imm));
             }
+        }
+    }
+
+    /// One of two values, by a branch over what computes the other.
+    fn choice(&mut self, a: Reg, b: Reg) {
+        let (op, width, lhs, rhs) = (self.rng.one_of(&CmpOp::ALL), self.rng.width(), self.scalar(), self.operand());
+        let jumps = self.rng.chance(3);
+        let zero = self.rng.below(2) as i32;
+        if self.rng.chance(2) {
+            self.alu(AluOp::Mov, width, a, Operand::Imm(zero));
+        }
+        let at = self.insns.len();
+        self.insns.push(Insn::Branch { op, width, lhs, rhs, to: 0 });
+        match self.rng.below(4) {
+            0 => self.alu(AluOp::Mov, Width::W32, a, Operand::Imm(1 - zero)),
+            1 => self.insns.push(Insn::Neg { width, dst: a }),
+            2 => {
+                let imm = self.rng.imm();
+                self.alu(AluOp::Add, width, b, Operand::Imm(imm));
+                self.alu(AluOp::Mov, width, a, Operand::Reg(b));
+            }
+            _ => {
+                let (imm, op) = (self.rng.imm(), self.rng.one_of(&[AluOp::Xor, AluOp::Lsh, AluOp::Sub]));
+                self.alu(AluOp::Mov, width, b, Operand::Reg(a));
+                self.alu(op, width, b, Operand::Imm(imm));
+                self.alu(AluOp::Mov, Width::W64, a, Operand::Reg(b));
+            }
+        }
+        let over = self.insns.len() as i32 - at as i32 - 1;
+        self.insns[at] = Insn::Branch { op, width, lhs, rhs, to: over + jumps as i32 * 2 };
+        if jumps {
+            self.insns.push(Insn::Jump { to: 1, long: false });
+            self.constant(b);
+        }
+        // What was computed on the way is often read no more.
+        if self.rng.chance(2) {
+            self.alu(AluOp::Mov, Width::W64, b, Operand::Imm(zero));
         }
     }
 

@@ -1,0 +1,285 @@
+//! The shapes in which compilers leave choices, products and loops, against the reference.
+
+mod harness;
+
+use harness::generate::Rng;
+use harness::*;
+use rtbpf_isa::Operand::{Imm as I, Reg as R};
+use rtbpf_isa::Reg::*;
+use rtbpf_isa::Width::*;
+use rtbpf_isa::*;
+use rtbpf_jit::{Options, Techniques};
+
+const EDGES: [u64; 8] = [0, 1, 2, u64::MAX, 1 << 63, 0x7fff_ffff, 0xffff_ffff, 0xdead_beef_0000_0003];
+
+fn alu(op: AluOp, width: Width, dst: Reg, src: Operand) -> Insn {
+    Insn::Alu { op, width, dst, src }
+}
+
+fn mov(dst: Reg, src: Operand) -> Insn {
+    alu(AluOp::Mov, W64, dst, src)
+}
+
+fn add(dst: Reg, src: Operand) -> Insn {
+    alu(AluOp::Add, W64, dst, src)
+}
+
+fn word(dst: Reg, value: u64) -> Insn {
+    Insn::Imm { dst, value: Imm64::Const([value as u32, (value >> 32) as u32]) }
+}
+
+fn jump(to: usize, from: usize) -> Insn {
+    Insn::Jump { to: to as i32 - from as i32 - 1, long: false }
+}
+
+/// What registers hold, folded into R0.
+fn fold(insns: &mut Vec<Insn>, registers: &[Reg]) {
+    for reg in registers {
+        insns.extend([alu(AluOp::Mul, W64, R0, I(31)), add(R0, R(*reg))]);
+    }
+}
+
+#[track_caller]
+fn agrees(insns: &[Insn], what: &str) {
+    let ctx = std::array::from_fn(|i| (i as u64 + 1).wrapping_mul(0x8182_8384_8586_8789));
+    let want = reference::reference(&program(insns), ctx, Some(1 << 14));
+    assert!(want.r0.is_some(), "{what}: it ends");
+    let Some(host) = Options::host() else { return };
+    let off = [
+        Techniques::ALL,
+        Techniques { select: false, ..Techniques::ALL },
+        Techniques { layout: false, ..Techniques::ALL },
+        Techniques { unroll: false, ..Techniques::ALL },
+        Techniques { invert: false, align: false, ..Techniques::ALL },
+    ];
+    for optimise in off.into_iter().map(Some).chain([None]) {
+        let options = Options { optimise, ..host };
+        assert_eq!(run(&native(insns, &options), ctx, i64::MAX, &[]).r0, want.r0, "{what}, {options:?}: {insns:#?}");
+    }
+}
+
+/// One of two numbers, of which one takes some operations, by a branch over them or to where a jump behind them goes.
+#[test]
+fn choices_of_one_to_three_operations_agree() {
+    for (shape, jumps) in (0..7).flat_map(|shape| [false, true].map(|jumps| (shape, jumps))) {
+        let mut insns = vec![mov(R0, I(0))];
+        for (number, (op, a)) in CmpOp::ALL.into_iter().flat_map(|op| EDGES.map(|a| (op, a))).enumerate() {
+            let (width, rhs) = ([W32, W64][number % 2], [R(R4), I(1), R(R3), I(0)][number % 4]);
+            let lhs = [R5, R3, R7][number % 3];
+            insns.extend([word(R3, a), word(R4, EDGES[number * 5 % 8]), mov(R5, R(R4)), mov(R7, I(number as i32 % 2))]);
+            let under = match shape {
+                0 => vec![mov(R7, I(1 - number as i32 % 2))],
+                1 => vec![alu(AluOp::Mov, W32, R7, I(1 - number as i32 % 2))],
+                2 => vec![Insn::Neg { width, dst: R7 }],
+                3 => vec![add(R5, I(87)), mov(R7, R(R5))],
+                4 => vec![alu(AluOp::Lsh, W32, R4, I(1)), alu(AluOp::Xor, W32, R4, I(0x1021)), mov(R7, R(R4))],
+                5 => vec![mov(R8, R(R3)), Insn::Neg { width, dst: R8 }, alu(AluOp::Sub, width, R7, R(R8))],
+                _ => vec![mov(R8, R(R7)), alu(AluOp::Mov, W32, R3, R(R8)), alu(AluOp::And, W64, R5, R(R3))],
+            };
+            let over = under.len() as i32 + 2 * i32::from(jumps);
+            insns.push(Insn::Branch { op, width, lhs, rhs, to: over });
+            insns.extend(under);
+            if jumps {
+                insns.extend([Insn::Jump { to: 1, long: false }, mov(R3, I(7))]);
+            }
+            // Whether what was computed on the way is read again.
+            if number % 3 != 0 {
+                insns.extend([R4, R5, R8].map(|reg| mov(reg, I(2))));
+            }
+            fold(&mut insns, &[R3, R4, R5, R7]);
+        }
+        insns.push(Insn::Exit);
+        insns.insert(0, mov(R8, I(3)));
+        agrees(&insns, &format!("shape {shape}, jumps {jumps}"));
+    }
+}
+
+#[test]
+fn products_and_scaled_numbers_with_something_added_agree() {
+    for factor in [3, 5, 6, 7, 9, 10, 12, 17, 24, 31, 33, 40, 65, 96, 127, 129, 0x6000_0000, i32::MAX] {
+        let mut insns = vec![mov(R0, I(0))];
+        for number in 0..32 {
+            let (width, other) = ([W32, W64][number % 2], [W32, W64][number / 2 % 2]);
+            insns.extend([word(R3, EDGES[number % 8]), word(R4, EDGES[(number * 3 + 1) % 8]), mov(R5, R(R3))]);
+            insns.push(alu(AluOp::Mov, width, [R3, R5][number / 4 % 2], R([R4, R3][number / 8 % 2])));
+            insns.push(if number % 5 == 0 {
+                alu(AluOp::Lsh, width, R3, I(2))
+            } else {
+                alu(AluOp::Mul, width, R3, I(factor))
+            });
+            let (dst, src) = [(R3, R4), (R4, R3), (R3, R3), (R5, R3), (R3, R5)][number % 5];
+            insns.push(alu(AluOp::Add, other, dst, R(src)));
+            if number % 3 == 0 {
+                insns.push(mov(src, I(1)));
+            }
+            fold(&mut insns, &[R3, R4, R5]);
+        }
+        insns.push(Insn::Exit);
+        agrees(&insns, &format!("times {factor}"));
+    }
+}
+
+/// Loops that are entered behind their step and test, of one block and of several.
+#[test]
+fn loops_that_are_entered_in_the_middle_agree() {
+    for round in 0..rounds(600) {
+        let mut rng = Rng::new(0x0707 ^ round << 8);
+        let rng = &mut rng;
+        let step = rng.one_of(&[1, 1, 2, 4, -1, -3]);
+        let count = rng.below(40) as i32 + 1;
+        let (start, width) = (rng.below(9) as i32, rng.one_of(&[W32, W64]));
+        let mut insns =
+            vec![mov(R0, I(0)), mov(R2, I(start)), word(R4, rng.word()), word(R5, rng.word()), mov(R7, I(3))];
+        insns.push(mov(R8, I(start + step * count)));
+        let entry = insns.len();
+        insns.push(Insn::Exit);
+        let work = [
+            add(R0, R(R2)),
+            alu(AluOp::Xor, W64, R4, R(R0)),
+            alu(AluOp::Mov, W32, R5, R(R4)),
+            alu(AluOp::Mul, W32, R5, I(33)),
+            alu(AluOp::Add, W32, R5, R(R7)),
+            alu(AluOp::And, W64, R4, I(0xff)),
+            Insn::Store { size: Size::B, base: R1, off: 8, src: R(R4) },
+            Insn::Load { size: Size::W, signed: false, dst: R3, base: R1, off: 6 },
+        ];
+        let some = |rng: &mut Rng, most: u64| (0..rng.below(most)).map(|_| rng.one_of(&work)).collect::<Vec<_>>();
+        insns.extend(some(rng, 3));
+        insns.push(alu(AluOp::Add, width, R2, I(step)));
+        insns.extend(some(rng, 3));
+        let test = insns.len();
+        insns.push(Insn::Exit);
+        insns[entry] = jump(insns.len(), entry);
+        insns.extend(some(rng, 6));
+        // A choice, a way around, a round that ends early, or another way out.
+        let (op, rhs) = (rng.one_of(&CmpOp::ALL), R(rng.one_of(&[R4, R5, R7])));
+        let (shape, branch) = (rng.below(6), insns.len());
+        let to = match shape {
+            0 => 1,
+            1 => 2,
+            2 => entry as i32 - insns.len() as i32,
+            _ => 0,
+        };
+        if shape < 4 {
+            insns.push(Insn::Branch { op, width, lhs: R0, rhs, to });
+            insns.push(mov(R7, I(round as i32)));
+        }
+        if shape != 2 {
+            let most = if rng.chance(4) { 16 } else { 4 };
+            insns.extend(some(rng, most));
+        }
+        let back = insns.len();
+        insns.push(jump(entry + 1, back));
+        let rhs = if rng.chance(2) { R(R8) } else { I(start + step * count) };
+        let op = rng.one_of(&[CmpOp::Eq, CmpOp::Eq, if step > 0 { CmpOp::Sge } else { CmpOp::Sle }]);
+        // At 32 bits, numbers below zero are large.
+        let op = if width == W32 && op != CmpOp::Eq { CmpOp::Eq } else { op };
+        let end = insns.len();
+        let out = |from: usize| (end - from - 1) as i32;
+        insns[test] = Insn::Branch { op, width, lhs: R2, rhs, to: out(test) };
+        if let (3, Insn::Branch { to, .. }) = (shape, &mut insns[branch]) {
+            *to = out(branch);
+        }
+        fold(&mut insns, &[R2, R3, R4, R5, R7]);
+        insns.insert(0, mov(R3, I(0)));
+        insns.push(Insn::Exit);
+        agrees(&insns, &format!("round {round}"));
+    }
+}
+
+/// Loops whose test at the head reads a number that the end of the round made of a condition.
+#[test]
+fn loops_that_carry_their_condition_agree() {
+    let Some(host) = Options::host() else { return };
+    let mut shorter = 0;
+    for round in 0..rounds(400) {
+        let mut rng = Rng::new(0x1a7c ^ round << 8);
+        let rng = &mut rng;
+        let (zero, width) = (rng.below(2) as i32, rng.one_of(&[W32, W64]));
+        let number = rng.one_of(&[R3, R4]);
+        let work = [add(R0, R(R2)), alu(AluOp::Xor, W64, R5, R(R0)), add(R5, I(3)), alu(AluOp::Mul, W32, R5, I(10))];
+        let some = |rng: &mut Rng, most: u64| (0..rng.below(most)).map(|_| rng.one_of(&work)).collect::<Vec<_>>();
+        let mut insns =
+            vec![mov(R0, I(0)), mov(R3, I(0)), mov(R4, I(1)), mov(R5, I(7)), mov(R2, I(-(rng.below(20) as i32) - 1))];
+        let entry = insns.len();
+        insns.push(Insn::Exit);
+        insns.extend(some(rng, 3));
+        let masks = rng.chance(2);
+        insns.extend(masks.then(|| alu(AluOp::And, width, R3, I(1))));
+        // Now and then something that is in the way.
+        if rng.chance(6) {
+            insns.push(rng.one_of(&[add(R2, I(0)), add(R0, R(R3)), alu(AluOp::And, W64, R3, I(3))]));
+        }
+        insns.extend(some(rng, 3));
+        let test = insns.len();
+        insns.push(Insn::Exit);
+        insns[entry] = jump(insns.len(), entry);
+        insns.extend(some(rng, 6));
+        insns.push(add(R2, I(1)));
+        let back = |insns: &[Insn]| entry as i32 - insns.len() as i32;
+        // It leaves when the counter is zero: 1 if it is, or 0 if it is not.
+        let op = if zero == 0 { CmpOp::Eq } else { CmpOp::Ne };
+        insns.push(alu(AluOp::Mov, rng.one_of(&[W32, W64]), number, I(1 - zero)));
+        insns.push(Insn::Branch { op, width: W64, lhs: R2, rhs: I(0), to: back(&insns) });
+        insns.push(mov(number, I(zero)));
+        insns.push(Insn::Jump { to: back(&insns), long: false });
+        let to = (insns.len() - test - 1) as i32;
+        // Where the test reads another number, the counter must leave.
+        insns[test] = match number {
+            R3 => Insn::Branch { op: CmpOp::Ne, width, lhs: R3, rhs: I(0), to },
+            _ => Insn::Branch { op: CmpOp::Sge, width: W64, lhs: R2, rhs: I(0), to },
+        };
+        if rng.chance(4) {
+            insns.push(add(R0, R(R3)));
+        }
+        fold(&mut insns, &[R2, R5]);
+        insns.push(Insn::Exit);
+        agrees(&insns, &format!("round {round}"));
+        let size = |on| code(&insns, &Options { optimise: Some(on), ..host }).bytes.len();
+        let once = Techniques { unroll: false, align: false, ..Techniques::ALL };
+        shorter += u64::from(size(once) < size(Techniques { invert: false, ..once }));
+    }
+    println!("{shorter} loops became shorter");
+    assert!(shorter > rounds(60), "{shorter} loops became shorter");
+}
+
+/// A test of what was computed just before it, where another way comes in between.
+#[test]
+fn tests_behind_joins_look_at_the_register() {
+    for (number, op) in [AluOp::And, AluOp::Sub, AluOp::Rsh, AluOp::Xor].into_iter().enumerate() {
+        for (width, compared) in [(W32, W32), (W32, W64), (W64, W32), (W64, W64)] {
+            let mut insns = vec![mov(R0, I(0))];
+            for (a, cmp) in EDGES.into_iter().flat_map(|a| [CmpOp::Eq, CmpOp::Ne, CmpOp::Sgt].map(|cmp| (a, cmp))) {
+                insns.extend([word(R3, a), word(R4, a ^ 1), mov(R5, I(0))]);
+                let skip = |to| Insn::Branch { op: CmpOp::Set, width: W64, lhs: R4, rhs: I(1), to };
+                // Over the operation, over nothing, or not at all.
+                insns.push(skip([1, 1, 0, 2][number]));
+                insns.push(alu(op, width, R3, I(1)));
+                insns.push(Insn::Branch { op: cmp, width: compared, lhs: R3, rhs: I(0), to: 1 });
+                insns.push(mov(R5, R(R3)));
+                fold(&mut insns, &[R3, R5]);
+            }
+            insns.push(Insn::Exit);
+            agrees(&insns, &format!("{op:?} {width:?} {compared:?}"));
+        }
+    }
+}
+
+/// What the shapes are for: code without the jumps.
+#[test]
+fn shapes_are_found() {
+    let Some(host) = Options::host() else { return };
+    let size = |insns: &[Insn], on| code(insns, &Options { optimise: Some(on), ..host }).bytes.len();
+    let branch = |op, rhs, to| Insn::Branch { op, width: W64, lhs: R2, rhs, to };
+    let all = Techniques { unroll: false, align: false, ..Techniques::ALL };
+    let number = [mov(R2, R(R1)), mov(R0, I(1)), branch(CmpOp::Gt, I(5), 1), mov(R0, I(0)), Insn::Exit];
+    assert!(size(&number, all) < size(&number, Techniques { select: false, ..all }));
+    let temporary = [
+        [mov(R2, R(R1)), mov(R0, R(R1)), mov(R3, R(R1)), branch(CmpOp::Gt, I(5), 2)],
+        [add(R3, I(87)), mov(R0, R(R3)), add(R0, I(1)), Insn::Exit],
+    ];
+    let temporary = temporary.concat();
+    assert!(size(&temporary, all) < size(&temporary, Techniques { select: false, ..all }));
+    let back = [mov(R2, I(9)), add(R2, I(-1)), branch(CmpOp::Eq, I(0), 1), jump(1, 3), mov(R0, I(0)), Insn::Exit];
+    assert!(size(&back, all) < size(&back, Techniques { invert: false, ..all }));
+}
