@@ -29,7 +29,7 @@ IF = re.compile(r"^(\s*(?:\} else )?if )((?!let\b).*[^=|]) \{$")
 LET = re.compile(r"^(\s*let [\w: ()<>,]+ = )([^{}]*);$")
 ARM = re.compile(r"^(\s*[^=]* => )([^{}]*),$")
 CALL = re.compile(r"^\s*[\w.]+(?:\([^;{}]*\)|\[[^;{}]*\])*(?: [-+|&^]?= [^;{}]*|\.\w+\([^;{}]*\)\??|\([^;{}]*\)\??);$")
-TAIL = re.compile(r"^(\s+)((?!&&|\|\||[-+*/|&^] |let|return|use|//|#|\.|if|for|while|match|fn|pub)[^{};]*[^{};,.(\[=])$")
+TAIL = re.compile(r"^(\s+)((?!\s|&&|\|\||[-+*/|&^] |let|return|use|//|#|\.|if|for|while|match|fn|pub)[^{};]*[^{};,.(\[=])$")
 
 
 def bugs_of(line):

@@ -25,14 +25,12 @@ const TAIL_CALL: i32 = 12;
 /// Nothing is known.
 static NO_FACTS: InsnFacts = InsnFacts {
     unreached: false,
-    upper_dead: false,
     divisor_nonzero: false,
     shift_in_range: false,
     branch: Branch::Both,
     access: Access::Mixed,
     const_key: None,
     map: None,
-    range: None,
 };
 
 /// Where the entries of the emitted code are.

@@ -49,8 +49,6 @@ pub enum Branch {
 pub struct InsnFacts {
     /// No path reaches it.
     pub unreached: bool,
-    /// Nobody reads bits 32 to 63 of its result.
-    pub upper_dead: bool,
     /// The divisor is not zero.
     pub divisor_nonzero: bool,
     /// The shift amount is below the width.
@@ -63,8 +61,6 @@ pub struct InsnFacts {
     pub const_key: Option<(MapIdx, u32)>,
     /// For a call that names a map in R1: the one map it can be.
     pub map: Option<MapIdx>,
-    /// Unsigned bounds of the destination after the instruction, where known and useful.
-    pub range: Option<(u64, u64)>,
 }
 
 /// Claims about a program.

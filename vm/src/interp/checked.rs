@@ -308,9 +308,6 @@ impl Checked {
             Insn::Exit => return self.exit(),
             Insn::Bad { why, .. } => return Err(FaultKind::BadInsn(why)),
         }
-        if self.exe.facts.is_some() {
-            self.check_after(at, &insn)?;
-        }
         Ok(None)
     }
 

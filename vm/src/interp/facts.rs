@@ -1,6 +1,6 @@
 //! The verifier's claims, asserted at every instruction that has some.
 
-use rtbpf_isa::{AluOp, Insn, InsnIdx, Operand, Reg};
+use rtbpf_isa::{AluOp, Insn, InsnIdx, Operand};
 use rtbpf_verifier::{Access, Branch, InsnFacts};
 
 use super::checked::Checked;
@@ -65,17 +65,5 @@ impl Checked {
             Branch::Never => !taken,
         };
         if holds { Ok(()) } else { Err(FaultKind::FactBroken("which way the jump goes")) }
-    }
-
-    /// Claims about what an instruction leaves.
-    pub(super) fn check_after(&self, at: InsnIdx, insn: &Insn) -> Result<(), FaultKind> {
-        let Some((low, high)) = self.facts_at(at).range else { return Ok(()) };
-        let defined = Reg::ALL.into_iter().find(|reg| insn.defs().contains(*reg));
-        match defined {
-            Some(reg) if !(low..=high).contains(&self.get(reg)) => {
-                Err(FaultKind::FactBroken("the bounds of the result"))
-            }
-            _ => Ok(()),
-        }
     }
 }
