@@ -333,3 +333,52 @@ static u64 mix_in(u64 h, u64 x) {
     h ^= x * 0x9fb21c651e98df25;
     return (h << 29 | h >> 35) + x;
 }
+
+// The least number, the greatest, and where the greatest stands.
+PROG(extremes) {
+    u32 *a = (u32 *)mem, least = a[0], most = a[0], at = 0;
+    for (u32 i = 1; i < 512; i++) { if (a[i] < least) least = a[i]; if (a[i] > most) most = a[i]; }
+    for (u32 i = 1; i < 512; i++) if (a[i] > a[at]) at = i;
+    return (u64)most << 32 ^ least ^ at;
+}
+
+PROG(djb2) {
+    u32 h = 5381;
+    for (u32 i = 0; i < 2048; i++) h = h * 33 + mem[i];
+    return h;
+}
+
+static inline __attribute__((always_inline)) u8 hex_digit(u8 v) { return v < 10 ? v + '0' : v - 10 + 'a'; }
+
+PROG(hex_encode) {
+    u8 *out = mem + 2048;
+    for (u32 i = 0; i < 1000; i++) { out[2 * i] = hex_digit(mem[i] >> 4); out[2 * i + 1] = hex_digit(mem[i] & 15); }
+    return *(u64 *)(mem + 2048) ^ *(u64 *)(mem + 4040);
+}
+
+PROG(histogram) {
+    u32 *count = (u32 *)(mem + 2048), most = 0;
+    for (u32 i = 0; i < 256; i++) count[i] = 0;
+    for (u32 i = 0; i < 2048; i++) count[mem[i]]++;
+    for (u32 i = 0; i < 256; i++) if (count[i] > most) most = count[i];
+    return most;
+}
+
+// Square roots, bit by bit.
+PROG(square_roots) {
+    u64 sum = 0;
+    for (u32 i = 0; i < 512; i += 4) {
+        u32 x = *(u32 *)(mem + i), root = 0;
+        for (u32 bit = 1u << 30; bit; bit >>= 2) {
+            if (x >= root + bit) { x -= root + bit; root = (root >> 1) + bit; } else root >>= 1;
+        }
+        sum += root;
+    }
+    return sum;
+}
+
+PROG(count_bytes) {
+    u64 count = 0;
+    for (u32 i = 0; i < 2048; i++) count += mem[i] == 'x';
+    return count;
+}
