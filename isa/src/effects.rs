@@ -42,7 +42,12 @@ impl RegSet {
     /// Members in order.
     #[inline]
     pub fn iter(self) -> impl Iterator<Item = Reg> {
-        Reg::ALL.into_iter().filter(move |&reg| self.contains(reg))
+        let mut left = self.0;
+        std::iter::from_fn(move || {
+            let first = left.trailing_zeros() as usize;
+            left &= left.wrapping_sub(1);
+            Reg::ALL.get(first).copied()
+        })
     }
 }
 

@@ -217,6 +217,13 @@ pub trait Encode: Sized {
 
     /// `d = *addr`, extended to 64 bits.
     fn load(&mut self, size: Size, signed: bool, d: Self::Reg, addr: Addr<Self::Reg>);
+    /// `*addr = *addr op b`, the low `size` of it; not for shifts and products.
+    fn update(&mut self, op: Bin, size: Size, addr: Addr<Self::Reg>, b: Rhs<Self::Reg>) {
+        let w = if size == Size::D { Width::W64 } else { Width::W32 };
+        self.load(size, false, Self::SPARE, addr);
+        self.bin(op, w, Self::SPARE, Self::SPARE, b);
+        self.store(size, addr, Self::SPARE);
+    }
     /// `*addr = s`.
     fn store(&mut self, size: Size, addr: Addr<Self::Reg>, s: Self::Reg);
     /// `*addr = value`, sign-extended.

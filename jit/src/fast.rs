@@ -312,7 +312,14 @@ impl<E: Encode> Fast<'_, E> {
         self.e.asm().bind(done);
     }
 
+    #[inline(always)]
     pub(crate) fn charge(&mut self, at: InsnIdx) {
+        if !self.plan.blocks.is_empty() {
+            self.charge_block(at);
+        }
+    }
+
+    fn charge_block(&mut self, at: InsnIdx) {
         let count = match self.plan.blocks.get(at.index()) {
             Some(&count) if count != 0 => count,
             Some(_) | None => return,

@@ -447,6 +447,44 @@ fn selections_move_on_the_inverse_condition() {
 }
 
 #[test]
+fn updates_name_their_place_and_their_size() {
+    let ops = [
+        (Bin::Add, Mnemonic::Add),
+        (Bin::Sub, Mnemonic::Sub),
+        (Bin::Or, Mnemonic::Or),
+        (Bin::And, Mnemonic::And),
+        (Bin::Xor, Mnemonic::Xor),
+    ];
+    let sizes = [(Size::B, 8), (Size::H, 16), (Size::W, 32), (Size::D, 64)];
+    for (((op, mnemonic), (size, bits)), (base, b)) in ops
+        .into_iter()
+        .flat_map(|op| sizes.map(|size| (op, size)))
+        .flat_map(|form| pairs().map(move |pair| (form, pair)))
+    {
+        for value in [None, Some(5), Some(-5), Some(0x1234), Some(-0x1234)] {
+            let mut e = X64::new(Asm::new(64, 0), Features { bmi2: true });
+            let addr = Addr { base, index: Some((Gpr::R13, 2)), disp: 0x11 };
+            e.update(op, size, addr, value.map_or(Rhs::Reg(b), Rhs::Imm));
+            let Ok(done) = e.into_asm().finish(0) else { panic!("there is no label") };
+            let insns: Vec<Instruction> = Decoder::new(64, &done.bytes, DecoderOptions::NONE).into_iter().collect();
+            let [insn] = insns[..] else { panic!("{op:?} {size:?} {value:?} reads as {insns:?}") };
+            assert_eq!(
+                (insn.mnemonic(), insn.memory_base(), insn.memory_index()),
+                (mnemonic, name(base, 64), Register::R13)
+            );
+            assert_eq!((insn.memory_index_scale(), insn.memory_displacement64()), (4, 0x11), "{insn:?}");
+            assert_eq!(insn.memory_size().size() * 8, bits, "{insn:?}");
+            match value {
+                None => assert_eq!(insn.op1_register(), name(b, bits as u32), "{insn:?}"),
+                Some(value) => {
+                    assert_eq!(insn.immediate(1) << (64 - bits), (value as i64 as u64) << (64 - bits), "{insn:?}")
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn conditions_as_numbers_set_a_byte_between_zeros() {
     use CmpOp::*;
     let sets = [

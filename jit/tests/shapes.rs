@@ -119,6 +119,56 @@ fn products_and_scaled_numbers_with_something_added_agree() {
     }
 }
 
+/// A bit shifted in, by one position or by none, and a mask that is wider than a bit.
+#[test]
+fn bits_that_are_shifted_in_agree() {
+    for (mask, shift) in [(1, 1), (1, 0), (1, 3), (3, 1), (1, 31), (-1, 1)] {
+        let mut insns = vec![mov(R0, I(0))];
+        for number in 0..64 {
+            let width = |bit: usize| [W32, W64][number >> bit & 1];
+            insns.extend([word(R3, EDGES[number % 8]), word(R4, EDGES[(number * 3 + 1) % 8])]);
+            insns.extend([alu(AluOp::And, width(0), R4, I(mask)), alu(AluOp::Lsh, width(1), R3, I(shift))]);
+            let (dst, src) = if number & 4 == 0 { (R3, R4) } else { (R4, R3) };
+            insns.push(alu(AluOp::Or, width(3), dst, R(src)));
+            insns.push(if number & 16 == 0 { mov(src, I(1)) } else { mov(R5, R(src)) });
+            fold(&mut insns, &[R3, R4]);
+        }
+        insns.push(Insn::Exit);
+        agrees(&insns, &format!("{mask} {shift}"));
+    }
+}
+
+/// Loads, operations and stores back; the register, the base or the place may differ, or somebody reads the register.
+#[test]
+fn updates_of_memory_agree() {
+    let sizes = [Size::B, Size::H, Size::W, Size::D];
+    for (size, op) in sizes.into_iter().flat_map(|size| AluOp::ALL.map(|op| (size, op))) {
+        let mut insns = vec![mov(R6, R(R1)), mov(R0, I(0))];
+        for number in 0..48 {
+            let (width, way) = ([W32, W64][number % 2], number / 6);
+            let src = [R(R4), I(1), I(-1), I(0x1234_5678), I(-77), I(200)][number % 6];
+            insns.extend([word(R4, EDGES[number % 8]), mov(R3, I(9)), mov(R7, R(R6)), add(R7, R(R3))]);
+            let (dst, base, off) = [(R3, R6, 16), (R3, R7, 8), (R7, R7, 24), (R3, R6, 3)][way % 4];
+            let src = if way == 5 { R(dst) } else { src };
+            insns.push(Insn::Load { size, signed: false, dst, base, off });
+            insns.push(alu(op, width, dst, src));
+            let (base, off) = if way == 6 {
+                (R6, 40)
+            } else if dst == base {
+                (R6, 48)
+            } else {
+                (base, off)
+            };
+            insns.push(Insn::Store { size, base, off, src: R(dst) });
+            insns.push(if number % 4 == 0 { add(R0, R(dst)) } else { mov(dst, I(1)) });
+            insns.push(Insn::Load { size: Size::D, signed: false, dst: R5, base: R6, off: 16 });
+            fold(&mut insns, &[R3, R5]);
+        }
+        insns.push(Insn::Exit);
+        agrees(&insns, &format!("{size:?} {op:?}"));
+    }
+}
+
 /// Loops that are entered behind their step and test, of one block and of several.
 #[test]
 fn loops_that_are_entered_in_the_middle_agree() {
@@ -282,4 +332,8 @@ fn shapes_are_found() {
     assert!(size(&temporary, all) < size(&temporary, Techniques { select: false, ..all }));
     let back = [mov(R2, I(9)), add(R2, I(-1)), branch(CmpOp::Eq, I(0), 1), jump(1, 3), mov(R0, I(0)), Insn::Exit];
     assert!(size(&back, all) < size(&back, Techniques { invert: false, ..all }));
+    let load = Insn::Load { size: Size::W, signed: false, dst: R3, base: R1, off: 8 };
+    let count =
+        [load, add(R3, I(1)), Insn::Store { size: Size::W, base: R1, off: 8, src: R(R3) }, mov(R0, I(0)), Insn::Exit];
+    assert!(cfg!(not(target_arch = "x86_64")) || size(&count, all) < size(&count, Techniques { fuse: false, ..all }));
 }

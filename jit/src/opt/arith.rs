@@ -53,6 +53,7 @@ impl<E: Encode> Fast<'_, E> {
         if self.with_memory(op, width, dst, src) {
             return;
         }
+        let op = if op == Bin::Or && self.is_disjoint(dst, src) { Bin::Add } else { op };
         if self.add_scaled(op, width, dst, src) || self.postpone(op, width, dst, src) {
             return;
         }
@@ -68,6 +69,9 @@ impl<E: Encode> Fast<'_, E> {
         self.e.bin(op, width, reg::<E>(dst), reg::<E>(a), b);
         let masks = op == Bin::And && matches!(b, Rhs::Imm(0..));
         self.defined(dst, width == Width::W32 || masks);
+        if op == Bin::And && b == Rhs::Imm(1) {
+            self.opt.set_bit(dst);
+        }
     }
 
     pub(super) fn right_side(&mut self, width: Width, src: Operand) -> Rhs<E::Reg> {
@@ -220,6 +224,14 @@ impl<E: Encode> Fast<'_, E> {
         self.e.bin(Bin::Sub, width, reg::<E>(dst), E::SPARE, Rhs::Reg(reg::<E>(x)));
         self.defined(dst, width == Width::W32);
         true
+    }
+
+    /// Whether one side is 0 or 1 and the other even: then their sum is what `or` gives.
+    fn is_disjoint(&self, dst: Reg, src: Operand) -> bool {
+        let Operand::Reg(src) = src else { return false };
+        let bit = |r: Reg| self.opt.value(r).copied().is_some_and(|of| self.opt.bits.contains(of));
+        let even = |r: Reg| self.opt.value(r).shift().is_some_and(|(_, left, _, _)| left);
+        bit(dst) && even(src) || even(dst) && bit(src)
     }
 
     /// `x + (x << k) + y` as `(x + y) + (x << k)`: when `y` comes late, it is one addition away, and so is `x`. And

@@ -14,7 +14,7 @@
 
 use std::collections::HashSet;
 
-use rtbpf_isa::effects::Flow;
+use rtbpf_isa::effects::{Flow, RegSet};
 use rtbpf_isa::{AluOp, Insn, InsnIdx, Operand, Reg, Size, Swap, Width};
 use rtbpf_verifier::VerifiedProgram;
 
@@ -138,6 +138,8 @@ struct Candidate {
 /// What each register of a block holds.
 struct Block {
     words: [Option<Word>; Reg::COUNT],
+    /// Registers of which there is one.
+    known: RegSet,
     writes: [u32; Reg::COUNT],
     memory: u32,
 }
@@ -145,6 +147,12 @@ struct Block {
 impl Block {
     fn word(&self, reg: Reg) -> Option<&Word> {
         self.words[reg.index()].as_ref()
+    }
+
+    fn forget(&mut self) {
+        for reg in std::mem::take(&mut self.known).iter() {
+            self.words[reg.index()] = None;
+        }
     }
 
     /// Notes what `insn` changes.
@@ -191,17 +199,20 @@ pub(crate) fn combined(
     begins: impl Fn(InsnIdx) -> bool,
     liveness: &Liveness,
 ) -> Option<Vec<Insn>> {
-    let mut block = Block { words: Default::default(), writes: [0; Reg::COUNT], memory: 0 };
+    let mut block = Block { words: Default::default(), known: RegSet::EMPTY, writes: [0; Reg::COUNT], memory: 0 };
     let mut candidates = Vec::new();
     let lowering = program.lowering();
     let lowers = !lowering.ctx().is_empty();
     for (at, insn) in insns.iter().enumerate() {
         if begins(InsnIdx(at as u32)) {
-            block.words = Default::default();
+            block.forget();
         }
         let loads = matches!(insn, Insn::Load { .. });
-        if !loads && block.words.iter().all(Option::is_none) {
+        if !loads && block.known.0 & insn.uses().with(insn.defs()).0 == 0 {
             block.note(insn);
+            if insn.flow() != Flow::Next {
+                block.forget();
+            }
             continue;
         }
         let moved = lowers && lowering.at(InsnIdx(at as u32)).is_some();
@@ -215,11 +226,13 @@ pub(crate) fn combined(
         }
         for reg in insn.defs().iter() {
             block.words[reg.index()] = result.clone();
+            let (bit, known) = (RegSet::of(reg), result.is_some());
+            block.known = if known { block.known.with(bit) } else { block.known.without(bit) };
         }
         block.note(insn);
         // On the other path of a branch, parts may have other readers.
         if insn.flow() != Flow::Next {
-            block.words = Default::default();
+            block.forget();
         }
     }
     let mut new: Option<Vec<Insn>> = None;

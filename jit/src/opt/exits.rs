@@ -69,6 +69,7 @@ pub(crate) struct Exit {
     from: Label,
     to: Label,
     values: [Value; Reg::COUNT],
+    pending: RegSet,
     narrow: RegSet,
     bytes: RegSet,
     live: RegSet,
@@ -103,9 +104,9 @@ impl<E: Encode> Fast<'_, E> {
             self.settle_all(target.live);
         }
         let compared = self.compared_with_memory(cond);
-        if target.live.iter().all(|r| self.opt.is_settled(r)) {
+        if target.live.0 & self.opt.pending.0 == 0 {
             // What is pending may be computed on the way, in up to ten bytes each; short branches have 27 to spare.
-            let short = target.reach == Reach::Short && self.opt.pending() > 2;
+            let short = target.reach == Reach::Short && self.opt.pending.0.count_ones() > 2;
             let reach = if short { Reach::Near } else { target.reach };
             return self.compare(cond, compared, target.label, reach);
         }
@@ -123,7 +124,7 @@ impl<E: Encode> Fast<'_, E> {
 
     /// Whether all that is pending of `set` is one move, which costs less here than a jump there.
     fn is_cheap(&self, set: RegSet) -> bool {
-        let mut pending = set.iter().filter(|r| !self.opt.is_settled(*r)).map(|r| self.opt.value(r));
+        let mut pending = RegSet(set.0 & self.opt.pending.0).iter().map(|r| self.opt.value(r));
         let first = pending.next();
         pending.next().is_none()
             && first
@@ -162,15 +163,18 @@ impl<E: Encode> Fast<'_, E> {
 
     /// Leaves for later what stands between `from` and `target`.
     pub(crate) fn leave_pending(&mut self, from: Label, target: Target, then: Range<u32>) {
-        let Opt { values, narrow, bytes, .. } = self.opt;
-        self.exits.push(Exit { from, to: target.label, values, narrow, bytes, live: target.live, then });
+        let Opt { values, pending, narrow, bytes, .. } = self.opt;
+        self.exits.push(Exit { from, to: target.label, values, pending, narrow, bytes, live: target.live, then });
     }
 
     /// Emits what branches left for later.
     pub(crate) fn exits(&mut self) {
         for exit in std::mem::take(&mut self.exits) {
             self.e.asm().bind(exit.from);
-            (self.opt.values, self.opt.narrow, self.opt.bytes) = (exit.values, exit.narrow, exit.bytes);
+            self.opt.forget();
+            exit.pending.iter().for_each(|r| self.opt.set(r, exit.values[r.index()]));
+            // Of `bits`, nothing is known here.
+            (self.opt.narrow, self.opt.bytes) = (exit.narrow, exit.bytes);
             for at in exit.then.map(InsnIdx) {
                 if let Some(&insn) = self.insns.get(at.index()) {
                     self.optimised(at, &insn);

@@ -115,6 +115,41 @@ impl<E: Encode> Fast<'_, E> {
         false
     }
 
+    /// Emits the load of `dst` at `at`, the operation behind it and the store back as one, if they are that, and nobody reads
+    /// `dst` behind them.
+    pub(crate) fn update(&mut self, at: InsnIdx, size: Size, dst: Reg, base: Reg, off: i16) -> bool {
+        let (next, last) = (at.next(), at.next().next());
+        let (Some(&Insn::Alu { op, width, dst: d, src }), Some(&Insn::Store { size: s, base: b, off: o, src: stored })) =
+            (self.insns.get(next.index()), self.insns.get(last.index()))
+        else {
+            return false;
+        };
+        let Alu::Bin(op) = op.into() else { return false };
+        let same = (d, s, b, o, stored) == (dst, size, base, off, Operand::Reg(dst)) && base != dst;
+        let alone = src != Operand::Reg(dst) && !self.opt.liveness.after(last).with(self.opt.pinned).contains(dst);
+        let whole = width == Width::W64 || size != Size::D;
+        let moved = [at, last].iter().any(|at| self.native(*at, size, off) != (size, off.into()));
+        let follows = !self.opt.begins(next) && !self.opt.begins(last);
+        if !self.opt.on.fuse || !E::MEMORY_OPERANDS || !operates(op) || op == Bin::Mul {
+            return false;
+        }
+        if !same || !alone || !whole || moved || !follows {
+            return false;
+        }
+        self.write();
+        self.settle_loads();
+        // The register stays what it was.
+        self.opt.set(dst, Value::of(dst));
+        // Computing the address may compute what is added, or the other way round; the second time both stand still.
+        self.stored(size, src);
+        self.address(base, off.into());
+        let value = self.stored(size, src);
+        let addr = self.address(base, off.into());
+        self.e.update(op, size, addr, value);
+        self.opt.updated = Some(at);
+        true
+    }
+
     /// Whether the instruction at `at` stores a load of `dst` as it is, and more of it may follow.
     fn is_copied(&self, at: InsnIdx, dst: Reg, loaded: Size) -> bool {
         match self.insns.get(at.index()) {

@@ -75,8 +75,10 @@ pub(crate) fn moved(
         });
         let alone = jump.0 - first_source <= MOST && others.next().is_none();
         let short = jump.0 - first.0 <= rounds::MOST_INSNS as u32;
+        let joins = (last.0 + 2..=jump.0).any(|at| begins(leads, InsnIdx(at)));
         let moves = match leaves {
-            true => alone && last.next() < jump,
+            // Short ones of several blocks are repeated as they are.
+            true => alone && last.next() < jump && !(short && joins),
             false => !short && is_cold(insns, last.next(), first, jump),
         };
         if !moves {

@@ -14,22 +14,29 @@ impl Liveness {
     pub fn new(insns: &[Insn], subprogs: &[Subprog]) -> Liveness {
         let mut liveness = Liveness { after: vec![RegSet::EMPTY; insns.len()] };
         let mut before = vec![RegSet::EMPTY; insns.len() + 1];
+        let mut heads = vec![false; insns.len() + 1];
         for subprog in subprogs {
-            // Sets only grow, so this ends; a pass more than the depth of loops.
-            while liveness.pass(insns, subprog, &mut before) {}
+            // Sets only grow, so this ends; as many passes as the depth of loops, and one more.
+            while liveness.pass(insns, subprog, &mut before, &mut heads) {}
         }
         liveness
     }
 
-    fn pass(&mut self, insns: &[Insn], subprog: &Subprog, before: &mut [RegSet]) -> bool {
+    /// Whether a head of a loop has grown that was looked at before.
+    fn pass(&mut self, insns: &[Insn], subprog: &Subprog, before: &mut [RegSet], heads: &mut [bool]) -> bool {
         let mut changed = false;
         for at in (subprog.start.0..subprog.end.0).rev().map(InsnIdx) {
             let Some(insn) = insns.get(at.index()) else { continue };
             let live = |at: InsnIdx| before.get(at.index()).copied().unwrap_or_default();
             let after = match insn.flow() {
                 Flow::Next | Flow::Call(_) => live(at.next()),
-                Flow::Jump(to) => live(at.target(to)),
-                Flow::Branch(to) => live(at.next()).with(live(at.target(to))),
+                Flow::Jump(to) | Flow::Branch(to) => {
+                    if let (..0, Some(head)) = (to, heads.get_mut(at.target(to).index())) {
+                        *head = true;
+                    }
+                    let next = if matches!(insn.flow(), Flow::Branch(_)) { live(at.next()) } else { RegSet::EMPTY };
+                    next.with(live(at.target(to)))
+                }
                 Flow::Exit => RegSet::EMPTY,
             };
             if let Some(place) = self.after.get_mut(at.index()) {
@@ -40,7 +47,7 @@ impl Liveness {
                 && *place != new
             {
                 *place = new;
-                changed = true;
+                changed |= heads.get(at.index()) == Some(&true);
             }
         }
         changed

@@ -5,11 +5,11 @@
 //! | copy propagation, dead code, constants | `value.rs` | `values` |
 //! | 32-bit numbers that need no extension | `narrow.rs` | `narrow` |
 //! | base + index * scale + displacement in loads and stores; `lea` | `value.rs` | `values` |
-//! | shift, shift, or → rotate; shift pairs → extension; times 3, 5, 7, 9, 31 → sums | `bin` | `values` |
+//! | shift, shift, or → rotate; shift pairs → extension; times 3, 5, 10, 31, 33 → sums; bits shifted in | `arith.rs` | `values` |
 //! | bytes put together → one wide load | `combine.rs` | `combine` |
 //! | division and remainder by constants | [`magic`] | `magic` |
 //! | stores next to each other → one wide store | `merge.rs` | `merge` |
-//! | a load as an operand of what takes it | `fuse.rs` | `fuse` |
+//! | a load as an operand of what takes it; load, operation and store as one | `fuse.rs` | `fuse` |
 //! | a branch over few operations → conditional move, or the condition as a number | `select.rs` | `select` |
 //! | a branch that the one before decided | `thread.rs` | `thread` |
 //! | the test of a loop at its end | `layout.rs` | `layout` |
@@ -24,6 +24,7 @@
 //! Each only removes work: without facts the result is the same, and every switch is off in the fast tier.
 
 mod arith;
+mod blocks;
 pub(crate) mod combine;
 mod count;
 pub(crate) mod exits;
@@ -45,12 +46,13 @@ pub(crate) mod value;
 
 use std::borrow::Cow;
 
-use rtbpf_isa::effects::{Flow, RegSet};
-use rtbpf_isa::{AluOp, Imm64, Insn, InsnIdx, Operand, Reg, Size, Subprog, Width};
+use rtbpf_isa::effects::RegSet;
+use rtbpf_isa::{AluOp, Imm64, Insn, InsnIdx, Operand, Reg, Size, Width};
 use rtbpf_verifier::VerifiedProgram;
 
 use crate::encode::{Addr, Bin, Encode, Rhs};
 use crate::fast::{Fast, reg};
+use blocks::{Lead, begins, falls, lead, loops};
 use liveness::Liveness;
 use narrow::Narrow;
 use value::{Place, Value};
@@ -142,10 +144,14 @@ pub(crate) struct Opt {
     selects: Vec<u8>,
     moved: Vec<layout::Moved>,
     values: [Value; Reg::COUNT],
+    /// Registers whose values are not computed yet.
+    pending: RegSet,
     /// Registers whose contents have no bit above 31.
     narrow: RegSet,
     /// Registers whose contents are below 256.
     bytes: RegSet,
+    /// Registers whose contents are 0 or 1.
+    bits: RegSet,
     /// Registers that are read by this instruction or later.
     live: RegSet,
     /// Registers that are read later.
@@ -156,15 +162,10 @@ pub(crate) struct Opt {
     run: Option<merge::Run>,
     /// What is emitted is one of several rounds of a loop.
     rounds: bool,
+    /// A load that was emitted together with the operation and the store behind it.
+    updated: Option<InsnIdx>,
     /// A jump that the branch before it took over.
     pub folded: Option<InsnIdx>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Lead {
-    No,
-    Block,
-    Loop,
 }
 
 impl Opt {
@@ -201,13 +202,16 @@ impl Opt {
             selects: Vec::new(),
             moved: Vec::new(),
             values: Reg::ALL.map(Value::of),
+            pending: RegSet::EMPTY,
             narrow: RegSet::EMPTY,
             bytes: RegSet::EMPTY,
+            bits: RegSet::EMPTY,
             live: RegSet::EMPTY,
             after: RegSet::EMPTY,
             pinned: RegSet::EMPTY,
             run: None,
             rounds: false,
+            updated: None,
             folded: None,
         }
     }
@@ -235,8 +239,11 @@ impl Opt {
 
     /// Forgets what is known of the contents of registers; all that is read later stands in its own.
     fn forget(&mut self) {
-        self.values = Reg::ALL.map(Value::of);
-        (self.narrow, self.bytes) = (RegSet::EMPTY, RegSet::EMPTY);
+        for reg in self.pending.iter() {
+            self.values[reg.index()] = Value::of(reg);
+        }
+        (self.pending, self.narrow) = (RegSet::EMPTY, RegSet::EMPTY);
+        (self.bytes, self.bits) = (RegSet::EMPTY, RegSet::EMPTY);
     }
 
     /// Forgets what is known but for what every way to `at` agrees on.
@@ -251,21 +258,21 @@ impl Opt {
 
     fn set(&mut self, reg: Reg, value: Value) {
         self.values[reg.index()] = value;
+        let bit = RegSet::of(reg);
+        self.pending = if value == Value::of(reg) { self.pending.without(bit) } else { self.pending.with(bit) };
     }
 
     /// Whether the pending value of `from` refers to `to`, or to another that does.
     fn reaches(&self, from: Reg, to: Reg) -> bool {
+        if self.is_settled(from) {
+            return false;
+        }
         let refs = self.value(from).refs().without(RegSet::of(from));
         refs.contains(to) || refs.iter().any(|other| self.reaches(other, to))
     }
 
-    /// Registers whose values are not computed yet.
-    pub fn pending(&self) -> i32 {
-        Reg::ALL.into_iter().filter(|reg| !self.is_settled(*reg)).count() as i32
-    }
-
     fn is_settled(&self, reg: Reg) -> bool {
-        self.value(reg) == Value::of(reg)
+        !self.pending.contains(reg)
     }
 
     /// Whether a branch from `at` to `to` leaves a loop.
@@ -287,8 +294,13 @@ impl Opt {
         self.bytes = self.bytes.with(RegSet::of(reg));
     }
 
+    fn set_bit(&mut self, reg: Reg) {
+        self.bits = self.bits.with(RegSet::of(reg));
+    }
+
     fn set_narrow(&mut self, reg: Reg, is: bool) {
         self.bytes = self.bytes.without(RegSet::of(reg));
+        self.bits = self.bits.without(RegSet::of(reg));
         self.narrow = self.narrow.without(RegSet::of(reg));
         if is {
             self.narrow = self.narrow.with(RegSet::of(reg));
@@ -302,58 +314,6 @@ impl Opt {
     }
 }
 
-/// Where blocks begin, and where the first and the last of the jumps to each instruction stand.
-fn lead(insns: &[Insn], subprogs: &[Subprog]) -> (Vec<Lead>, Vec<(u32, u32)>) {
-    let mut leads = vec![Lead::No; insns.len() + 1];
-    let mut sources = vec![(u32::MAX, 0); insns.len() + 1];
-    let mut backward = false;
-    for (at, insn) in (0..).map(InsnIdx).zip(insns) {
-        let (Flow::Jump(to) | Flow::Branch(to)) = insn.flow() else { continue };
-        if to == 0 {
-            continue;
-        }
-        let target = at.target(to).index();
-        if let (Some((first, last)), Some(lead)) = (sources.get_mut(target), leads.get_mut(target)) {
-            (*first, *last) = ((*first).min(at.0), (*last).max(at.0));
-            if *lead == Lead::No {
-                *lead = Lead::Block;
-            }
-            if to < 0 {
-                (*lead, backward) = (Lead::Loop, true);
-            }
-        }
-    }
-    for subprog in subprogs {
-        if let Some(place) = leads.get_mut(subprog.start.index())
-            && *place == Lead::No
-        {
-            *place = Lead::Block;
-        }
-    }
-    if backward {
-        joins(insns, &mut leads, &sources);
-    }
-    (leads, sources)
-}
-
-/// Where ways meet that jumps backwards take, too, without going round: what falls in there might as well have gone by.
-fn joins(insns: &[Insn], leads: &mut [Lead], sources: &[(u32, u32)]) {
-    /// Instructions that are looked at, for each.
-    const WINDOW: usize = 256;
-    for at in 1..insns.len() {
-        if leads.get(at) != Some(&Lead::Loop) || !falls(insns, InsnIdx(at as u32)) {
-            continue;
-        }
-        let Some((_, last)) = sources.get(at) else { continue };
-        let inside = sources.get(at + 1..=*last as usize).unwrap_or_default();
-        if inside.iter().take(WINDOW).any(|(first, _)| (*first as usize) < at)
-            && let Some(lead) = leads.get_mut(at)
-        {
-            *lead = Lead::Block;
-        }
-    }
-}
-
 /// An instruction that does nothing; the register is any.
 fn nothing(reg: Reg) -> Insn {
     Insn::Alu { op: AluOp::Mov, width: Width::W64, dst: reg, src: Operand::Reg(reg) }
@@ -361,36 +321,6 @@ fn nothing(reg: Reg) -> Insn {
 
 fn is_nothing(insn: &Insn) -> bool {
     matches!(*insn, Insn::Alu { op: AluOp::Mov, width: Width::W64, dst, src: Operand::Reg(src) } if dst == src)
-}
-
-/// Whether control comes to `at` from the instruction before it.
-fn falls(insns: &[Insn], at: InsnIdx) -> bool {
-    match at.0.checked_sub(1).and_then(|before| insns.get(before as usize)) {
-        Some(Insn::Jump { to, .. }) => *to == 0,
-        Some(Insn::Exit) | None => false,
-        Some(_) => true,
-    }
-}
-
-/// Whether a block begins at `at`, which it does behind the last instruction.
-fn begins(leads: &[Lead], at: InsnIdx) -> bool {
-    leads.get(at.index()) != Some(&Lead::No)
-}
-
-/// The innermost loop around each instruction, and the whole program where there is none.
-fn loops(leads: &[Lead], sources: &[(u32, u32)]) -> Vec<(u32, u32, u32)> {
-    let mut open = vec![(0, u32::MAX)];
-    let around = |(at, (lead, (_, last))): (u32, (&Lead, &(u32, u32)))| {
-        while open.len() > 1 && open.last().is_some_and(|(_, last)| *last < at) {
-            open.pop();
-        }
-        if *lead == Lead::Loop && *last >= at {
-            open.push((at, *last));
-        }
-        let (first, last) = open.last().copied().unwrap_or((0, u32::MAX));
-        (first, last, open.len() as u32 - 1)
-    };
-    (0..).zip(leads.iter().zip(sources)).map(around).collect()
 }
 
 impl<E: Encode> Fast<'_, E> {
@@ -412,7 +342,8 @@ impl<E: Encode> Fast<'_, E> {
 
     /// Emits or postpones an instruction; `false` when the fast tier's code is wanted, for which all is settled.
     pub(crate) fn optimised(&mut self, at: InsnIdx, insn: &Insn) -> bool {
-        if self.opt.selected(at) {
+        if self.opt.selected(at) || self.opt.updated.is_some_and(|load| (1..=2).contains(&(at.0.wrapping_sub(load.0))))
+        {
             return true;
         }
         let after = self.opt.liveness.after(at).with(self.opt.pinned);
@@ -431,7 +362,11 @@ impl<E: Encode> Fast<'_, E> {
                 true
             }
             Insn::Load { size, signed, dst, base, off } => {
+                self.opt.updated = None;
                 if self.load_slot(dst, base, off, size, signed) {
+                    return true;
+                }
+                if !signed && self.update(at, size, dst, base, off) {
                     return true;
                 }
                 let (size, off) = self.native(at, size, off);
@@ -515,7 +450,7 @@ impl<E: Encode> Fast<'_, E> {
     }
 
     pub(crate) fn settle_all(&mut self, set: RegSet) {
-        for reg in set.iter() {
+        for reg in RegSet(set.0 & self.opt.pending.0).iter() {
             self.settle(reg);
         }
     }
@@ -607,8 +542,8 @@ impl<E: Encode> Fast<'_, E> {
     /// Other registers whose pending values refer to the contents of `r` and are still wanted.
     fn dependents(&mut self, r: Reg) -> impl Iterator<Item = Reg> + use<E> {
         let mut found = RegSet::EMPTY;
-        for other in Reg::ALL {
-            if other != r && !self.opt.is_settled(other) && self.opt.value(other).refs().contains(r) {
+        for other in self.opt.pending.iter() {
+            if other != r && self.opt.value(other).refs().contains(r) {
                 if self.opt.live.contains(other) {
                     found = found.with(RegSet::of(other));
                 } else {

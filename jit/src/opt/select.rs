@@ -200,6 +200,7 @@ impl<E: Encode> Fast<'_, E> {
         self.e.set(cond.op, cond.width, a, b, reg::<E>(dst));
         self.defined(dst, true);
         self.opt.set_byte(dst);
+        self.opt.set_bit(dst);
         true
     }
 

@@ -141,11 +141,13 @@ impl X64 {
     }
 
     /// The instruction just emitted left the zero flag of what it wrote to `d`.
+    #[inline(always)]
     fn flags(&mut self, w: Width, d: Gpr) {
         self.result = Some((self.asm.here(), w, d));
     }
 
     /// What the zero flag tells of here.
+    #[inline(always)]
     fn flagged(&self) -> Option<(Width, Gpr)> {
         let (place, w, reg) = self.result?;
         (place == self.asm.here() && self.asm.falls()).then_some((w, reg))
@@ -157,6 +159,7 @@ impl X64 {
     }
 
     /// Emits what leaves the flags alone and writes `d`.
+    #[inline(always)]
     fn beside_flags(&mut self, d: Gpr, emit: impl FnOnce(&mut X64)) {
         let flagged = self.flagged().filter(|(_, reg)| *reg != d);
         emit(self);
@@ -283,6 +286,9 @@ impl Encode for X64 {
     }
     fn load(&mut self, size: Size, signed: bool, d: Gpr, addr: Mem) {
         mem::load(self, size, signed, d, addr);
+    }
+    fn update(&mut self, op: Bin, size: Size, addr: Mem, b: Rhs<Gpr>) {
+        alu::update(self, op, size, addr, b);
     }
     fn store(&mut self, size: Size, addr: Mem, s: Gpr) {
         mem::store(self, size, addr, s);

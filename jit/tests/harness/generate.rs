@@ -398,7 +398,7 @@ impl Function<'_> {
     fn idiom(&mut self) {
         let (a, b) = (self.scalar(), self.scalar());
         let (width, small, imm) = (self.rng.width(), self.rng.below(4) as i32, self.rng.imm());
-        match self.rng.below(7) {
+        match self.rng.below(8) {
             0 => {
                 let by = 1 + self.rng.below(width.bits() as u64 - 1) as i32;
                 let op = self.rng.one_of(&[AluOp::Or, AluOp::Xor, AluOp::Add]);
@@ -422,14 +422,22 @@ impl Function<'_> {
                 self.alu(AluOp::Lsh, Width::W64, a, Operand::Imm(small));
             }
             3 => self.choice(a, b),
-            4 => {
+            4 => self.update(a, b),
+            5 => {
                 let factor = self.rng.one_of(&[3, 5, 9, 10, 12, 33, 65, 31, 127, 0x6000_0000]);
                 self.alu(AluOp::Mul, width, a, Operand::Imm(factor));
                 let (dst, src) = if self.rng.chance(2) { (a, b) } else { (b, a) };
                 let width = if self.rng.chance(4) { self.rng.width() } else { width };
                 self.alu(AluOp::Add, width, dst, Operand::Reg(src));
             }
-            5 => {
+            6 if self.rng.chance(2) => {
+                let (dst, src) = if self.rng.chance(2) { (a, b) } else { (b, a) };
+                self.alu(AluOp::And, width, b, Operand::Imm(1));
+                let (shifted, joined) = (self.rng.width(), self.rng.width());
+                self.alu(AluOp::Lsh, shifted, a, Operand::Imm(small));
+                self.alu(AluOp::Or, joined, dst, Operand::Reg(src));
+            }
+            6 => {
                 self.alu(AluOp::Lsh, Width::W32, a, Operand::Imm(small));
                 self.alu(AluOp::Add, Width::W32, b, Operand::Reg(a));
             }
@@ -438,6 +446,22 @@ impl Function<'_> {
                 self.mov(a, b);
                 self.alu(op, width, a, Operand::Imm(imm));
             }
+        }
+    }
+
+    /// A number in memory changes; now and then it is read again, or stored elsewhere.
+    fn update(&mut self, a: Reg, b: Reg) {
+        let size = self.rng.size();
+        let (base, off) = self.place(size, false);
+        let (width, src) =
+            (self.rng.width(), if self.rng.chance(2) { Operand::Reg(b) } else { Operand::Imm(self.rng.imm()) });
+        let op = self.rng.one_of(&[AluOp::Add, AluOp::Sub, AluOp::Or, AluOp::And, AluOp::Xor, AluOp::Mul, AluOp::Lsh]);
+        self.insns.push(Insn::Load { size, signed: size != Size::D && self.rng.chance(6), dst: a, base, off });
+        self.alu(op, width, a, src);
+        let (base, off) = if self.rng.chance(6) { self.place(size, false) } else { (base, off) };
+        self.insns.push(Insn::Store { size, base, off, src: Operand::Reg(a) });
+        if !self.rng.chance(4) {
+            self.constant(a);
         }
     }
 
