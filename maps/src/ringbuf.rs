@@ -1,17 +1,13 @@
 //! `ringbuf`: records from any context to one reader.
 //!
-//! Positions count bytes for ever; data is mapped twice in a row, so that a record that wraps is contiguous. A record is
-//! an 8-byte header and its bytes, rounded up to 8:
+//! Data is mapped twice in a row, so that a record that wraps is contiguous. In front of each record stands, as
+//! `rtbpf_rt::ring` has it,
 //!
 //! ```text
 //! +0  length | BUSY (bit 31) | DISCARD (bit 30)
 //! +4  pages from the record back to the start of the map's memory
 //! +8  the record
 //! ```
-//!
-//! A producer moves the producer position under the lock and marks its record busy. It submits by clearing the mark;
-//! the reader stops at the first busy record, so records arrive in the order of their reservation. Neither position is
-//! ever trusted for memory safety: the reader's may be moved by anyone who maps the ring.
 
 use std::any::Any;
 use std::ops::Range;
@@ -19,6 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use rtbpf_abi::Errno;
+use rtbpf_rt::ring::{self, BUSY, DISCARD, HEADER, Ring};
 use rtbpf_rt::{Class, Lock, RawLock, RunCx};
 
 use crate::access::{Cell, KeyRef, ProgBytes, ValuePtr};
@@ -26,9 +23,6 @@ use crate::head::Head;
 use crate::map::{Map, MapError, UpdateFlags};
 use crate::slab::{Pages, Region};
 
-const BUSY: u32 = 1 << 31;
-const DISCARD: u32 = 1 << 30;
-const HEADER: u64 = 8;
 /// Pages in front of the data, as a header counts them: the map itself, consumer page, producer page.
 const PAGES_BEFORE: u64 = 3;
 const PAGE: u64 = 4096;
@@ -57,7 +51,6 @@ pub struct Ringbuf {
     lock: RawLock,
     data: Region,
     producer: AtomicU64,
-    /// Start of the oldest record that is not consumed, as producers last saw it; only moves under the lock.
     pending: AtomicU64,
     consumer: AtomicU64,
     /// Counts notifications; a reader that sleeps waits on it as a futex.
@@ -73,26 +66,10 @@ impl Ringbuf {
         Ok(Ringbuf { head, lock: RawLock::default(), data, producer, pending, consumer, doorbell })
     }
 
-    #[inline]
-    fn size(&self) -> u64 {
-        u64::from(self.head.spec().max_entries)
-    }
-
     /// The `len` bytes at position `at`; `len` may not exceed the ring.
     #[inline]
     fn bytes_at(&self, at: u64, len: u64) -> Cell<'_> {
         self.data.cell(self.offset(at) as usize, len as usize)
-    }
-
-    #[inline]
-    fn header_at(&self, at: u64) -> &AtomicU32 {
-        self.bytes_at(at, HEADER).atomic_u32(0)
-    }
-
-    /// Bytes a record of `len` bytes takes.
-    #[inline]
-    fn footprint(len: u32) -> u64 {
-        (u64::from(len) + HEADER).next_multiple_of(8)
     }
 
     /// Room for a record of `size` bytes; `None` when there is none. The caller submits or discards it.
@@ -117,55 +94,23 @@ impl Ringbuf {
     #[inline(always)]
     fn reserve_at(&self, cx: &RunCx, size: u64) -> Option<u64> {
         let len = u32::try_from(size).ok().filter(|len| *len < DISCARD)?;
-        let need = Ringbuf::footprint(len);
-        if need > self.size() {
-            return None;
-        }
         let _held = self.lock.lock(cx, Class::Ringbuf).ok()?;
-        let consumer = self.consumer.load(Ordering::Acquire);
-        let at = self.producer.load(Ordering::Relaxed);
-        // Skip what was consumed, and what was finished: the oldest busy record bounds how far a producer may go, even
-        // where the reader's position was moved behind our back.
-        let mut pending = self.pending.load(Ordering::Relaxed);
-        if pending < consumer && consumer <= at {
-            pending = consumer;
-        }
-        while pending < at {
-            let header = self.header_at(pending).load(Ordering::Acquire);
-            if header & BUSY != 0 {
-                break;
-            }
-            pending += Ringbuf::footprint(header & !DISCARD);
-        }
-        self.pending.store(pending, Ordering::Relaxed);
-        let next = at + need;
-        if next.wrapping_sub(pending) > self.size() - 1 || next.wrapping_sub(consumer) > self.size() - 1 {
-            return None;
-        }
-        let header = self.bytes_at(at, HEADER);
-        let pages = (self.offset(at) / PAGE + PAGES_BEFORE) as u32;
-        header.atomic_u32(4).store(pages, Ordering::Relaxed);
-        header.atomic_u32(0).store(len | BUSY, Ordering::Relaxed);
-        // Release: who sees the position sees the busy mark.
-        self.producer.store(next, Ordering::Release);
-        Some(at)
+        ring::reserve(self, len, |at| {
+            let pages = (self.offset(at) / PAGE + PAGES_BEFORE) as u32;
+            self.bytes_at(at, HEADER).atomic_u32(4).store(pages, Ordering::Relaxed);
+        })
     }
 
     #[inline]
     fn commit(&self, at: u64, flags: u64, discard: bool) {
-        let header = self.header_at(at);
-        let len = header.load(Ordering::Relaxed) & !(BUSY | DISCARD);
-        let word = if discard { len | DISCARD } else { len };
-        if flags & (wakeup::NO | wakeup::FORCE) == wakeup::NO {
-            // Nobody is told, so nothing of the reader need be known. Release: its acquire sees the record's bytes.
-            header.store(word, Ordering::Release);
-            return;
-        }
-        // Sequentially consistent: the reader, who reads the header and then sleeps, and we, who write the header and
-        // then look at its position, must not miss each other.
-        header.swap(word, Ordering::SeqCst);
-        let reader_waits_here = self.consumer.load(Ordering::SeqCst) & (self.size() - 1) == at & (self.size() - 1);
-        if flags & wakeup::FORCE != 0 || reader_waits_here {
+        ring::commit(self, at, discard);
+        // Whoever asks for no word gets none; the reader need not be known then.
+        let tells = match flags & (wakeup::NO | wakeup::FORCE) {
+            wakeup::NO => false,
+            0 => ring::is_awaited(self, at),
+            _ => true,
+        };
+        if tells {
             self.doorbell.fetch_add(1, Ordering::Release);
         }
     }
@@ -175,7 +120,7 @@ impl Ringbuf {
     fn position_of(&self, sample: u64) -> Option<u64> {
         let off = self.data.offset_of(sample.checked_sub(HEADER)?)? as u64;
         let off = off & (self.size() - 1);
-        let busy = off.is_multiple_of(8) && self.header_at(off).load(Ordering::Relaxed) & BUSY != 0;
+        let busy = off.is_multiple_of(8) && self.header(off).load(Ordering::Relaxed) & BUSY != 0;
         busy.then_some(off)
     }
 
@@ -225,35 +170,56 @@ impl Ringbuf {
     pub fn consume(&self, take: &mut dyn FnMut(&[u8]) -> bool) -> usize {
         let mut shown = 0;
         let mut record = Vec::new();
-        loop {
-            let at = self.consumer.load(Ordering::Relaxed);
-            if at >= self.producer.load(Ordering::Acquire) {
-                return shown;
-            }
-            let header = self.header_at(at).load(Ordering::Acquire);
-            if header & BUSY != 0 {
-                return shown;
-            }
-            let len = header & !DISCARD;
-            let next = at + Ringbuf::footprint(len);
+        while let Some(found) = ring::oldest(self) {
+            let len = u64::from(found.len);
             let mut go_on = true;
-            if header & DISCARD == 0 && u64::from(len) + HEADER <= self.size() {
+            if found.is_shown && len + HEADER <= self.size() {
                 record.clear();
-                self.bytes_at(at, HEADER + u64::from(len)).part(HEADER as usize, len as usize).append_to(&mut record);
+                self.bytes_at(found.at, HEADER + len).part(HEADER as usize, len as usize).append_to(&mut record);
                 go_on = take(&record);
                 shown += 1;
             }
-            // At least release: the record's bytes are read before its room is given back. See `commit` for the rest.
-            self.consumer.store(next, Ordering::SeqCst);
+            ring::consume(self, found);
             if !go_on {
-                return shown;
+                break;
             }
         }
+        shown
     }
 
     /// The word that counts notifications, for a reader that sleeps.
     pub fn doorbell(&self) -> &AtomicU32 {
         &self.doorbell
+    }
+}
+
+impl Ring for Ringbuf {
+    type Position = AtomicU64;
+    type Header = AtomicU32;
+
+    #[inline]
+    fn size(&self) -> u64 {
+        u64::from(self.head.spec().max_entries)
+    }
+
+    #[inline]
+    fn producer(&self) -> &AtomicU64 {
+        &self.producer
+    }
+
+    #[inline]
+    fn consumer(&self) -> &AtomicU64 {
+        &self.consumer
+    }
+
+    #[inline]
+    fn pending(&self) -> &AtomicU64 {
+        &self.pending
+    }
+
+    #[inline]
+    fn header(&self, at: u64) -> &AtomicU32 {
+        self.bytes_at(at, HEADER).atomic_u32(0)
     }
 }
 

@@ -9,6 +9,7 @@ pub mod lease;
 pub mod level;
 pub mod lock;
 pub mod pin;
+pub mod ring;
 pub mod slot;
 pub mod stats;
 pub mod token;

@@ -11,6 +11,7 @@ use rtbpf_rt::freelist::{FreeLists, Links};
 use rtbpf_rt::gate;
 use rtbpf_rt::lock::prim::{AtomicU32, AtomicU64, Ordering};
 use rtbpf_rt::lock::word;
+use rtbpf_rt::ring::{self, Ring};
 
 struct Nodes(Vec<AtomicU32>);
 
@@ -255,4 +256,221 @@ fn a_lock_keeps_two_apart_and_wakes_who_sleeps() {
 #[test]
 fn a_lock_is_handed_from_sleeper_to_sleeper() {
     take_turns(3, 1, Some(2));
+}
+
+/// A ring of records that hold one number each.
+struct Records {
+    producer: AtomicU64,
+    consumer: AtomicU64,
+    pending: AtomicU64,
+    headers: Vec<AtomicU32>,
+    /// Loom sees who writes and who reads.
+    numbers: Vec<UnsafeCell<u32>>,
+    producers: Mutex<()>,
+    /// What a reader that sleeps waits for; and the kernel behind it.
+    doorbell: AtomicU32,
+    kernel: Mutex<()>,
+    rung: Condvar,
+}
+
+/// Bytes of a record with its header.
+const STEP: u64 = 16;
+
+impl Ring for Records {
+    type Position = AtomicU64;
+    type Header = AtomicU32;
+
+    fn size(&self) -> u64 {
+        self.headers.len() as u64 * STEP
+    }
+
+    fn producer(&self) -> &AtomicU64 {
+        &self.producer
+    }
+
+    fn consumer(&self) -> &AtomicU64 {
+        &self.consumer
+    }
+
+    fn pending(&self) -> &AtomicU64 {
+        &self.pending
+    }
+
+    fn header(&self, at: u64) -> &AtomicU32 {
+        &self.headers[self.place(at)]
+    }
+}
+
+impl Records {
+    /// Room for one record less than `places`, a power of two.
+    fn new(places: usize) -> Arc<Records> {
+        let position = || AtomicU64::new(0);
+        Arc::new(Records {
+            producer: position(),
+            consumer: position(),
+            pending: position(),
+            headers: (0..places).map(|_| AtomicU32::new(0)).collect(),
+            numbers: (0..places).map(|_| UnsafeCell::new(0)).collect(),
+            producers: Mutex::new(()),
+            doorbell: AtomicU32::new(0),
+            kernel: Mutex::new(()),
+            rung: Condvar::new(),
+        })
+    }
+
+    fn place(&self, at: u64) -> usize {
+        (at / STEP) as usize % self.headers.len()
+    }
+
+    fn reserve(&self) -> Option<u64> {
+        let _held = self.producers.lock().expect("no panic");
+        ring::reserve(self, 8, |_| ())
+    }
+
+    fn end(&self, at: u64, number: Option<u32>) {
+        // SAFETY: loom reports an access side by side with another one; a number is never invalid.
+        self.numbers[self.place(at)].with_mut(|place| unsafe { *place = number.unwrap_or(u32::MAX) });
+        ring::commit(self, at, number.is_none());
+    }
+
+    /// Sends `number`, or reserves and gives back; whether there was room.
+    fn send(&self, number: Option<u32>) -> bool {
+        self.reserve().inspect(|at| self.end(*at, number)).is_some()
+    }
+
+    /// The same, and wakes a reader that sleeps at this record.
+    fn send_and_tell(&self, number: u32) {
+        let at = self.reserve().expect("room");
+        self.end(at, Some(number));
+        if ring::is_awaited(self, at) {
+            self.doorbell.fetch_add(1, Ordering::Release);
+            let _asleep = self.kernel.lock().expect("no panic");
+            self.rung.notify_all();
+        }
+    }
+
+    /// What can be read now.
+    fn read(&self) -> Vec<u32> {
+        let mut read = Vec::new();
+        while let Some(record) = ring::oldest(self) {
+            assert_eq!(record.len, 8);
+            if record.is_shown {
+                // SAFETY: as in `end`.
+                self.numbers[self.place(record.at)].with(|place| read.push(unsafe { *place }));
+            }
+            ring::consume(self, record);
+        }
+        read
+    }
+
+    /// Sleeps in `FUTEX_WAIT` while the doorbell is as it was `seen`.
+    fn sleep(&self, seen: u32) {
+        let mut asleep = self.kernel.lock().expect("no panic");
+        while self.doorbell.load(Ordering::Acquire) == seen {
+            asleep = self.rung.wait(asleep).expect("no panic");
+        }
+    }
+}
+
+/// Loom, for models in which no schedule has more preemptions than these.
+fn bounded(preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(preemptions);
+    builder.check(model);
+}
+
+#[test]
+fn records_are_read_once_in_order_and_their_room_is_used_again() {
+    loom::model(|| {
+        // Room for one record: each but the first takes the other's place, once the reader has given it back.
+        let ring = Records::new(2);
+        let producer = {
+            let ring = ring.clone();
+            thread::spawn(move || [Some(1), None, Some(2), Some(3)].map(|number| (ring.send(number), number)))
+        };
+        let mut read = ring.read();
+        read.extend(ring.read());
+        let sent = producer.join().expect("no panic");
+        read.extend(ring.read());
+        let sent: Vec<u32> = sent.into_iter().filter_map(|(fits, number)| number.filter(|_| fits)).collect();
+        assert_eq!(read, sent);
+        assert_eq!(ring.producer.load(Ordering::Relaxed), ring.consumer.load(Ordering::Relaxed));
+    });
+}
+
+#[test]
+fn a_busy_record_keeps_the_reader_from_those_behind_it() {
+    bounded(3, || {
+        let ring = Records::new(4);
+        let at = ring.reserve().expect("room");
+        let producer = {
+            let ring = ring.clone();
+            thread::spawn(move || assert!(ring.send(Some(2)) && ring.send(None)))
+        };
+        assert!(ring.read().is_empty(), "the first is not ended");
+        ring.end(at, Some(1));
+        let mut read = ring.read();
+        producer.join().expect("no panic");
+        read.extend(ring.read());
+        assert_eq!(read, [1, 2]);
+    });
+}
+
+#[test]
+fn a_busy_record_is_never_written_over() {
+    bounded(3, || {
+        let ring = Records::new(2);
+        let busy = ring.reserve().expect("room");
+        // A reader, or whoever maps the ring, says that all was read.
+        let producer = {
+            let ring = ring.clone();
+            thread::spawn(move || {
+                ring.consumer.store(STEP, Ordering::Release);
+                ring.send(Some(2))
+            })
+        };
+        ring.end(busy, Some(1));
+        if producer.join().expect("no panic") {
+            assert_eq!(ring.read(), [2]);
+        }
+    });
+}
+
+#[test]
+fn producers_share_no_record() {
+    bounded(2, || {
+        let ring = Records::new(4);
+        let producers = [1, 2].map(|number| {
+            let ring = ring.clone();
+            thread::spawn(move || assert!(ring.send(Some(number))))
+        });
+        let mut read = ring.read();
+        producers.into_iter().for_each(|producer| producer.join().expect("no panic"));
+        read.extend(ring.read());
+        read.sort_unstable();
+        assert_eq!(read, [1, 2]);
+    });
+}
+
+/// Loom reports a reader that is never woken as a deadlock.
+#[test]
+fn a_reader_that_sleeps_is_woken() {
+    bounded(4, || {
+        let ring = Records::new(4);
+        let producer = {
+            let ring = ring.clone();
+            thread::spawn(move || [1, 2].into_iter().for_each(|number| ring.send_and_tell(number)))
+        };
+        let mut read = Vec::new();
+        while read.len() < 2 {
+            let seen = ring.doorbell.load(Ordering::Acquire);
+            let more = ring.read();
+            if more.is_empty() {
+                ring.sleep(seen);
+            }
+            read.extend(more);
+        }
+        producer.join().expect("no panic");
+        assert_eq!(read, [1, 2]);
+    });
 }
