@@ -127,13 +127,13 @@ fn mine() -> Option<&'static Reader> {
 /// The calling thread's entry: one of shuttle's threads.
 #[cfg(shuttle)]
 fn mine() -> Option<&'static Reader> {
-    READERS.get(crate::lock::held::me().tid as usize)
+    READERS.get(crate::lock::held::me().tid() as usize)
 }
 
 #[cold]
 #[cfg_attr(shuttle, allow(dead_code))]
 fn register() -> Option<&'static Reader> {
-    let tid = crate::lock::held::me().tid;
+    let tid = crate::lock::held::me().tid();
     let claim = |reader: &&Reader| {
         let old = reader.tid.load(Ordering::Acquire);
         (old == 0 || !crate::lock::held::thread_lives(old))

@@ -421,7 +421,7 @@ fn start_timer(signal: i32, pace: &Pace) -> Result<libc::timer_t, InterruptError
         let mut event: libc::sigevent = std::mem::zeroed();
         event.sigev_notify = libc::SIGEV_THREAD_ID;
         event.sigev_signo = signal;
-        event.sigev_notify_thread_id = held::me().tid as libc::c_int;
+        event.sigev_notify_thread_id = held::me().tid() as libc::c_int;
         let mut timer = std::mem::zeroed();
         if libc::timer_create(libc::CLOCK_MONOTONIC, &mut event, &mut timer) != 0 {
             return Err(system("timer_create"));
@@ -470,7 +470,7 @@ fn start_counter(period_ns: u64, signal: i32) -> Result<libc::c_int, InterruptEr
     attr[5] = FLAGS;
     // Wakes for every sample.
     attr[6] = 1;
-    let owner = [0, held::me().tid as libc::c_int];
+    let owner = [0, held::me().tid() as libc::c_int];
     // SAFETY: `attr` says its own size; `owner` is a `struct f_owner_ex` {F_OWNER_TID, tid}; the descriptor is closed
     // where it cannot be set up.
     unsafe {

@@ -80,7 +80,7 @@ fn nested(slot: &Slot) -> Lease<'_> {
 impl Slot {
     /// Whether the calling thread holds it.
     pub fn is_held_here(&self) -> bool {
-        self.holder.load(Ordering::Relaxed) == held::me().tid
+        self.holder.load(Ordering::Relaxed) == held::me().tid()
     }
 
     /// Leases it if it is free.
@@ -93,7 +93,7 @@ impl Slot {
     }
 
     fn taken(&self) -> Lease<'_> {
-        self.holder.store(held::me().tid, Ordering::Release);
+        self.holder.store(held::me().tid(), Ordering::Release);
         Lease { slot: self, outermost: true, _current: self.make_current(), thread_bound: PhantomData }
     }
 }

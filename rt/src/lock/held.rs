@@ -6,6 +6,7 @@
 //! the depth is raised first, and an entry without a lock is 0.
 
 use std::cell::Cell;
+use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering, compiler_fence};
 
 use crate::lock::order::{self, Class};
@@ -17,15 +18,15 @@ pub const DEPTH: usize = 31;
 /// Threads that can hold locks at once with deadlock detection.
 const LANES: usize = 512;
 
-/// One thread's locks, oldest first; the last may still be wanted only.
-#[repr(align(128))]
+/// One thread's locks, oldest first; the last may still be wanted only. What every lock touches is on one cache line.
+#[repr(C, align(128))]
 pub struct Lane {
     tid: AtomicU32,
     /// What locks look at: [`PENDING`] and [`TIMED`].
     flags: AtomicU32,
     /// How many locks there are (low half), and raw ones among them (high half): while there are any of those, maskable
     /// interrupts are put off.
-    state: AtomicU64,
+    state: AtomicU32,
     locks: [AtomicUsize; DEPTH],
     /// Class and level of each, for the order checker.
     kinds: [AtomicU16; DEPTH],
@@ -39,14 +40,21 @@ const PENDING: u32 = 1;
 const TIMED: u32 = 2;
 
 /// One lock, and one raw lock, in a lane's state.
-const ONE: u64 = 1;
-const RAW: u64 = 1 << 32;
+const ONE: u32 = 1;
+const RAW: u32 = 1 << 16;
+
+/// The locks in a state.
+const fn depth(state: u32) -> usize {
+    (state & (RAW - 1)) as usize
+}
 
 static TABLE: [Lane; LANES] = [const { Lane::new() }; LANES];
 
 thread_local! {
     // `const` and without a destructor: the first touch in a signal handler neither allocates nor registers anything.
-    static MINE: Cell<(u32, Option<&'static Lane>)> = const { Cell::new((0, None)) };
+    static MINE: Cell<Option<Me>> = const { Cell::new(None) };
+    /// The lane of a thread for which the table had none: only its own eyes see it.
+    static UNLISTED: Lane = const { Lane::new() };
 }
 
 impl Lane {
@@ -54,7 +62,7 @@ impl Lane {
         Lane {
             tid: AtomicU32::new(0),
             flags: AtomicU32::new(0),
-            state: AtomicU64::new(0),
+            state: AtomicU32::new(0),
             locks: [const { AtomicUsize::new(0) }; DEPTH],
             kinds: [const { AtomicU16::new(0) }; DEPTH],
             since: [const { AtomicU64::new(0) }; DEPTH],
@@ -76,7 +84,7 @@ impl Lane {
 
     /// How many it holds or wants.
     pub fn depth(&self) -> usize {
-        self.state.load(Ordering::Acquire) as u32 as usize
+        depth(self.state.load(Ordering::Acquire))
     }
 
     /// Whether the lock at `address` is in it.
@@ -90,35 +98,31 @@ impl Lane {
     }
 }
 
-/// A thread as locks know it.
+/// A thread as locks know it: its lane. Stays on its thread.
 #[derive(Clone, Copy)]
 pub struct Me {
-    /// Its id: what it writes into lock words.
-    pub tid: u32,
-    lane: Option<&'static Lane>,
+    lane: NonNull<Lane>,
 }
 
 /// The calling thread: one of shuttle's.
 #[cfg(shuttle)]
 pub fn me() -> Me {
     let id = usize::from(shuttle::current::me());
-    let (tid, lane) = (id as u32 + 1, TABLE.get(id));
-    lane.inspect(|lane| lane.tid.store(tid, Ordering::Relaxed));
-    Me { tid, lane }
+    let lane = TABLE.get(id).expect("schedules have few threads");
+    lane.tid.store(id as u32 + 1, Ordering::Relaxed);
+    Me { lane: NonNull::from(lane) }
 }
 
 /// The calling thread.
 #[cfg(not(shuttle))]
 #[inline]
 pub fn me() -> Me {
-    let (tid, lane) = MINE.get();
-    if tid != 0 { Me { tid, lane } } else { register() }
+    MINE.get().unwrap_or_else(register)
 }
 
 /// The calling thread, if it ever took a lock.
 pub fn known() -> Option<Me> {
-    let (tid, lane) = MINE.get();
-    (tid != 0).then_some(Me { tid, lane })
+    MINE.get()
 }
 
 #[cold]
@@ -129,8 +133,15 @@ fn register() -> Me {
     let free = |lane: &&Lane| lane.tid.compare_exchange(0, tid, Ordering::AcqRel, Ordering::Relaxed).is_ok();
     // Threads leave no notice when they end (a destructor would allocate); their lanes are taken over when none is free.
     let lane = TABLE.iter().find(free).or_else(|| TABLE.iter().find(|lane| take_over(lane, tid)));
-    MINE.set((tid, lane));
-    Me { tid, lane }
+    let lane = lane.map(NonNull::from).unwrap_or_else(|| {
+        UNLISTED.with(|lane| {
+            lane.tid.store(tid, Ordering::Relaxed);
+            NonNull::from(lane)
+        })
+    });
+    let me = Me { lane };
+    MINE.set(Some(me));
+    me
 }
 
 /// Says of all threads, those to come too, whether their holds are timed.
@@ -162,18 +173,29 @@ fn let_in_now() {
 }
 
 impl Me {
+    #[inline(always)]
+    fn lane<'a>(self) -> &'a Lane {
+        // SAFETY: a place in the table, or one that lives as long as the thread, which `Me` does not leave.
+        unsafe { self.lane.as_ref() }
+    }
+
+    /// Its id: what it writes into lock words.
+    #[inline(always)]
+    pub fn tid(self) -> u32 {
+        self.lane().tid.load(Ordering::Relaxed)
+    }
+
     /// Notes that the lock at `address` is wanted. Must come before the first attempt to take it.
     #[inline]
     pub fn push(self, address: usize, class: Class, level: u8) {
-        if let Some(lane) = self.lane {
-            self.enter(lane, address, (class, level), ONE);
-        }
+        self.enter(address, (class, level), ONE);
     }
 
     #[inline]
-    fn enter(self, lane: &Lane, address: usize, (class, level): (Class, u8), step: u64) {
+    fn enter(self, address: usize, (class, level): (Class, u8), step: u32) {
+        let lane = self.lane();
         let state = lane.state.load(Ordering::Relaxed);
-        let depth = state as u32 as usize;
+        let depth = depth(state);
         if cfg!(debug_assertions) {
             self.check_order(depth, class, level);
         }
@@ -189,30 +211,38 @@ impl Me {
     /// Takes the newest entry back: the lock was released, or not taken.
     #[inline]
     pub fn pop(self) {
-        if let Some(lane) = self.lane {
-            self.leave(lane, ONE);
-        }
+        self.leave(ONE);
     }
 
-    /// Answers the state that is left.
     #[inline]
-    fn leave(self, lane: &Lane, step: u64) -> u64 {
-        if lane.has_flag(TIMED) {
-            self.stop_clock();
-        }
+    fn leave(self, step: u32) {
+        let lane = self.lane();
         let state = lane.state.load(Ordering::Relaxed);
-        if let Some(lock) = lane.locks.get((state as u32).wrapping_sub(1) as usize) {
+        if let Some(lock) = lane.locks.get(depth(state).wrapping_sub(1)) {
             lock.store(0, Ordering::Relaxed);
         }
         compiler_fence(Ordering::SeqCst);
         let left = state.wrapping_sub(step);
         lane.state.store(left, Ordering::Release);
-        left
+        // After the store: until then, a handler puts off what comes.
+        compiler_fence(Ordering::SeqCst);
+        if lane.flags.load(Ordering::Relaxed) != 0 {
+            self.look_around(left);
+        }
+    }
+
+    /// Does what flags ask for after a lock was let go.
+    #[cold]
+    fn look_around(self, left: u32) {
+        if self.lane().has_flag(TIMED) {
+            self.stop_clock(depth(left));
+        }
+        self.let_in(left);
     }
 
     /// Takes the entry of `address` back, wherever it stands: program locks are not always released in order.
     pub fn pop_address(self, address: usize) {
-        let Some(lane) = self.lane else { return };
+        let lane = self.lane();
         let depth = lane.depth().min(DEPTH);
         let Some(at) = lane.locks[..depth].iter().rposition(|lock| lock.load(Ordering::Relaxed) == address) else {
             return;
@@ -229,77 +259,69 @@ impl Me {
     /// Notes that a raw lock is wanted, like [`Me::push`], and puts maskable interrupts off.
     #[inline]
     pub fn push_raw(self, address: usize, class: Class, level: u8) {
-        if let Some(lane) = self.lane {
-            self.enter(lane, address, (class, level), ONE | RAW);
-        }
+        self.enter(address, (class, level), ONE | RAW);
     }
 
     /// The reverse of [`Me::push_raw`]; lets in what was put off when no raw lock is left.
     #[inline]
     pub fn pop_raw(self) {
-        if let Some(lane) = self.lane {
-            let left = self.leave(lane, ONE | RAW);
-            Self::let_in(lane, left);
-        }
+        self.leave(ONE | RAW);
     }
 
     /// Ends the part of a raw lock that puts interrupts off.
     #[inline]
     pub fn unmask(self) {
-        if let Some(lane) = self.lane {
-            compiler_fence(Ordering::SeqCst);
-            let left = lane.state.load(Ordering::Relaxed).wrapping_sub(RAW);
-            lane.state.store(left, Ordering::Release);
-            Self::let_in(lane, left);
-        }
+        let lane = self.lane();
+        compiler_fence(Ordering::SeqCst);
+        let left = lane.state.load(Ordering::Relaxed).wrapping_sub(RAW);
+        lane.state.store(left, Ordering::Release);
+        self.let_in(left);
     }
 
     #[inline]
-    fn let_in(lane: &Lane, state: u64) {
+    fn let_in(self, state: u32) {
         compiler_fence(Ordering::SeqCst);
-        if state < RAW && lane.has_flag(PENDING) {
+        if state < RAW && self.lane().has_flag(PENDING) {
             let_in_now();
         }
     }
 
     /// Raw locks the thread holds or wants.
     pub fn raw_depth(self) -> u32 {
-        self.lane.map_or(0, |lane| (lane.state.load(Ordering::Relaxed) >> 32) as u32)
+        self.lane().state.load(Ordering::Relaxed) / RAW
     }
 
     /// Whether an interrupt was put off on this thread.
     pub fn is_pending(self) -> bool {
-        self.lane.is_some_and(|lane| lane.has_flag(PENDING))
+        self.lane().has_flag(PENDING)
     }
 
     /// Notes that one was, or that all were let in.
     pub fn set_pending(self, pending: bool) {
-        if let Some(lane) = self.lane {
-            lane.set_flag(PENDING, pending);
-        }
+        self.lane().set_flag(PENDING, pending);
     }
 
     /// Notes that the lock wanted last was taken now, where holds are timed.
     #[inline]
     pub fn taken(self) {
-        if self.lane.is_some_and(|lane| lane.has_flag(TIMED)) {
+        if self.lane().has_flag(TIMED) {
             self.start_clock();
         }
     }
 
     #[cold]
     fn start_clock(self) {
-        let Some(lane) = self.lane else { return };
+        let lane = self.lane();
         if let Some(since) = lane.depth().checked_sub(1).and_then(|at| lane.since.get(at)) {
             since.store(word::clock_ns(libc::CLOCK_MONOTONIC), Ordering::Relaxed);
         }
     }
 
     #[cold]
-    fn stop_clock(self) {
-        let Some(lane) = self.lane else { return };
-        let Some(at) = lane.depth().checked_sub(1).filter(|at| *at < DEPTH) else { return };
-        let since = lane.since[at].swap(0, Ordering::Relaxed);
+    fn stop_clock(self, at: usize) {
+        let lane = self.lane();
+        let Some(since) = lane.since.get(at) else { return };
+        let since = since.swap(0, Ordering::Relaxed);
         let class = Class::ALL.get(usize::from(lane.kinds[at].load(Ordering::Relaxed) >> 8));
         if let (1.., Some(class)) = (since, class) {
             stats::holds(*class).record(word::clock_ns(libc::CLOCK_MONOTONIC).saturating_sub(since));
@@ -308,12 +330,12 @@ impl Me {
 
     /// How many locks the thread holds or wants.
     pub fn depth(self) -> usize {
-        self.lane.map_or(0, Lane::depth)
+        self.lane().depth()
     }
 
     /// Whether the thread already holds the lock at `address` below its newest entry.
     pub fn holds(self, address: usize) -> bool {
-        let Some(lane) = self.lane else { return false };
+        let lane = self.lane();
         let below = lane.depth().saturating_sub(1).min(DEPTH);
         lane.locks[..below].iter().any(|lock| lock.load(Ordering::Relaxed) == address)
     }
@@ -321,8 +343,8 @@ impl Me {
     /// Whether `owner`, who holds the lock at `address`, waits for a lock of ours: the ABBA case. Of two threads that
     /// both see it, the one with the greater id gives up.
     pub fn is_deadlocked_with(self, owner: u32, address: usize) -> bool {
-        let Some(mine) = self.lane else { return false };
-        if owner == 0 || owner > self.tid {
+        let mine = self.lane();
+        if owner == 0 || owner > self.tid() {
             return false;
         }
         let Some(theirs) = TABLE.iter().find(|lane| lane.tid.load(Ordering::Acquire) == owner) else { return false };
@@ -332,7 +354,7 @@ impl Me {
 
     #[cold]
     fn check_order(self, depth: usize, class: Class, level: u8) {
-        let Some(lane) = self.lane else { return };
+        let lane = self.lane();
         let Some(below) = depth.checked_sub(1).and_then(|at| lane.kinds.get(at)) else { return };
         let below = below.load(Ordering::Relaxed);
         // A handler's locks do not nest in the order of what it interrupted.

@@ -26,11 +26,11 @@ impl PiMutex {
 
     #[cold]
     fn wait(&self, me: held::Me) -> Result<(), LockError> {
-        if word::owner(&self.word) == me.tid {
+        if word::owner(&self.word) == me.tid() {
             return Err(LockError::Deadlock);
         }
         for _ in 0..SPINS {
-            if word::try_take(&self.word, me.tid) {
+            if word::try_take(&self.word, me.tid()) {
                 return Ok(());
             }
             if self.word.load(std::sync::atomic::Ordering::Relaxed) & word::WAITERS != 0 {
@@ -52,7 +52,7 @@ impl Lock for PiMutex {
         }
         let me = held::me();
         me.push(self.address(), class, cx.level as u8);
-        if word::try_take(&self.word, me.tid) {
+        if word::try_take(&self.word, me.tid()) {
             me.taken();
             return Ok(me);
         }
@@ -62,7 +62,7 @@ impl Lock for PiMutex {
     fn try_acquire(&self, cx: &RunCx, class: Class) -> Result<(), LockError> {
         let me = held::me();
         me.push(self.address(), class, cx.level as u8);
-        if word::try_take(&self.word, me.tid) {
+        if word::try_take(&self.word, me.tid()) {
             return Ok(());
         }
         me.pop();
@@ -71,7 +71,7 @@ impl Lock for PiMutex {
 
     #[inline]
     fn give_back(&self, me: held::Me) {
-        word::give_back(&self.word, me.tid);
+        word::give_back(&self.word, me.tid());
         me.pop();
     }
 }

@@ -40,8 +40,8 @@ impl RawLock {
     /// Gives back a lock that need not be the one taken last: programs choose their own order.
     pub fn release_any(&self) {
         let me = held::me();
-        if word::owner(&self.word) == me.tid {
-            word::give_back(&self.word, me.tid);
+        if word::owner(&self.word) == me.tid() {
+            word::give_back(&self.word, me.tid());
             me.pop_address(self.address());
             me.unmask();
         }
@@ -63,13 +63,13 @@ impl RawLock {
     }
 
     fn wait(&self, cx: &RunCx, me: held::Me) -> Result<(), LockError> {
-        if word::owner(&self.word) == me.tid {
+        if word::owner(&self.word) == me.tid() {
             return Err(LockError::Deadlock);
         }
         let mut until = None;
         loop {
             for _ in 0..SPINS {
-                if self.word.load(Ordering::Relaxed) == 0 && word::try_take(&self.word, me.tid) {
+                if self.word.load(Ordering::Relaxed) == 0 && word::try_take(&self.word, me.tid()) {
                     return Ok(());
                 }
                 if cx.level == Level::Nmi {
@@ -104,7 +104,7 @@ impl Lock for RawLock {
     fn take(&self, cx: &RunCx, class: Class) -> Result<held::Me, LockError> {
         let me = held::me();
         me.push_raw(self.address(), class, cx.level as u8);
-        if word::try_take(&self.word, me.tid) {
+        if word::try_take(&self.word, me.tid()) {
             me.taken();
             return Ok(me);
         }
@@ -114,7 +114,7 @@ impl Lock for RawLock {
     fn try_acquire(&self, cx: &RunCx, class: Class) -> Result<(), LockError> {
         let me = held::me();
         me.push_raw(self.address(), class, cx.level as u8);
-        if word::try_take(&self.word, me.tid) {
+        if word::try_take(&self.word, me.tid()) {
             return Ok(());
         }
         me.pop_raw();
@@ -123,7 +123,7 @@ impl Lock for RawLock {
 
     #[inline(always)]
     fn give_back(&self, me: held::Me) {
-        word::give_back(&self.word, me.tid);
+        word::give_back(&self.word, me.tid());
         me.pop_raw();
     }
 }
@@ -181,7 +181,7 @@ mod tests {
             assert_eq!(lock.acquire(&cx, Class::Bucket), Ok(()), "nobody has it yet");
             lock.release();
         }
-        assert!(word::try_take(&lock.word, me.tid));
+        assert!(word::try_take(&lock.word, me.tid()));
         for cx in [HARD, NMI] {
             assert_eq!(lock.acquire(&cx, Class::Bucket), Err(LockError::Deadlock), "not after a timeout");
         }

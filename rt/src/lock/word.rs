@@ -46,7 +46,7 @@ fn hand_over(word: &AtomicU32) {
 /// Shuttle's threads are one thread of the system, which must not sleep.
 #[cfg(shuttle)]
 pub(super) fn sleep(word: &AtomicU32, _: Option<u64>) -> Result<(), LockError> {
-    while !try_take(word, super::held::me().tid) {}
+    while !try_take(word, super::held::me().tid()) {}
     Ok(())
 }
 
