@@ -123,6 +123,25 @@ const STRING_WORDS: usize = 32;
 /// `src` must be readable and `dst` writable for `len` bytes, and they must not overlap.
 #[inline]
 unsafe fn copy(dst: *mut u8, src: *const u8, len: usize) {
+    // One or two words, the most frequent sizes: the first and the last.
+    if len == 8 || len == 16 {
+        // SAFETY: both words lie below `len`.
+        unsafe {
+            let (first, last) = (load_u64(src), load_u64(src.add(len - 8)));
+            store_u64(dst, first);
+            store_u64(dst.add(len - 8), last);
+        }
+        return;
+    }
+    // SAFETY: as for this function.
+    unsafe { copy_long(dst, src, len) }
+}
+
+/// # Safety
+///
+/// As for [`copy`].
+#[inline(never)]
+unsafe fn copy_long(dst: *mut u8, src: *const u8, len: usize) {
     let mut at = 0;
     #[cfg(all(target_arch = "x86_64", not(any(miri, asan))))]
     if len / 8 >= STRING_WORDS {

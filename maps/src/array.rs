@@ -120,6 +120,11 @@ impl Map for Array {
         match &self.values {
             Values::Shared(slab) => {
                 let cell = slab.cell(index);
+                // Without a guard that may be none: it would go through memory.
+                if flags & update::F_LOCK == 0 {
+                    self.shape.write(cell, value);
+                    return Ok(());
+                }
                 let _held = self.value_lock(cx, cell, flags)?;
                 self.shape.write(cell, value);
                 Ok(())

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use rtbpf_abi::map_rules::{self, Creator};
 use rtbpf_abi::map_spec::flags;
 use rtbpf_abi::{Errno, MapKind, MapSpec};
-use rtbpf_rt::{PiMutex, RawLock};
+use rtbpf_rt::{Lock, PiMutex, RawLock, ZeroIsValid};
 
 use crate::arena::Arena;
 use crate::array::Array;
 use crate::bloom::Bloom;
-use crate::hash::{Dynamic, Hash, Prealloc, Table, Values};
+use crate::hash::{Dynamic, Hash, Prealloc, Size, Stripe, Table, Values};
 use crate::head::{Head, publish};
 use crate::lpm::Lpm;
 use crate::lru::Lru;
@@ -153,32 +153,41 @@ fn seed(spec: &MapSpec, cx: &CreateCx) -> u32 {
     if spec.flags & flags::ZERO_SEED != 0 { 0 } else { cx.seed }
 }
 
-/// Bytes behind the key, and the values where they are per slot.
-fn values(spec: &MapSpec, cx: &CreateCx, nodes: u32, pages: Pages) -> Result<(u32, Values), MapError> {
-    if spec.kind.is_percpu() {
-        Ok((0, Values::Percpu(PercpuCells::new(nodes, spec.value_size, cx.cpus, pages)?)))
-    } else {
-        Ok((spec.value_size, Values::Inline))
-    }
+/// How large the table of a map is. Per-CPU values are written in place, and LRU nodes come from the lists: only other
+/// tables have spares.
+fn size(spec: &MapSpec, cx: &CreateCx, nodes: u32, spares: bool) -> Size {
+    let stripes = Size::stripes(spec.max_entries, cx.cpus);
+    let value = if spec.kind.is_percpu() { 0 } else { spec.value_size };
+    let spares = spares && !spec.kind.is_percpu();
+    Size { entries: spec.max_entries, nodes, stripes, spares, key: spec.key_size, value }
+}
+
+fn values(spec: &MapSpec, cx: &CreateCx, nodes: u32, pages: Pages) -> Result<Values, MapError> {
+    Ok(match spec.kind.is_percpu() {
+        true => Values::Percpu(PercpuCells::new(nodes, spec.value_size, cx.cpus, pages)?),
+        false => Values::Inline,
+    })
 }
 
 fn hash(spec: MapSpec, cx: &CreateCx, preallocated: Pages) -> Result<Box<dyn Map>, MapError> {
-    let nodes = Prealloc::nodes(spec.max_entries, cx.cpus).ok_or(Errno::E2BIG)?;
-    let pages = if spec.is_preallocated() { preallocated } else { Pages::OnTouch };
-    let (inline, values) = values(&spec, cx, nodes, pages)?;
-    let (entries, key, seed) = (spec.max_entries, spec.key_size, seed(&spec, cx));
-    let head = |spec| Head::new(spec, cx.cpus);
-    if spec.is_preallocated() {
-        let table = Table::<RawLock>::new(entries, nodes, key, inline, seed, pages)?;
-        let pool = Prealloc::new(entries, cx.cpus);
-        Ok(Box::new(Hash::new(head(spec), table, values, pool)))
-    } else if cx.sleeping_locks {
-        let table = Table::<PiMutex>::new(entries, nodes, key, inline, seed, pages)?;
-        Ok(Box::new(Hash::new(head(spec), table, values, Dynamic::new(entries, cx.cpus))))
-    } else {
-        let table = Table::<RawLock>::new(entries, nodes, key, inline, seed, pages)?;
-        Ok(Box::new(Hash::new(head(spec), table, values, Dynamic::new(entries, cx.cpus))))
+    if !spec.is_preallocated() {
+        return if cx.sleeping_locks { dynamic::<PiMutex>(spec, cx) } else { dynamic::<RawLock>(spec, cx) };
     }
+    let (entries, seed) = (spec.max_entries, seed(&spec, cx));
+    let values = values(&spec, cx, entries, preallocated)?;
+    let table = Table::new(size(&spec, cx, entries, true), seed, preallocated)?;
+    Ok(Box::new(Hash::new(Head::new(spec, cx.cpus), table, values, Prealloc::new(entries, cx.cpus))))
+}
+
+fn dynamic<L: Lock + 'static>(spec: MapSpec, cx: &CreateCx) -> Result<Box<dyn Map>, MapError>
+where
+    Stripe<L>: ZeroIsValid,
+{
+    let nodes = Dynamic::<L>::nodes(spec.max_entries, cx.cpus).ok_or(Errno::E2BIG)?;
+    let values = values(&spec, cx, nodes, Pages::OnTouch)?;
+    let table = Table::<L>::new(size(&spec, cx, nodes, true), seed(&spec, cx), Pages::OnTouch)?;
+    let pool = Dynamic::new(spec.max_entries, nodes, cx.cpus);
+    Ok(Box::new(Hash::new(Head::new(spec, cx.cpus), table, values, pool)))
 }
 
 fn lru(mut spec: MapSpec, cx: &CreateCx, pages: Pages) -> Result<Box<dyn Map>, MapError> {
@@ -188,8 +197,8 @@ fn lru(mut spec: MapSpec, cx: &CreateCx, pages: Pages) -> Result<Box<dyn Map>, M
         spec.max_entries = spec.max_entries.checked_next_multiple_of(cx.cpus.max(1)).ok_or(Errno::E2BIG)?;
     }
     let entries = spec.max_entries;
-    let (inline, values) = values(&spec, cx, entries, pages)?;
-    let table = Table::new(entries, entries, spec.key_size, inline, seed(&spec, cx), pages)?;
+    let values = values(&spec, cx, entries, pages)?;
+    let table = Table::new(size(&spec, cx, entries, false), seed(&spec, cx), pages)?;
     let pool = Lru::new(entries, cx.cpus, common, pages)?;
     Ok(Box::new(Hash::new(Head::new(spec, cx.cpus), table, values, pool)))
 }

@@ -51,7 +51,13 @@ impl Shape {
     /// Copies `value` over the plain parts of `cell`.
     #[inline]
     pub(crate) fn write(&self, cell: Cell<'_>, value: ProgBytes<'_>) {
-        if self.special.is_empty() { cell.part(0, self.value_size).fill(value) } else { self.write_parts(cell, value) }
+        if self.special.is_empty() { self.write_plain(cell, value) } else { self.write_parts(cell, value) }
+    }
+
+    /// The same for a value that has nothing special.
+    #[inline]
+    pub(crate) fn write_plain(&self, cell: Cell<'_>, value: ProgBytes<'_>) {
+        cell.part(0, self.value_size).fill(value);
     }
 
     #[inline(never)]

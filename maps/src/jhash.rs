@@ -58,7 +58,7 @@ pub(crate) fn of_u64(key: u64, seed: u32) -> u32 {
 /// Hashes `key`.
 #[inline]
 pub(crate) fn jhash(key: &[u8], seed: u32) -> u32 {
-    by_width!(key, key => key.hash(seed))
+    by_width!(key, key => key.jhash(seed))
 }
 
 /// Hashes a key of any length.

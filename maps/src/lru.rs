@@ -5,17 +5,18 @@
 //! tail. Using a node only sets a flag in it, so lookups touch no list.
 //!
 //! With common lists, each slot keeps a private stock of free nodes and a list of those it handed out; both are
-//! exchanged with the common lists in batches, so that most insertions take one slot's lock only. Without common lists
-//! (`BPF_F_NO_COMMON_LRU`) each slot has lists and nodes of its own.
+//! exchanged with the common lists in batches, so that most updates take one slot's lock only, and take it once. A node that
+//! an update replaced stays on its common list until then. Without common lists (`BPF_F_NO_COMMON_LRU`) each slot has
+//! lists and nodes of its own.
 //! The scheme is the one that the kernel's documentation of hash maps describes (map_hash.rst, Linux 6.18).
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use rtbpf_abi::Errno;
-use rtbpf_rt::freelist::NONE;
-use rtbpf_rt::{Class, Lock, RawLock, RunCx};
+use rtbpf_rt::freelist::{Links, NONE};
+use rtbpf_rt::{Class, Guard, Lock, RawLock, RunCx};
 
-use crate::hash::{Pool, Table, bump};
+use crate::hash::{Bucket, Pool, Table};
 use crate::map::MapError;
 use crate::percpu::place_of;
 use crate::slab::{Headed, Pages};
@@ -27,23 +28,20 @@ const OWN_BATCH: u32 = 4;
 
 const PREV: usize = 0;
 const NEXT: usize = 1;
-/// Which list a node is on (low byte) and whose (the rest).
+/// Which list a node is on (low byte, [`On`]) and whose (the rest).
 const PLACE: usize = 2;
 /// Whether it was used since it was last looked at; or [`STRAY`].
 const USED: usize = 3;
 const STRAY: u32 = 2;
 
-/// The list a node is on.
+/// The list a node is on. What is said of a free node is old.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 enum On {
-    Free = 0,
     Inactive = 1,
     Active = 2,
-    /// A slot's stock.
-    Stock = 3,
     /// Handed out by a slot, not yet given to the common lists.
-    Pending = 4,
+    Pending = 3,
 }
 
 /// A list through the nodes. Changed under the lock of its owner only; atomics because lookups run beside.
@@ -137,10 +135,49 @@ impl List {
         self.len.store(self.len() - 1, Ordering::Relaxed);
     }
 
+    /// Its nodes, oldest first. It is empty afterwards, and each node may go elsewhere before the next one is asked for.
+    fn drain<'a>(&self, nodes: &'a Nodes) -> impl Iterator<Item = u32> + 'a {
+        let mut at = self.last();
+        self.first.store(NONE, Ordering::Relaxed);
+        self.last.store(NONE, Ordering::Relaxed);
+        self.len.store(0, Ordering::Relaxed);
+        std::iter::from_fn(move || {
+            let node = at?;
+            at = Some(nodes.get(node, PREV)).filter(|node| *node != NONE);
+            Some(node)
+        })
+    }
+}
+
+/// Free nodes, linked by [`NEXT`]. Changed under the lock of its owner only.
+struct Stack {
+    top: AtomicU32,
+    len: AtomicU32,
+}
+
+impl Stack {
+    fn new() -> Stack {
+        Stack { top: AtomicU32::new(NONE), len: AtomicU32::new(0) }
+    }
+
+    #[inline]
+    fn len(&self) -> u32 {
+        self.len.load(Ordering::Relaxed)
+    }
+
+    #[inline]
+    fn push(&self, nodes: &Nodes, node: u32) {
+        nodes.set(node, NEXT, self.top.load(Ordering::Relaxed));
+        nodes.set(node, USED, 0);
+        self.top.store(node, Ordering::Relaxed);
+        self.len.store(self.len() + 1, Ordering::Relaxed);
+    }
+
     #[inline]
     fn pop(&self, nodes: &Nodes) -> Option<u32> {
-        let node = Some(self.first.load(Ordering::Relaxed)).filter(|node| *node != NONE)?;
-        self.remove(nodes, node);
+        let node = Some(self.top.load(Ordering::Relaxed)).filter(|node| *node != NONE)?;
+        self.top.store(nodes.get(node, NEXT), Ordering::Relaxed);
+        self.len.store(self.len() - 1, Ordering::Relaxed);
         Some(node)
     }
 }
@@ -149,7 +186,7 @@ impl List {
 struct Lists {
     /// Protects the three lists. Taken after a slot's stock lock, before bucket locks; its holder does not sleep.
     lock: RawLock,
-    free: List,
+    free: Stack,
     /// Nodes from here to `fresh_end` were never used.
     fresh: AtomicU32,
     fresh_end: u32,
@@ -164,7 +201,7 @@ impl Lists {
     fn new(slot: u32, fresh: std::ops::Range<u32>) -> Lists {
         Lists {
             lock: RawLock::default(),
-            free: List::new(On::Free, slot),
+            free: Stack::new(),
             fresh: AtomicU32::new(fresh.start),
             fresh_end: fresh.end,
             inactive: List::new(On::Inactive, slot),
@@ -173,27 +210,30 @@ impl Lists {
         }
     }
 
-    /// A free node, on no list.
+    /// A free node.
+    #[inline]
     fn take_free(&self, nodes: &Nodes) -> Option<u32> {
-        self.free.pop(nodes).or_else(|| bump(&self.fresh, self.fresh_end))
+        self.free.pop(nodes).or_else(|| {
+            let fresh = self.fresh.load(Ordering::Relaxed);
+            (fresh < self.fresh_end).then(|| {
+                self.fresh.store(fresh + 1, Ordering::Relaxed);
+                fresh
+            })
+        })
     }
 
     fn has_free(&self) -> bool {
         self.free.len() > 0 || self.fresh.load(Ordering::Relaxed) < self.fresh_end
     }
 
-    fn list_of(&self, on: u32) -> Option<&List> {
-        [&self.free, &self.inactive, &self.active].into_iter().find(|list| list.on as u32 == on)
-    }
-
     /// Takes `node` out of whichever list it is on.
+    #[inline]
     fn detach(&self, nodes: &Nodes, node: u32) {
         if self.rotation.load(Ordering::Relaxed) == node {
             self.rotation.store(nodes.get(node, PREV), Ordering::Relaxed);
         }
-        if let Some(list) = self.list_of(nodes.place(node).0) {
-            list.remove(nodes, node);
-        }
+        let list = if nodes.place(node).0 == On::Active as u32 { &self.active } else { &self.inactive };
+        list.remove(nodes, node);
     }
 
     #[inline]
@@ -203,11 +243,22 @@ impl Lists {
         list.push(nodes, node);
     }
 
+    /// Frees a node that is on one of the lists and not in the table.
+    #[inline]
+    fn release(&self, nodes: &Nodes, node: u32, free: &Stack) {
+        self.detach(nodes, node);
+        free.push(nodes, node);
+    }
+
     /// Moves used nodes to active, and unused ones back when inactive has become short.
     fn rotate(&self, nodes: &Nodes, looks: u32) {
         if self.inactive.len() < self.active.len() {
             for _ in 0..looks.min(self.active.len()) {
                 let Some(node) = self.active.last() else { break };
+                if nodes.is_stray(node) {
+                    self.release(nodes, node, &self.free);
+                    continue;
+                }
                 let list = if nodes.is_used(node) { &self.active } else { &self.inactive };
                 self.move_to(nodes, node, list);
             }
@@ -225,7 +276,7 @@ impl Lists {
     }
 
     /// Evicts up to `want` nodes to `free`: unused ones from inactive's tail; when there is none, one that is used.
-    fn shrink(&self, nodes: &Nodes, want: u32, looks: u32, free: &List, evict: &dyn Fn(u32) -> bool) {
+    fn shrink(&self, nodes: &Nodes, want: u32, looks: u32, free: &Stack, evict: &dyn Fn(u32) -> bool) {
         let mut done = 0;
         let mut at = self.inactive.last();
         for _ in 0..looks {
@@ -234,7 +285,7 @@ impl Lists {
             if nodes.is_used(node) {
                 self.move_to(nodes, node, &self.active);
             } else if nodes.is_stray(node) || evict(node) {
-                self.move_to(nodes, node, free);
+                self.release(nodes, node, free);
                 done += 1;
             }
             if done == want {
@@ -248,8 +299,8 @@ impl Lists {
         let mut at = list.last();
         while let Some(node) = at {
             at = Some(nodes.get(node, PREV)).filter(|n| *n != NONE);
-            if evict(node) {
-                self.move_to(nodes, node, free);
+            if nodes.is_stray(node) || evict(node) {
+                self.release(nodes, node, free);
                 return;
             }
         }
@@ -259,10 +310,12 @@ impl Lists {
 /// What a slot keeps beside the common lists, on cache lines of its own.
 #[repr(align(64))]
 struct Stock {
-    /// Protects both lists. First lock of an insertion; its holder does not sleep.
+    /// Protects the three. First lock of an update; its holder does not sleep.
     lock: RawLock,
-    free: List,
+    free: Stack,
     pending: List,
+    /// Nodes that left the table and are still on a common list, linked as the table links free ones.
+    replaced: AtomicU32,
 }
 
 enum Shape {
@@ -285,8 +338,9 @@ impl Lru {
             let lists = Lists::new(0, 0..entries);
             let stock = |slot| Stock {
                 lock: RawLock::default(),
-                free: List::new(On::Stock, slot),
+                free: Stack::new(),
                 pending: List::new(On::Pending, slot),
+                replaced: AtomicU32::new(NONE),
             };
             // Small maps keep small stocks, so that one slot's stock does not starve the others.
             let batch = (entries / slots / 2).clamp(1, BATCH);
@@ -300,37 +354,56 @@ impl Lru {
 
     /// Takes `node` out of the table, unless it is not (yet, or any more) in it.
     fn evict(cx: &RunCx, table: &Table<RawLock>, node: u32) -> bool {
-        let bucket = table.bucket_of(table.node_hash(node));
-        table.lock(cx, bucket).is_ok_and(|_held| bucket == table.bucket_of(table.node_hash(node)) && table.unlink(node))
+        let bucket = table.bucket(table.node_hash(node));
+        bucket.lock(cx).is_ok_and(|_held| bucket.is_of(node) && bucket.unlink_node(node))
     }
 
-    fn take_common(
-        &self,
+    #[inline]
+    fn begin_common<'a>(
+        &'a self,
         cx: &RunCx,
         table: &Table<RawLock>,
-        lists: &Lists,
-        stocks: &[Stock],
+        lists: &'a Lists,
+        stocks: &'a [Stock],
         batch: u32,
-    ) -> Result<u32, MapError> {
+        hold: &mut Hold<'a>,
+    ) -> Result<(), MapError> {
+        let nodes = &self.nodes;
+        let stock = &stocks[place_of(cx.slot, stocks.len())];
+        let mut held = stock.lock.lock(cx, Class::LruLocal).map_err(no_node)?;
+        if stock.free.len() == 0 {
+            let _lists_held = lists.lock.lock(cx, Class::Lru).map_err(no_node)?;
+            self.refill(cx, table, lists, stock, batch);
+        }
+        let node = match stock.free.pop(nodes) {
+            Some(node) => node,
+            None => {
+                drop(held);
+                // Other slots hold everything: take one of theirs.
+                let stolen = self.steal(cx, table, lists, stocks)?;
+                held = stock.lock.lock(cx, Class::LruLocal).map_err(no_node)?;
+                stolen
+            }
+        };
+        nodes.set(node, USED, 0);
+        stock.pending.push(nodes, node);
+        hold.node = Some(node);
+        hold.held = Some(Held { _guard: held, of: Owner::Stock(stock) });
+        Ok(())
+    }
+
+    #[cold]
+    fn steal(&self, cx: &RunCx, table: &Table<RawLock>, lists: &Lists, stocks: &[Stock]) -> Result<u32, MapError> {
         let nodes = &self.nodes;
         let own = place_of(cx.slot, stocks.len());
-        let stock = &stocks[own];
-        {
-            let _stock_held = stock.lock.lock(cx, Class::LruLocal).map_err(no_node)?;
-            if stock.free.len() == 0 {
-                let _lists_held = lists.lock.lock(cx, Class::Lru).map_err(no_node)?;
-                self.refill(cx, table, lists, stock, batch);
-            }
-            if let Some(node) = stock.free.pop(nodes) {
-                nodes.set(node, USED, 0);
-                stock.pending.push(nodes, node);
-                return Ok(node);
-            }
-        }
-        // Other slots hold everything: take one of theirs.
         let stolen = (1..stocks.len()).find_map(|away| {
             let other = &stocks[(own + away) % stocks.len()];
             let _held = other.lock.lock(cx, Class::LruLocal).ok()?;
+            if other.replaced.load(Ordering::Relaxed) != NONE
+                && let Ok(_lists_held) = lists.lock.lock(cx, Class::Lru)
+            {
+                self.take_replaced(table, lists, other);
+            }
             if let Some(node) = other.free.pop(nodes) {
                 return Some(node);
             }
@@ -344,23 +417,30 @@ impl Lru {
             }
             None
         });
-        let node = stolen.ok_or(Errno::ENOMEM)?;
-        let _held = stock.lock.lock(cx, Class::LruLocal).map_err(no_node)?;
-        nodes.set(node, USED, 0);
-        stock.pending.push(nodes, node);
-        Ok(node)
+        stolen.ok_or(Errno::ENOMEM.into())
+    }
+
+    /// Takes what updates replaced off the common lists, into the slot's stock. Both locks are held.
+    fn take_replaced(&self, table: &Table<RawLock>, lists: &Lists, stock: &Stock) {
+        let mut at = stock.replaced.load(Ordering::Relaxed);
+        stock.replaced.store(NONE, Ordering::Relaxed);
+        while at != NONE {
+            let node = at;
+            at = table.link(node).load(Ordering::Relaxed);
+            lists.release(&self.nodes, node, &stock.free);
+        }
     }
 
     /// Gives what a slot handed out to the common lists, and fills its stock. Both locks are held.
     fn refill(&self, cx: &RunCx, table: &Table<RawLock>, lists: &Lists, stock: &Stock, batch: u32) {
         let nodes = &self.nodes;
-        while let Some(node) = stock.pending.last() {
-            stock.pending.remove(nodes, node);
-            let list = match (nodes.is_stray(node), nodes.is_used(node)) {
-                (true, _) => &lists.free,
-                (false, true) => &lists.active,
-                (false, false) => &lists.inactive,
-            };
+        self.take_replaced(table, lists, stock);
+        for node in stock.pending.drain(nodes) {
+            if nodes.is_stray(node) {
+                lists.free.push(nodes, node);
+                continue;
+            }
+            let list = if nodes.is_used(node) { &lists.active } else { &lists.inactive };
             nodes.set(node, USED, 0);
             list.push(nodes, node);
         }
@@ -375,9 +455,16 @@ impl Lru {
         }
     }
 
-    fn take_own(&self, cx: &RunCx, table: &Table<RawLock>, lists: &Lists) -> Result<u32, MapError> {
+    #[inline]
+    fn begin_own<'a>(
+        &'a self,
+        cx: &RunCx,
+        table: &Table<RawLock>,
+        lists: &'a Lists,
+        hold: &mut Hold<'a>,
+    ) -> Result<(), MapError> {
         let nodes = &self.nodes;
-        let _held = lists.lock.lock(cx, Class::Lru).map_err(no_node)?;
+        let held = lists.lock.lock(cx, Class::Lru).map_err(no_node)?;
         lists.rotate(nodes, OWN_BATCH);
         if !lists.has_free() {
             lists.shrink(nodes, OWN_BATCH, OWN_BATCH, &lists.free, &|node| Lru::evict(cx, table, node));
@@ -385,8 +472,49 @@ impl Lru {
         let node = lists.take_free(nodes).ok_or(Errno::ENOMEM)?;
         nodes.set(node, USED, 0);
         lists.inactive.push(nodes, node);
-        Ok(node)
+        hold.node = Some(node);
+        hold.held = Some(Held { _guard: held, of: Owner::Lists(lists) });
+        Ok(())
     }
+
+    /// Takes back a node that is out of the table, under the lock that `held` is; whether it could.
+    #[inline]
+    fn take_back(&self, table: &Table<RawLock>, held: &Held<'_>, node: u32) -> bool {
+        let nodes = &self.nodes;
+        let (on, slot) = nodes.place(node);
+        match held.of {
+            Owner::Stock(stock) if stock.pending.holds(nodes, node) => {
+                stock.pending.remove(nodes, node);
+                stock.free.push(nodes, node);
+            }
+            Owner::Stock(stock) if on != On::Pending as u32 => {
+                table.link(node).store(stock.replaced.load(Ordering::Relaxed), Ordering::Relaxed);
+                stock.replaced.store(node, Ordering::Relaxed);
+            }
+            Owner::Lists(lists) if lists.inactive.slot == slot => lists.release(nodes, node, &lists.free),
+            Owner::Stock(_) | Owner::Lists(_) => return false,
+        }
+        true
+    }
+}
+
+/// What an update has of the lists while it goes on.
+#[derive(Default)]
+pub(crate) struct Hold<'a> {
+    /// A node for it; once that is used, the one that it replaced: what is left when the update ends.
+    node: Option<u32>,
+    held: Option<Held<'a>>,
+}
+
+/// The lock under which a node was taken, held.
+struct Held<'a> {
+    _guard: Guard<'a, RawLock>,
+    of: Owner<'a>,
+}
+
+enum Owner<'a> {
+    Stock(&'a Stock),
+    Lists(&'a Lists),
 }
 
 /// A list that cannot be locked has no node to give.
@@ -397,17 +525,34 @@ fn no_node(_: rtbpf_rt::LockError) -> MapError {
 impl Pool for Lru {
     type Lock = RawLock;
 
-    const EARLY: bool = true;
+    type Hold<'a> = Hold<'a>;
 
-    fn take_early(&self, cx: &RunCx, table: &Table<RawLock>) -> Result<Option<u32>, MapError> {
+    #[inline]
+    fn begin<'a>(&'a self, cx: &RunCx, table: &Table<RawLock>, hold: &mut Hold<'a>) -> Result<(), MapError> {
         match &self.shape {
-            Shape::Common { lists, stocks, batch } => self.take_common(cx, table, lists, stocks, *batch).map(Some),
-            Shape::PerSlot(lists) => self.take_own(cx, table, &lists[place_of(cx.slot, lists.len())]).map(Some),
+            Shape::Common { lists, stocks, batch } => self.begin_common(cx, table, lists, stocks, *batch, hold),
+            Shape::PerSlot(lists) => self.begin_own(cx, table, &lists[place_of(cx.slot, lists.len())], hold),
         }
     }
 
-    fn take(&self, _: &RunCx, _: &Table<RawLock>, _: bool) -> Result<u32, MapError> {
-        Err(Errno::ENOMEM.into())
+    #[inline]
+    fn take(&self, _: &RunCx, _: &Table<RawLock>, hold: &mut Hold<'_>) -> Result<u32, MapError> {
+        hold.node.take().ok_or(Errno::ENOMEM.into())
+    }
+
+    #[inline]
+    fn swap(&self, _: &Bucket<'_, RawLock>, hold: &mut Hold<'_>, old: u32) -> u32 {
+        hold.node.replace(old).expect("an update that may need a node has one, and needs no second one")
+    }
+
+    #[inline]
+    fn end(&self, cx: &RunCx, table: &Table<RawLock>, hold: &mut Hold<'_>) {
+        let Some(held) = &hold.held else { return };
+        let left = hold.node.filter(|node| !self.take_back(table, held, *node));
+        hold.held = None;
+        if let Some(node) = left {
+            self.give_back(cx, table, node);
+        }
     }
 
     fn give_back(&self, cx: &RunCx, _: &Table<RawLock>, node: u32) {
@@ -422,14 +567,13 @@ impl Pool for Lru {
                     && stock.pending.holds(nodes, node)
                 {
                     stock.pending.remove(nodes, node);
-                    nodes.set(node, USED, 0);
                     stock.free.push(nodes, node);
                     return;
                 }
                 if let Ok(_held) = lists.lock.lock(cx, Class::Lru) {
                     let on = nodes.place(node).0;
-                    if on == On::Inactive as u32 || on == On::Active as u32 {
-                        lists.move_to(nodes, node, &lists.free);
+                    if on != On::Pending as u32 {
+                        lists.release(nodes, node, &lists.free);
                         return;
                     }
                 }
@@ -439,15 +583,11 @@ impl Pool for Lru {
             Shape::PerSlot(all) => {
                 let lists = &all[place_of(slot, all.len())];
                 match lists.lock.lock(cx, Class::Lru) {
-                    Ok(_held) => lists.move_to(nodes, node, &lists.free),
+                    Ok(_held) => lists.release(nodes, node, &lists.free),
                     Err(_) => nodes.set(node, USED, STRAY),
                 }
             }
         }
-    }
-
-    fn replaced(&self, cx: &RunCx, table: &Table<RawLock>, node: u32) {
-        self.give_back(cx, table, node);
     }
 
     #[inline]

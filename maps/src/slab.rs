@@ -240,10 +240,18 @@ impl Headed {
     /// The body of element `index`, which must be below the count.
     #[inline]
     pub(crate) fn body(&self, index: u32) -> Cell<'_> {
+        self.element(index).1
+    }
+
+    /// Words and body of element `index`, which must be below the count.
+    #[inline(always)]
+    pub(crate) fn element(&self, index: u32) -> (Words<'_>, Cell<'_>) {
         assert!(index < self.slab.count, "element inside the slab");
-        let (at, len) = (index as usize * self.slab.stride + Headed::BYTES, self.slab.stride - Headed::BYTES);
         // SAFETY: as for `get`; the body is what follows the words.
-        unsafe { Cell::new(self.slab.region.base.add(at), len) }
+        unsafe {
+            let at = self.slab.region.base.add(index as usize * self.slab.stride);
+            (Words(&*at.cast()), Cell::new(at.add(Headed::BYTES), self.slab.stride - Headed::BYTES))
+        }
     }
 
     /// The element in whose body `address` lies, and where.
@@ -262,8 +270,8 @@ impl Headed {
     }
 }
 
-// SAFETY: a word of 0 is an empty chain, and a lock of zeroes is free; neither has a destructor.
-unsafe impl<L: ZeroIsValid> ZeroIsValid for crate::hash::Bucket<L> {}
+// SAFETY: a word of 0 is a node, and a lock of zeroes is free; neither has a destructor.
+unsafe impl<L: ZeroIsValid> ZeroIsValid for crate::hash::Stripe<L> {}
 
 // SAFETY: a null pointer is an empty place. Its destructor does nothing then; what is filled is emptied by the owner.
 unsafe impl<T> ZeroIsValid for crate::retire::Shared<T> {}

@@ -6,7 +6,9 @@ mod table;
 
 pub(crate) use key::{Key, by_width};
 pub(crate) use pool::{Dynamic, Pool, Prealloc, bump};
-pub(crate) use table::{Bucket, Table};
+pub(crate) use table::{Bucket, Size, Stripe, Table};
+
+use table::Glance;
 
 use std::any::Any;
 use std::ops::Range;
@@ -33,6 +35,8 @@ pub(crate) enum Values {
 pub(crate) struct Hash<P: Pool> {
     head: Head,
     shape: Shape,
+    /// Whether values are behind their keys, and copied whole.
+    is_plain: bool,
     table: Table<P::Lock>,
     values: Values,
     pool: P,
@@ -40,10 +44,12 @@ pub(crate) struct Hash<P: Pool> {
 
 impl<P: Pool> Hash<P>
 where
-    Bucket<P::Lock>: ZeroIsValid,
+    Stripe<P::Lock>: ZeroIsValid,
 {
     pub(crate) fn new(head: Head, table: Table<P::Lock>, values: Values, pool: P) -> Hash<P> {
-        Hash { shape: Shape::of(head.spec()), head, table, values, pool }
+        let shape = Shape::of(head.spec());
+        let is_plain = shape.is_plain() && matches!(values, Values::Inline);
+        Hash { shape, is_plain, head, table, values, pool }
     }
 
     /// Whether a key has the length that this map's keys have.
@@ -71,7 +77,23 @@ where
     /// The value that programs find under a key that this map's keys are as long as.
     #[inline(always)]
     fn look_up(&self, cx: &RunCx, key: impl Key) -> Option<ValuePtr> {
-        let (node, body) = self.table.find_with_body(key, self.table.hash(key))?;
+        let hash = self.table.hash(key);
+        match self.table.find_first(key, hash) {
+            Glance::Found(node, body) => self.hand_out(cx, node, body),
+            Glance::Absent => None,
+            Glance::Unclear => self.look_further(cx, key, hash),
+        }
+    }
+
+    #[inline(never)]
+    fn look_further(&self, cx: &RunCx, key: impl Key, hash: u32) -> Option<ValuePtr> {
+        let (node, body) = self.table.find_with_body(key, hash)?;
+        self.hand_out(cx, node, body)
+    }
+
+    /// The value of a node with this body, used by a program or not.
+    #[inline(always)]
+    fn hand_out(&self, cx: &RunCx, node: u32, body: Cell<'_>) -> Option<ValuePtr> {
         if cx.in_program {
             self.pool.touch(node);
         }
@@ -83,14 +105,21 @@ where
     }
 
     /// Writes the value of a node with this body that is in no chain.
-    #[inline]
+    #[inline(always)]
     fn write_fresh(&self, cx: &RunCx, node: u32, body: Cell<'_>, value: ProgBytes<'_>) -> Result<(), MapError> {
+        if self.is_plain {
+            self.shape.write_plain(self.table.value_in(body), value);
+            return Ok(());
+        }
+        self.write_fresh_parts(cx, node, body, value)
+    }
+
+    #[inline(never)]
+    fn write_fresh_parts(&self, cx: &RunCx, node: u32, body: Cell<'_>, value: ProgBytes<'_>) -> Result<(), MapError> {
         match &self.values {
             Values::Inline => {
                 let cell = self.table.value_in(body);
-                if !self.shape.is_plain() {
-                    self.shape.reset(cell);
-                }
+                self.shape.reset(cell);
                 self.shape.write(cell, value);
                 Ok(())
             }
@@ -143,17 +172,17 @@ where
         key: impl Key,
         last_look: impl FnOnce(u32) -> Result<(), MapError>,
     ) -> Result<(), MapError> {
-        let hash = self.table.hash(key);
-        let held = self.table.lock(cx, self.table.bucket_of(hash))?;
-        let node = self.table.find(key, hash).ok_or(Errno::ENOENT)?;
-        last_look(node)?;
-        self.table.unlink(node);
+        let bucket = self.table.bucket(self.table.hash(key));
+        let held = bucket.lock(cx)?;
+        let found = bucket.seek(key).ok_or(Errno::ENOENT)?;
+        last_look(found.node)?;
+        bucket.unlink(found);
         drop(held);
-        self.pool.give_back(cx, &self.table, node);
+        self.pool.give_back(cx, &self.table, found.node);
         Ok(())
     }
 
-    #[inline]
+    #[inline(always)]
     fn insert(
         &self,
         cx: &RunCx,
@@ -161,61 +190,82 @@ where
         hash: u32,
         value: ProgBytes<'_>,
         flags: UpdateFlags,
-        early: &mut Option<u32>,
-    ) -> Result<Option<u32>, MapError> {
-        let _held = self.table.lock(cx, self.table.bucket_of(hash))?;
-        let old = self.table.find(key, hash);
-        admit(old.is_some(), flags)?;
-        match old {
-            Some(node) if let Values::Percpu(cells) = &self.values => {
-                write_slots(cells, &self.shape, cx, node, value, false)?;
-                self.pool.touch(node);
-                return Ok(None);
-            }
-            Some(node) if flags & update::F_LOCK != 0 => {
-                self.write_locked(cx, node, value)?;
-                return Ok(None);
-            }
-            Some(_) | None => {}
+        hold: &mut P::Hold<'_>,
+    ) -> Result<(), MapError> {
+        let bucket = self.table.bucket(hash);
+        let _held = bucket.lock(cx)?;
+        let old = bucket.seek(key);
+        if flags != update::ANY {
+            admit(old.is_some(), flags)?;
         }
-        let node = match early.take() {
-            Some(node) => node,
-            None => self.pool.take(cx, &self.table, old.is_some())?,
+        let node = match old {
+            // Most values are replaced node and all.
+            Some(old) if self.is_plain => self.pool.swap(&bucket, hold, old.node),
+            Some(old) => match self.write_in_place(cx, old.node, value, flags) {
+                Some(done) => return done,
+                None => self.pool.swap(&bucket, hold, old.node),
+            },
+            None => self.pool.take(cx, &self.table, hold)?,
         };
-        let body = self.table.set_key(node, key, hash);
-        if let Err(error) = self.write_fresh(cx, node, body, value) {
+        if let Err(error) = bucket.enter(node, (key, hash), old, |body| self.write_fresh(cx, node, body, value)) {
+            // Only the slots' values of a new key can be refused.
             self.pool.give_back(cx, &self.table, node);
             return Err(error);
         }
-        self.table.link(node);
-        if let Some(old) = old {
+        if old.is_some() {
             self.pool.touch(node);
-            self.table.unlink(old);
-        }
-        Ok(old)
-    }
-
-    /// Creates or replaces the element of `key`; the flags are known ones.
-    #[inline]
-    fn put(&self, cx: &RunCx, key: impl Key, value: ProgBytes<'_>, flags: UpdateFlags) -> Result<(), MapError> {
-        let hash = self.table.hash(key);
-        if flags & update::F_LOCK != 0
-            && let Some(node) = self.table.find(key, hash)
-        {
-            admit(true, flags)?;
-            return self.write_locked(cx, node, value);
-        }
-        // A per-CPU value that must exist is written in place; every other update may need a node.
-        let may_need = !(self.is_percpu() && flags & 3 == update::EXIST);
-        let mut early = if P::EARLY && may_need { self.pool.take_early(cx, &self.table)? } else { None };
-        let done = self.insert(cx, key, hash, value, flags, &mut early);
-        if let Some(unused) = early {
-            self.pool.give_back(cx, &self.table, unused);
-        }
-        if let Some(old) = done? {
-            self.pool.replaced(cx, &self.table, old);
         }
         Ok(())
+    }
+
+    /// Writes the value of a node that stays where it is; `None` for values that are replaced node and all.
+    #[inline(never)]
+    fn write_in_place(
+        &self,
+        cx: &RunCx,
+        node: u32,
+        value: ProgBytes<'_>,
+        flags: UpdateFlags,
+    ) -> Option<Result<(), MapError>> {
+        if let Values::Percpu(cells) = &self.values {
+            let done = write_slots(cells, &self.shape, cx, node, value, false);
+            return Some(done.inspect(|()| self.pool.touch(node)));
+        }
+        (flags & update::F_LOCK != 0).then(|| self.write_locked(cx, node, value))
+    }
+
+    /// Writes the value of a key that is there, under its own lock.
+    #[inline(never)]
+    fn put_locked(
+        &self,
+        cx: &RunCx,
+        key: impl Key,
+        value: ProgBytes<'_>,
+        flags: UpdateFlags,
+    ) -> Option<Result<(), MapError>> {
+        let node = self.table.find(key, self.table.hash(key))?;
+        Some(admit(true, flags).and_then(|()| self.write_locked(cx, node, value)))
+    }
+
+    /// Creates or replaces the element of `key`; the flags are known ones. A function for each width of keys: together they
+    /// would have more to remember than there are registers.
+    #[inline(never)]
+    fn put(&self, cx: &RunCx, key: impl Key, value: ProgBytes<'_>, flags: UpdateFlags) -> Result<(), MapError> {
+        if flags & update::F_LOCK != 0
+            && let Some(done) = self.put_locked(cx, key, value, flags)
+        {
+            return done;
+        }
+        let hash = self.table.hash(key);
+        // A per-CPU value that must exist is written in place; every other update may need a node.
+        let may_need = !(self.is_percpu() && flags & 3 == update::EXIST);
+        let mut hold = P::Hold::default();
+        if may_need {
+            self.pool.begin(cx, &self.table, &mut hold)?;
+        }
+        let done = self.insert(cx, key, hash, value, flags, &mut hold);
+        self.pool.end(cx, &self.table, &mut hold);
+        done
     }
 }
 
@@ -270,7 +320,7 @@ fn check_rare_flags(flags: UpdateFlags, with_lock: bool, spec: &MapSpec) -> Resu
 
 impl<P: Pool + 'static> Map for Hash<P>
 where
-    Bucket<P::Lock>: ZeroIsValid,
+    Stripe<P::Lock>: ZeroIsValid,
 {
     fn head(&self) -> &Head {
         &self.head
@@ -386,7 +436,7 @@ where
 
 impl<P: Pool> Buckets for Hash<P>
 where
-    Bucket<P::Lock>: ZeroIsValid,
+    Stripe<P::Lock>: ZeroIsValid,
 {
     fn bucket_count(&self) -> u32 {
         self.table.bucket_count()
@@ -403,7 +453,7 @@ where
             }
             nodes.reserve(count);
             pairs.resize_with(count, || (Vec::with_capacity(key_bytes), Vec::with_capacity(value_bytes)));
-            let held = self.table.lock(cx, bucket)?;
+            let held = self.table.bucket(bucket).lock(cx)?;
             if self.table.chain(bucket).count() <= count {
                 break held;
             }
@@ -416,7 +466,7 @@ where
             self.table.key(*node).append_to(key);
             self.read_node(cx, *node, 0, value)?;
             if take {
-                self.table.unlink(*node);
+                self.table.bucket(bucket).unlink_node(*node);
             }
         }
         drop(held);

@@ -1,17 +1,22 @@
 //! Buckets and chains: the part that all hash maps share.
 //!
 //! Readers take no lock. A chain ends in a marker that names its bucket; a reader who was carried into another chain
-//! (the node it stood on was freed and used again) sees the wrong marker at the end and starts over. Writers hold the
-//! bucket's lock. New nodes go to the front.
+//! (the node it stood on was freed and used again) sees the wrong marker at the end and starts over. So does one who finds
+//! that nodes were put in front of the chain meanwhile: the key may be in one of them. New nodes go to the front.
+//!
+//! Writers hold the lock of the bucket's *stripe*: so many buckets share it that a table has no more locks than its slots
+//! can want. With the lock comes a node that is in no chain, the stripe's spare: an element is replaced by writing the spare
+//! and making the old node the next one, without a word to the lists of free nodes.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use rtbpf_abi::Errno;
 use rtbpf_rt::freelist::Links;
 use rtbpf_rt::lock::prim::point;
 use rtbpf_rt::{Class, Guard, Lock, RunCx, ZeroIsValid};
 
 use crate::access::Cell;
-use crate::hash::key::{Key, by_width};
+use crate::hash::key::{Key, Secret, by_width};
 use crate::map::MapError;
 use crate::slab::{Headed, Pages, Words, ZeroedArray};
 
@@ -23,25 +28,90 @@ const NEXT: usize = 0;
 const HASH: usize = 1;
 const FREE: usize = 2;
 
-/// First node of a chain, and the lock of its writers.
+/// Stripes a slot at most.
+const STRIPES: u32 = 64;
+
+/// The lock of some buckets.
 #[derive(Default)]
 #[repr(C)]
-pub(crate) struct Bucket<L> {
-    /// Node index + 1, or 0.
-    first: AtomicU32,
-    /// Protects the chain. Taken under the LRU list lock (eviction), before the value lock and nothing else. Its
-    /// holder may sleep exactly if `L` sleeps.
+pub(crate) struct Stripe<L> {
+    /// Protects the chains of its buckets, and `spare`. Taken under the LRU locks, before the value lock and nothing else.
+    /// Its holder may sleep exactly if `L` sleeps.
     lock: L,
+    /// A node in no chain, where the table has spares.
+    spare: AtomicU32,
+}
+
+/// How large a table is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Size {
+    /// Keys.
+    pub entries: u32,
+    /// Nodes beside the spares.
+    pub nodes: u32,
+    /// Locks.
+    pub stripes: u32,
+    /// Whether each lock has a spare: the last nodes.
+    pub spares: bool,
+    /// Bytes of a key.
+    pub key: u32,
+    /// Bytes of a value; 0 where values live elsewhere.
+    pub value: u32,
+}
+
+impl Size {
+    /// Locks of a table for `entries` keys, a power of two.
+    pub(crate) fn stripes(entries: u32, slots: u32) -> u32 {
+        let wanted = slots.saturating_mul(STRIPES).min(1 << 16).next_power_of_two();
+        wanted.min(buckets(entries))
+    }
+
+    /// All nodes.
+    pub(crate) fn all(&self) -> Option<u32> {
+        self.nodes.checked_add(if self.spares { self.stripes } else { 0 })
+    }
+}
+
+/// Those of a table for more entries than it can have are as many as there can be.
+fn buckets(entries: u32) -> u32 {
+    entries.max(1).checked_next_power_of_two().unwrap_or(END)
 }
 
 pub(crate) struct Table<L> {
-    buckets: ZeroedArray<Bucket<L>>,
+    /// Of each bucket: the link to the first node, index + 1 (low half), and how often one was put there (high half).
+    firsts: ZeroedArray<AtomicU64>,
+    stripes: ZeroedArray<Stripe<L>>,
     mask: u32,
-    seed: u32,
+    secret: Secret,
     nodes: Headed,
     key_size: usize,
     value_at: usize,
     value_len: usize,
+}
+
+/// A bucket, as writers see it.
+pub(crate) struct Bucket<'a, L> {
+    table: &'a Table<L>,
+    number: u32,
+    first: &'a AtomicU64,
+    stripe: &'a Stripe<L>,
+}
+
+/// A node that a writer found, and what leads to it.
+#[derive(Clone, Copy)]
+pub(crate) struct Found<'a> {
+    pub node: u32,
+    words: Words<'a>,
+    /// The node before it in its chain.
+    before: Option<Words<'a>>,
+}
+
+/// What a look at the first node of a bucket tells.
+pub(crate) enum Glance<'a> {
+    /// The key's node and its body.
+    Found(u32, Cell<'a>),
+    Absent,
+    Unclear,
 }
 
 impl<L> Links for Table<L> {
@@ -53,34 +123,33 @@ impl<L> Links for Table<L> {
 
 impl<L: Lock> Table<L>
 where
-    Bucket<L>: ZeroIsValid,
+    Stripe<L>: ZeroIsValid,
 {
-    /// A table for `entries` keys with `nodes` nodes. `value_len` is 0 where values live elsewhere.
-    pub(crate) fn new(
-        entries: u32,
-        nodes: u32,
-        key_size: u32,
-        value_len: u32,
-        seed: u32,
-        pages: Pages,
-    ) -> Result<Table<L>, MapError> {
-        let value_at = (key_size as usize).next_multiple_of(8);
-        let value_len = (value_len as usize).next_multiple_of(8);
-        let buckets = entries.max(1).next_power_of_two();
+    /// An empty table. It hashes as Linux does under `BPF_F_ZERO_SEED` where `seed` is 0.
+    pub(crate) fn new(size: Size, seed: u32, pages: Pages) -> Result<Table<L>, MapError> {
+        let value_at = (size.key as usize).next_multiple_of(8);
+        let value_len = (size.value as usize).next_multiple_of(8);
+        let nodes = size.all().filter(|nodes| *nodes <= END).ok_or(Errno::E2BIG)?;
+        let stripes = ZeroedArray::<Stripe<L>>::new(size.stripes as usize, pages)?;
+        for stripe in 0..if size.spares { size.stripes } else { 0 } {
+            stripes.get(stripe as usize).spare.store(size.nodes + stripe, Ordering::Relaxed);
+        }
+        let buckets = buckets(size.entries);
         Ok(Table {
             nodes: Headed::new(nodes, value_at + value_len, pages)?,
-            buckets: ZeroedArray::new(buckets as usize, pages)?,
+            firsts: ZeroedArray::new(buckets as usize, pages)?,
+            stripes,
             mask: buckets - 1,
-            seed,
-            key_size: key_size as usize,
+            secret: Secret::of(seed),
+            key_size: size.key as usize,
             value_at,
             value_len,
         })
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn hash(&self, key: impl Key) -> u32 {
-        key.hash(self.seed)
+        key.hash(self.secret)
     }
 
     #[inline]
@@ -89,19 +158,21 @@ where
     }
 
     pub(crate) fn bucket_count(&self) -> u32 {
-        self.buckets.len() as u32
+        self.firsts.len() as u32
     }
 
-    /// The bucket's lock, held.
-    #[inline]
-    pub(crate) fn lock(&self, cx: &RunCx, bucket: u32) -> Result<Guard<'_, L>, MapError> {
-        Ok(self.buckets.get(bucket as usize).lock.lock(cx, Class::Bucket)?)
+    /// The bucket of keys with this hash, for writers.
+    #[inline(always)]
+    pub(crate) fn bucket(&self, hash: u32) -> Bucket<'_, L> {
+        let number = self.bucket_of(hash);
+        let stripe = self.stripes.get(number as usize & (self.stripes.len() - 1));
+        Bucket { table: self, number, first: self.firsts.get(number as usize), stripe }
     }
 
     #[inline]
-    fn first(&self, bucket: u32) -> &AtomicU32 {
+    fn first(&self, bucket: u32) -> &AtomicU64 {
         point();
-        &self.buckets.get(bucket as usize).first
+        self.firsts.get(bucket as usize)
     }
 
     /// The node that a link leads to, and its words; `None` at the end of a chain.
@@ -109,7 +180,7 @@ where
     fn follow(&self, link: u32) -> Option<(u32, Words<'_>)> {
         // 0 and the ends are no nodes: there are at most `END` of those.
         let node = link.wrapping_sub(1);
-        Some((node, self.nodes.get(node)?))
+        (node < self.nodes.count()).then(|| (node, self.nodes.words(node)))
     }
 
     /// The node with `key`, whose hash is `hash`. Takes no lock.
@@ -118,14 +189,26 @@ where
         self.find_with_body(key, hash).map(|(node, _)| node)
     }
 
+    /// The same where the first node of its bucket tells: most keys are there, and an empty bucket holds none.
+    #[inline(always)]
+    pub(crate) fn find_first(&self, key: impl Key, hash: u32) -> Glance<'_> {
+        let link = self.first(self.bucket_of(hash)).load(Ordering::Acquire) as u32;
+        let node = link.wrapping_sub(1);
+        if node >= self.nodes.count() {
+            return Glance::Absent;
+        }
+        let body = self.nodes.body(node);
+        if key.is_in(body) { Glance::Found(node, body) } else { Glance::Unclear }
+    }
+
     /// The same, with what is behind the node's words.
     #[inline(always)]
     pub(crate) fn find_with_body(&self, key: impl Key, hash: u32) -> Option<(u32, Cell<'_>)> {
         let bucket = self.bucket_of(hash);
         loop {
-            // Acquire: pairs with the release in `link`, so that a node is seen with its key.
+            // Acquire: pairs with the release in `Bucket::enter`, so that a node is seen with its key.
             let first = self.first(bucket).load(Ordering::Acquire);
-            let mut link = first;
+            let mut link = first as u32;
             while let Some((node, words)) = self.follow(link) {
                 if words.at(HASH).load(Ordering::Relaxed) == hash {
                     let body = self.nodes.body(node);
@@ -151,7 +234,7 @@ where
 
     /// The nodes of `bucket`, newest first, for a holder of its lock (or one who can live with a torn walk).
     pub(crate) fn chain(&self, bucket: u32) -> impl Iterator<Item = u32> + '_ {
-        let mut link = self.first(bucket).load(Ordering::Acquire);
+        let mut link = self.first(bucket).load(Ordering::Acquire) as u32;
         // A torn walk could circle through recycled nodes; no chain is longer than all nodes.
         let mut left = self.nodes.count();
         std::iter::from_fn(move || {
@@ -174,46 +257,7 @@ where
         self.follow(link).map(|(node, _)| node).or_else(|| self.first_from(bucket.checked_add(1)?))
     }
 
-    /// Writes the key of a node that is in no chain; answers the node's body.
     #[inline]
-    pub(crate) fn set_key(&self, node: u32, key: impl Key, hash: u32) -> Cell<'_> {
-        self.nodes.words(node).at(HASH).store(hash, Ordering::Relaxed);
-        let body = self.nodes.body(node);
-        key.put(body);
-        body
-    }
-
-    /// Puts `node` at the front of its bucket, whose lock is held.
-    #[inline]
-    pub(crate) fn link(&self, node: u32) {
-        let words = self.nodes.words(node);
-        let bucket = self.bucket_of(words.at(HASH).load(Ordering::Relaxed));
-        let first = self.first(bucket);
-        let old = first.load(Ordering::Relaxed);
-        words.at(NEXT).store(if old == 0 { END | bucket } else { old }, Ordering::Relaxed);
-        // Release: pairs with the acquire loads of readers.
-        first.store(node + 1, Ordering::Release);
-    }
-
-    /// Takes `node` out of its bucket, whose lock is held; `false` when it is not in it. The node keeps its own link,
-    /// so that readers who stand on it go on.
-    #[inline]
-    pub(crate) fn unlink(&self, node: u32) -> bool {
-        let words = self.nodes.words(node);
-        let bucket = self.bucket_of(words.at(HASH).load(Ordering::Relaxed));
-        let mut place = self.first(bucket);
-        loop {
-            match self.follow(place.load(Ordering::Relaxed)) {
-                Some((at, _)) if at == node => {
-                    place.store(words.at(NEXT).load(Ordering::Relaxed), Ordering::Release);
-                    return true;
-                }
-                Some((_, before)) => place = before.at(NEXT),
-                None => return false,
-            }
-        }
-    }
-
     pub(crate) fn node_hash(&self, node: u32) -> u32 {
         self.nodes.words(node).at(HASH).load(Ordering::Relaxed)
     }
@@ -243,5 +287,108 @@ where
 
     pub(crate) fn nodes(&self) -> &Headed {
         &self.nodes
+    }
+}
+
+impl<'a, L: Lock> Bucket<'a, L>
+where
+    Stripe<L>: ZeroIsValid,
+{
+    /// Its lock, held. All else is for who has that.
+    #[inline(always)]
+    pub(crate) fn lock(&self, cx: &RunCx) -> Result<Guard<'a, L>, MapError> {
+        Ok(self.stripe.lock.lock(cx, Class::Bucket)?)
+    }
+
+    /// Exchanges the spare for a node that it is about to replace.
+    #[inline(always)]
+    pub(crate) fn swap_spare(&self, old: u32) -> u32 {
+        let spare = &self.stripe.spare;
+        let node = spare.load(Ordering::Relaxed);
+        spare.store(old, Ordering::Relaxed);
+        node
+    }
+
+    /// The first node that `is` it.
+    #[inline(always)]
+    fn search(&self, is: impl Fn(u32, Words<'a>) -> bool) -> Option<Found<'a>> {
+        point();
+        let mut link = self.first.load(Ordering::Relaxed) as u32;
+        let mut before = None;
+        while let Some((node, words)) = self.table.follow(link) {
+            if is(node, words) {
+                return Some(Found { node, words, before });
+            }
+            link = words.at(NEXT).load(Ordering::Relaxed);
+            before = Some(words);
+        }
+        None
+    }
+
+    /// The node with `key`.
+    #[inline(always)]
+    pub(crate) fn seek(&self, key: impl Key) -> Option<Found<'a>> {
+        self.search(|node, _| key.is_in(self.table.nodes.body(node)))
+    }
+
+    /// Whether `node`, which is in no chain, has a key of this bucket.
+    pub(crate) fn is_of(&self, node: u32) -> bool {
+        self.table.bucket_of(self.table.node_hash(node)) == self.number
+    }
+
+    /// Writes the hash and key of a node that is in no chain, lets `write` have what is behind its words, and puts it at the
+    /// front, in place of `old`.
+    #[inline(always)]
+    pub(crate) fn enter<E>(
+        &self,
+        node: u32,
+        (key, hash): (impl Key, u32),
+        old: Option<Found<'_>>,
+        write: impl FnOnce(Cell<'a>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let (words, body) = self.table.nodes.element(node);
+        words.at(HASH).store(hash, Ordering::Relaxed);
+        key.put(body);
+        write(body)?;
+        point();
+        let first = self.first.load(Ordering::Relaxed);
+        let after = |old: Found<'_>| old.words.at(NEXT).load(Ordering::Relaxed);
+        let next = match (first as u32, old) {
+            (0, _) => END | self.number,
+            (_, Some(old)) if old.before.is_none() => after(old),
+            (next, _) => next,
+        };
+        words.at(NEXT).store(next, Ordering::Relaxed);
+        point();
+        // Release: pairs with the acquire loads of readers.
+        self.first.store((first >> 32).wrapping_add(1) << 32 | u64::from(node + 1), Ordering::Release);
+        if let Some(old) = old
+            && let Some(before) = old.before
+        {
+            before.at(NEXT).store(after(old), Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// Takes a node out. It keeps its own link, so that readers who stand on it go on.
+    #[inline]
+    pub(crate) fn unlink(&self, found: Found<'_>) {
+        let next = found.words.at(NEXT).load(Ordering::Relaxed);
+        match found.before {
+            Some(before) => before.at(NEXT).store(next, Ordering::Release),
+            None => {
+                point();
+                let first = self.first.load(Ordering::Relaxed);
+                self.first.store(first >> 32 << 32 | u64::from(next), Ordering::Release);
+            }
+        }
+    }
+
+    /// Takes `node` out; `false` when it is not here.
+    pub(crate) fn unlink_node(&self, node: u32) -> bool {
+        self.search(|at, _| at == node).is_some_and(|found| {
+            self.unlink(found);
+            true
+        })
     }
 }

@@ -91,6 +91,8 @@ unsafe impl ZeroIsValid for RawLock {}
 unsafe impl ZeroIsValid for PiMutex {}
 // SAFETY: a plain word.
 unsafe impl ZeroIsValid for std::sync::atomic::AtomicU32 {}
+// SAFETY: as above.
+unsafe impl ZeroIsValid for std::sync::atomic::AtomicU64 {}
 
 /// Holds a lock. Stays on its thread: the owner is in the lock word.
 pub struct Guard<'a, L: Lock> {
