@@ -1,14 +1,18 @@
 //! What does a map operation cost a program, and what does it cost in the running kernel?
 //!
 //! Each program does one operation, or a pair that undo each other, in a loop; the two machines run it in turn, in one
-//! run. Ours as native code. The loop around an operation costs both about a nanosecond. `maps NAME…` measures those
+//! run. Ours as native code. The loop around an operation costs both about a nanosecond. First come pairs of locks, taken and
+//! given back by nobody else, and the two locked instructions that such a pair takes at least. `maps NAME…` measures those
 //! whose names hold one of these words; `--alone` leaves the kernel out; `--least` shows the fastest run in place of the
 //! median, for busy machines; `--once` runs once and `--long` a hundred times as often, for tools that look inside.
 
+use std::hint::black_box;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
 use rtbpf::maps::{CreateCx, create};
+use rtbpf::rt::{Class, Lock, PiMutex, RawLock, RunCx};
 use rtbpf::{Config, Ctx, Engine, Native, Session};
 use rtbpf_abi::map_spec::flags;
 use rtbpf_abi::{MapKind, MapSpec, ProgKind, ProgType};
@@ -102,7 +106,7 @@ impl Ours {
             let live =
                 create(&map.spec, &CreateCx { prefault: true, ..CreateCx::new(2) }).expect("the map can be made");
             for (key, value) in &map.init {
-                live.update(&rtbpf::rt::RunCx::CONTROL, key, value.as_slice().into(), 0).expect("it has room");
+                live.update(&RunCx::CONTROL, key, value.as_slice().into(), 0).expect("it has room");
             }
             maps.push(live);
         }
@@ -120,6 +124,31 @@ impl Ours {
     fn run(&mut self) {
         self.native.run(&mut self.session, &mut self.ctx).expect("it was proved");
     }
+}
+
+/// What an operation is made of, without a program around it.
+fn parts() -> Vec<(&'static str, Box<dyn Fn()>)> {
+    fn pair<L: Lock + 'static>(class: Class) -> Box<dyn Fn()> {
+        let lock = L::default();
+        Box::new(move || {
+            for _ in 0..ROUNDS {
+                let held = lock.lock(black_box(&RunCx::CONTROL), class);
+                assert!(held.is_ok(), "nobody else wants it");
+            }
+        })
+    }
+    let word = AtomicU32::new(0);
+    let exchanges = move || {
+        for _ in 0..ROUNDS {
+            let _ = black_box(&word).compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed);
+            let _ = black_box(&word).compare_exchange(1, 0, Ordering::Release, Ordering::Relaxed);
+        }
+    };
+    vec![
+        ("floor: two locked exchanges", Box::new(exchanges)),
+        ("raw lock pair", pair::<RawLock>(Class::Queue)),
+        ("sleeping lock pair", pair::<PiMutex>(Class::Control)),
+    ]
 }
 
 /// Nanoseconds an operation.
@@ -150,8 +179,13 @@ fn main() {
         ),
     }
     println!("{:<34} {:>16} {:>16} {:>7}", "ns an operation (spread)", "rtbpf", "Linux", "ratio");
+    let wanted = |name: &str| names.is_empty() || names.iter().any(|word| name.contains(word.as_str()));
+    for (name, part) in parts().into_iter().filter(|(name, _)| wanted(name)) {
+        let (mine, spread) = middle((0..SAMPLES).map(|_| time(&part)).collect(), has("--least"));
+        println!("{name:<34} {:>16} {:>16}", format!("{mine:.1} ({spread:.1})"), "-");
+    }
     for case in cases() {
-        if !names.is_empty() && !names.iter().any(|name| case.name.contains(name.as_str())) {
+        if !wanted(&case.name) {
             continue;
         }
         let mut ours = Ours::new(&case);
