@@ -25,6 +25,9 @@ impl Secret {
 
 /// A key, as hash tables see it.
 pub(crate) trait Key: Copy {
+    /// Whether it is written and compared at once: a reader never sees half of one and half of another.
+    const WHOLE: bool;
+
     /// Its hash as Linux has it.
     fn jhash(self, seed: u32) -> u32;
 
@@ -45,6 +48,8 @@ pub(crate) trait Key: Copy {
 }
 
 impl Key for u32 {
+    const WHOLE: bool = true;
+
     #[inline]
     fn jhash(self, seed: u32) -> u32 {
         jhash::of_u32(self, seed)
@@ -67,6 +72,8 @@ impl Key for u32 {
 }
 
 impl Key for u64 {
+    const WHOLE: bool = true;
+
     #[inline]
     fn jhash(self, seed: u32) -> u32 {
         jhash::of_u64(self, seed)
@@ -89,6 +96,8 @@ impl Key for u64 {
 }
 
 impl Key for &[u8] {
+    const WHOLE: bool = false;
+
     #[inline]
     fn jhash(self, seed: u32) -> u32 {
         jhash::of_bytes(self, seed)

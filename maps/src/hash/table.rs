@@ -191,14 +191,16 @@ where
 
     /// The same where the first node of its bucket tells: most keys are there, and an empty bucket holds none.
     #[inline(always)]
-    pub(crate) fn find_first(&self, key: impl Key, hash: u32) -> Glance<'_> {
+    pub(crate) fn find_first<K: Key>(&self, key: K, hash: u32) -> Glance<'_> {
         let link = self.first(self.bucket_of(hash)).load(Ordering::Acquire) as u32;
         let node = link.wrapping_sub(1);
         if node >= self.nodes.count() {
             return Glance::Absent;
         }
-        let body = self.nodes.body(node);
-        if key.is_in(body) { Glance::Found(node, body) } else { Glance::Unclear }
+        let (words, body) = self.nodes.element(node);
+        // A node may be written for another key meanwhile; keys of several words are told from a mixture by the hash.
+        let may_be = K::WHOLE || words.at(HASH).load(Ordering::Relaxed) == hash;
+        if may_be && key.is_in(body) { Glance::Found(node, body) } else { Glance::Unclear }
     }
 
     /// The same, with what is behind the node's words.
