@@ -146,6 +146,8 @@ const STORAGE: SizeRule = SizeRule::UpTo(STORAGE_MAX, Errno::E2BIG);
 const ACCESS: u32 = RDONLY | WRONLY;
 const PROG: u32 = RDONLY_PROG | WRONLY_PROG;
 const FDS: u32 = NUMA_NODE | ACCESS;
+/// The node that stands for none (`NUMA_NO_NODE`).
+const NO_NODE: u32 = u32::MAX;
 const DATA: u32 = FDS | PROG;
 const PERCPU_DATA: u32 = ACCESS | PROG;
 
@@ -290,19 +292,23 @@ pub fn check(spec: &MapSpec, creator: Creator) -> Result<(), Errno> {
     let rules = MapRules::of(spec.kind).ok_or(Errno::EINVAL)?;
     check_name(&spec.name)?;
     check_extra(spec)?;
-    // Three kinds look at the size of their values before their flags.
-    let value_first = matches!(spec.kind, CgroupStorage | PercpuCgroupStorage | BloomFilter);
-    if value_first && rules.key.has_shape(spec.key_size, 0) {
+    check_access_and_node(spec)?;
+    // A token is asked for when shapes are good, and there are none here. Three kinds bound their sizes after that.
+    let no_token = || if spec.flags & TOKEN_FD == 0 { Ok(()) } else { Err(Errno::EINVAL) };
+    let cgroup = matches!(spec.kind, CgroupStorage | PercpuCgroupStorage);
+    if cgroup || spec.kind == Sockhash {
+        no_token()?;
+    }
+    // Three kinds look at the size of their values before their flags, and one of them before its key.
+    if spec.kind == BloomFilter || cgroup && rules.key.has_shape(spec.key_size, 0) {
         rules.value.check_bound(spec.value_size)?;
     }
     check_flags(rules, spec)?;
-    check_sizes(rules, spec)?;
-    if spec.flags & TOKEN_FD != 0 {
-        return Err(Errno::EINVAL);
-    }
     if rules.btf == Required && (spec.btf_key == 0 || spec.btf_value == 0) {
         return Err(Errno::EINVAL);
     }
+    check_sizes(rules, spec)?;
+    no_token()?;
     check_inner(spec)?;
     check_creator(rules, spec, creator)?;
     check_fields(rules, spec)
@@ -347,17 +353,22 @@ fn check_sizes(rules: &MapRules, spec: &MapSpec) -> Result<(), Errno> {
     Ok(())
 }
 
-/// A token is asked for later, when the sizes are good; there are none here.
+/// What is judged of flags before anything that is the kind's own.
+fn check_access_and_node(spec: &MapSpec) -> Result<(), Errno> {
+    let offline_node = spec.flags & NUMA_NODE != 0 && !matches!(spec.numa_node, 0 | NO_NODE);
+    if spec.flags & ACCESS == ACCESS || offline_node { Err(Errno::EINVAL) } else { Ok(()) }
+}
+
 fn check_flags(rules: &MapRules, spec: &MapSpec) -> Result<(), Errno> {
-    let both = |pair: u32| spec.flags & pair == pair;
     let lru = matches!(spec.kind, LruHash | LruPercpuHash);
-    let known = rules.flags | TOKEN_FD;
+    // Per-CPU values are where their CPU is: they may say so only by naming no node.
+    let no_node = spec.kind.is_percpu() && spec.numa_node == NO_NODE;
+    let known = rules.flags | TOKEN_FD | if no_node { NUMA_NODE } else { 0 };
     if lru && spec.flags & !(known | NO_PREALLOC) == 0 && spec.flags & NO_PREALLOC != 0 {
         return Err(Errno::ENOTSUPP);
     }
-    let offline_node = spec.flags & NUMA_NODE != 0 && spec.numa_node != 0;
     let lacks_required = spec.flags & rules.required != rules.required;
-    if spec.flags & !known != 0 || lacks_required || both(ACCESS) || both(PROG) || offline_node {
+    if spec.flags & !known != 0 || lacks_required || spec.flags & PROG == PROG {
         return Err(Errno::EINVAL);
     }
     Ok(())
@@ -496,6 +507,15 @@ mod tests {
         check_with(Hash, |m| m.flags = PROG, einval);
         check_with(Hash, |m| (m.flags, m.numa_node) = (NUMA_NODE, 7), einval);
         check_with(Hash, |m| m.numa_node = 7, Ok(()));
+        for kind in [Hash, PercpuHash, PercpuArray, Ringbuf] {
+            check_with(kind, |m| (m.flags, m.numa_node) = (NUMA_NODE, NO_NODE), Ok(()));
+        }
+        check_with(SkStorage, |m| (m.flags, m.numa_node) = (m.flags | NUMA_NODE, NO_NODE), einval);
+        check_with(BloomFilter, |m| (m.key_size, m.value_size) = (3, 1 << 23), Err(Errno::E2BIG));
+        check_with(BloomFilter, |m| (m.flags, m.value_size) = (RDONLY | WRONLY, 1 << 23), einval);
+        check_with(CgroupStorage, |m| (m.flags, m.value_size) = (TOKEN_FD, 1 << 23), einval);
+        check_with(Hash, |m| (m.flags, m.value_size) = (TOKEN_FD, 1 << 23), Err(Errno::E2BIG));
+        check_with(SkStorage, |m| (m.btf_value, m.value_size) = (0, 1 << 23), einval);
         check_with(LruHash, |m| m.flags = NO_PREALLOC, Err(Errno::ENOTSUPP));
         check_with(LpmTrie, |m| m.flags = 0, einval);
         check_with(Array, |m| m.flags = MMAPABLE | INNER_MAP, Ok(()));

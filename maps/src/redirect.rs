@@ -53,6 +53,23 @@ pub struct RedirectMap {
     host: Arc<dyn Targets>,
 }
 
+/// What a value names as the program of its element.
+enum Attached {
+    Nothing,
+    Prog(ProgRef),
+    /// Something else than a program.
+    NoProg,
+}
+
+impl Attached {
+    fn prog(&self) -> Option<ProgRef> {
+        match self {
+            Attached::Prog(prog) => Some(prog.clone()),
+            Attached::Nothing | Attached::NoProg => None,
+        }
+    }
+}
+
 impl RedirectMap {
     pub(crate) fn array(head: Head, host: Arc<dyn Targets>) -> Result<RedirectMap, MapError> {
         Ok(RedirectMap { places: Targeted::Array(Places::new(head.spec().max_entries)?), head, host })
@@ -88,17 +105,28 @@ impl RedirectMap {
         prog: Option<ProgRef>,
         flags: UpdateFlags,
     ) -> Result<(), MapError> {
+        self.store(cx, key, value, prog.map_or(Attached::Nothing, Attached::Prog), flags)
+    }
+
+    fn store(
+        &self,
+        cx: &RunCx,
+        key: KeyRef<'_>,
+        value: u32,
+        attached: Attached,
+        flags: UpdateFlags,
+    ) -> Result<(), MapError> {
         if flags > update::EXIST {
             return Err(Errno::EINVAL.into());
         }
-        let target = || Target { value: u64::from(value), prog: prog.clone() };
+        let target = || Target { value: u64::from(value), prog: attached.prog() };
         match &self.places {
             Targeted::Array(places) => {
                 let place = place(places, key).ok_or(Errno::E2BIG)?;
                 if flags == update::NOEXIST {
                     return Err(Errno::EEXIST.into());
                 }
-                self.admit(value, prog.is_some(), key)?;
+                self.admit(value, &attached, key)?;
                 // A value of 0 empties the place.
                 place.swap((value != 0).then(target));
                 Ok(())
@@ -111,21 +139,27 @@ impl RedirectMap {
                 if exists && flags == update::NOEXIST {
                     return Err(Errno::EEXIST.into());
                 }
-                self.admit(value, prog.is_some(), key)?;
+                self.admit(value, &attached, key)?;
                 objects.put(cx, key, target(), update::ANY)
             }
         }
     }
 
-    fn admit(&self, value: u32, with_prog: bool, key: KeyRef<'_>) -> Result<(), MapError> {
+    fn admit(&self, value: u32, attached: &Attached, key: KeyRef<'_>) -> Result<(), MapError> {
+        let is_bad = matches!(attached, Attached::NoProg);
         let refused = match self.kind() {
             MapKind::Cpumap if value > MAX_QUEUE => Some(Errno::EOVERFLOW),
             MapKind::Cpumap => {
                 let cpu = key.first_chunk().map_or(u32::MAX, |k| u32::from_le_bytes(*k));
-                (cpu >= self.head.slots()).then_some(Errno::ENODEV)
+                if cpu >= self.head.slots() {
+                    Some(Errno::ENODEV)
+                } else {
+                    // Linux says so of every entry that it cannot make; an empty one has no use for a program.
+                    (is_bad && value != 0).then_some(Errno::ENOMEM)
+                }
             }
-            _ if value == 0 => with_prog.then_some(Errno::EINVAL),
-            _ => (!self.host.has_device(value)).then_some(Errno::EINVAL),
+            _ if value == 0 => (!matches!(attached, Attached::Nothing)).then_some(Errno::EINVAL),
+            _ => (is_bad || !self.host.has_device(value)).then_some(Errno::EINVAL),
         };
         refused.map_or(Ok(()), |errno| Err(errno.into()))
     }
@@ -143,16 +177,14 @@ impl Map for RedirectMap {
 
     fn update(&self, cx: &RunCx, key: KeyRef<'_>, value: ProgBytes<'_>, flags: UpdateFlags) -> Result<(), MapError> {
         if self.kind() == MapKind::Xskmap {
-            return Err(Errno::EBADF.into());
+            return self.update_object(cx, key, &Object::Closed, flags);
         }
         let bytes = value.to_vec();
         let word = |at: usize| bytes.get(at..at + 4).and_then(|w| w.try_into().ok()).map(u32::from_le_bytes);
         let number = word(0).ok_or(Errno::EINVAL)?;
         // Descriptor 0 and less mean no program; who resolves descriptors calls `set`.
-        if word(4).is_some_and(|fd| fd as i32 > 0) {
-            return Err(Errno::EBADF.into());
-        }
-        self.set(cx, key, number, None, flags)
+        let names_one = word(4).is_some_and(|fd| fd as i32 > 0);
+        self.store(cx, key, number, if names_one { Attached::NoProg } else { Attached::Nothing }, flags)
     }
 
     fn update_object(&self, _: &RunCx, key: KeyRef<'_>, object: &Object, flags: UpdateFlags) -> Result<(), MapError> {

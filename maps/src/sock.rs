@@ -67,8 +67,13 @@ impl Map for SocketMap {
         None
     }
 
-    fn update(&self, _: &RunCx, _: KeyRef<'_>, _: ProgBytes<'_>, _: UpdateFlags) -> Result<(), MapError> {
-        Err(Errno::EBADF.into())
+    /// Values are descriptors, and who has one calls [`Map::update_object`]: here come numbers that are none.
+    fn update(&self, cx: &RunCx, key: KeyRef<'_>, value: ProgBytes<'_>, flags: UpdateFlags) -> Result<(), MapError> {
+        let number = value.first_u64().or(value.first_u32().map(u64::from)).unwrap_or(0);
+        match self.update_object(cx, key, &Object::Closed, flags) {
+            Err(error) if error.errno() == Errno::EBADF && number > i32::MAX as u64 => Err(Errno::EINVAL.into()),
+            done => done,
+        }
     }
 
     fn update_object(&self, cx: &RunCx, key: KeyRef<'_>, object: &Object, flags: UpdateFlags) -> Result<(), MapError> {
