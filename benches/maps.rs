@@ -126,9 +126,11 @@ impl Ours {
     }
 }
 
+type Part = Box<dyn Fn()>;
+
 /// What an operation is made of, without a program around it.
-fn parts() -> Vec<(&'static str, Box<dyn Fn()>)> {
-    fn pair<L: Lock + 'static>(class: Class) -> Box<dyn Fn()> {
+fn parts() -> Vec<(&'static str, Part)> {
+    fn pair<L: Lock + 'static>(class: Class) -> Part {
         let lock = L::default();
         Box::new(move || {
             for _ in 0..ROUNDS {

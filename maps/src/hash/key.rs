@@ -151,7 +151,8 @@ mod tests {
     #[test]
     fn keys_that_look_alike_spread_over_all_buckets() {
         const BUCKETS: usize = 1024;
-        let kinds: [(&str, fn(u64) -> u64); 6] = [
+        type NthKey = fn(u64) -> u64;
+        let kinds: [(&str, NthKey); 6] = [
             ("in a row", |at| at),
             ("by pages", |at| at << 12),
             ("by lines", |at| at << 6),

@@ -72,7 +72,7 @@ impl Pool for Prealloc {
     type Hold<'a> = ();
 
     #[inline(always)]
-    fn begin<'a>(&'a self, _: &RunCx, _: &Table<RawLock>, (): &mut ()) -> Result<(), MapError> {
+    fn begin(&self, _: &RunCx, _: &Table<RawLock>, (): &mut ()) -> Result<(), MapError> {
         Ok(())
     }
 
@@ -138,7 +138,7 @@ where
         L: 'a;
 
     #[inline(always)]
-    fn begin<'a>(&'a self, _: &RunCx, _: &Table<L>, (): &mut ()) -> Result<(), MapError> {
+    fn begin(&self, _: &RunCx, _: &Table<L>, (): &mut ()) -> Result<(), MapError> {
         Ok(())
     }
 
