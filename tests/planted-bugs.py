@@ -11,7 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 # Bugs that change nothing which a program can show: the words of the report, and below, indented, why.
 EQUAL = ROOT / "tests/data/planted-equal.txt"
-SKIPPED = {"log.rs", "reject.rs", "lib.rs", "verified.rs", "lower.rs"}
+SKIPPED = {"exhaustive.rs", "reject.rs", "lib.rs", "verified.rs", "lower.rs"}
 SWAPS = [
     (r" <= ", " < "), (r" >= ", " > "), (r" < ", " <= "), (r" > ", " >= "), (r" == ", " != "), (r" != ", " == "),
     (r" && ", " || "), (r" \|\| ", " && "), (r" \+ 1\b", ""), (r" - 1\b", ""), (r" \+ ", " - "), (r" - ", " + "),
@@ -60,7 +60,8 @@ def bugs_of(line):
 
 def candidates(source):
     for path in sorted(source.rglob("*.rs")):
-        if path.name in SKIPPED:
+        # What is said decides nothing.
+        if path.name in SKIPPED or path.parent.name == "log":
             continue
         open_brackets = 0
         for at, line in enumerate(path.read_text().split("\n")):

@@ -2,7 +2,7 @@
 
 use rtbpf_abi::helper::{self, Arg, HelperId};
 use rtbpf_isa::effects::{Flow, RegSet};
-use rtbpf_isa::{Callee, Imm64, Insn, InsnIdx, Program, Reg};
+use rtbpf_isa::{Callee, Imm64, Insn, InsnIdx, Linkage, Program, Reg};
 
 use crate::reject::{Checked, refuse};
 
@@ -164,9 +164,8 @@ fn live_registers(program: &Program) -> Vec<RegSet> {
     let mut goes_back = false;
     for index in (0..program.len() as u32).rev() {
         let at = InsnIdx(index);
-        let Some(insn) = program.get(at) else { continue };
-        goes_back |= insn.relative_target().is_some_and(|to| to < 0);
-        live[at.index()] = live_before(at, insn, &live);
+        goes_back |= program.get(at).and_then(Insn::relative_target).is_some_and(|to| to < 0);
+        live[at.index()] = live_before(program, at, &live);
     }
     // Without a way back, what an instruction depends on was looked at before it.
     if !goes_back {
@@ -177,9 +176,8 @@ fn live_registers(program: &Program) -> Vec<RegSet> {
     let mut queue: Vec<u32> = (0..program.len() as u32).collect();
     while let Some(index) = queue.pop() {
         let at = InsnIdx(index);
-        let Some(insn) = program.get(at) else { continue };
         waiting[at.index()] = false;
-        let new = live_before(at, insn, &live);
+        let new = live_before(program, at, &live);
         if live[at.index()] == new {
             continue;
         }
@@ -194,7 +192,8 @@ fn live_registers(program: &Program) -> Vec<RegSet> {
 }
 
 /// Live registers before an instruction, by those of the instructions that may follow.
-fn live_before(at: InsnIdx, insn: &Insn, live: &[RegSet]) -> RegSet {
+fn live_before(program: &Program, at: InsnIdx, live: &[RegSet]) -> RegSet {
+    let Some(insn) = program.get(at) else { return RegSet::EMPTY };
     let from = |to: InsnIdx| live.get(to.index()).copied().unwrap_or_default();
     let out = match insn.flow() {
         Flow::Next | Flow::Call(_) => from(at.next()),
@@ -202,7 +201,7 @@ fn live_before(at: InsnIdx, insn: &Insn, live: &[RegSet]) -> RegSet {
         Flow::Branch(to) => from(at.next()).with(from(at.target(to))),
         Flow::Exit => RegSet::EMPTY,
     };
-    uses(at, insn, live).with(out.without(insn.defs()))
+    uses(program, at, insn, live).with(out.without(insn.defs()))
 }
 
 /// For each instruction, those whose live registers follow from its own: predecessors, and calls of what begins there.
@@ -260,8 +259,8 @@ fn successors(at: InsnIdx, insn: &Insn) -> [Option<InsnIdx>; 2] {
     }
 }
 
-/// What an instruction reads; a call, as many arguments as its callee has.
-fn uses(at: InsnIdx, insn: &Insn, live: &[RegSet]) -> RegSet {
+/// What an instruction reads; a call, as many arguments as its callee has, or may be asked for by its types.
+fn uses(program: &Program, at: InsnIdx, insn: &Insn, live: &[RegSet]) -> RegSet {
     match *insn {
         // A bad field may name any register.
         Insn::Bad { .. } => RegSet(u16::MAX),
@@ -272,6 +271,10 @@ fn uses(at: InsnIdx, insn: &Insn, live: &[RegSet]) -> RegSet {
             Reg::ARGS[..args].iter().fold(RegSet::EMPTY, |all, &reg| all.with(RegSet::of(reg)))
         }
         Insn::Call(Callee::Local { to }) => {
+            let callee = program.subprogs().get(program.subprog_at(at.target(to)));
+            if callee.is_some_and(|callee| callee.linkage == Linkage::Global) {
+                return RegSet::ARGS;
+            }
             let entry = live.get(at.target(to).index()).copied().unwrap_or_default();
             RegSet(entry.0 & RegSet::ARGS.0)
         }

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use rtbpf_abi::{MapKind, MapSpec, ProgType};
+use rtbpf_abi::{AttachType, MapKind, MapSpec, ProgType};
 use rtbpf_btf::{Builder, Linkage as BtfLinkage};
 use rtbpf_isa::{Linkage, asm, decode};
-use rtbpf_verifier::{Assumptions, Options, Reason, verify};
+use rtbpf_verifier::{Assumptions, KeepStates, Options, Reason, verify};
 
 /// What the one global function takes.
 #[derive(Clone, Copy)]
@@ -27,6 +27,11 @@ fn map(name: &str) -> MapSpec {
 
 /// Verifies `text`, whose second function is global and takes one argument.
 fn judge(text: &str, takes: Takes) -> Result<(), Reason> {
+    judge_as(ProgType::SchedCls, text, takes)
+}
+
+/// The same, as a program of this type; what is accepted is proved again.
+fn judge_as(prog: ProgType, text: &str, takes: Takes) -> Result<(), Reason> {
     let mut types = Builder::new();
     let int = types.int("int", 4, true);
     let long = types.int("long", 8, true);
@@ -53,15 +58,26 @@ fn judge(text: &str, takes: Takes) -> Result<(), Reason> {
         kfuncs: vec![(1, "bpf_dynptr_from_skb".to_owned())],
         btf: Some(Arc::new(types.build().expect("the types are right"))),
         maps: assembly.maps.iter().map(|name| Arc::new(map(name))).collect(),
-        ..Assumptions::new(ProgType::SchedCls)
+        attach_type: (prog == ProgType::CgroupSkb).then_some(AttachType::CgroupInetIngress),
+        ..Assumptions::new(prog)
     };
-    verify(program, given, &Options::default()).map(|_| ()).map_err(|why| why.reason)
+    let options = Options { keep_states: KeepStates::Leaders, ..Options::default() };
+    let verified = verify(program, given, &options).map_err(|why| why.reason)?;
+    assert_eq!(verified.recheck(), Some(Ok(())), "{text}");
+    Ok(())
 }
 
 #[track_caller]
 fn check(takes: Takes, caller: &str, callee: &str, expected: Result<(), Reason>) {
     let text = format!("{caller}\n call f\n r0 = 0\n exit\nf:\n {callee}\n exit");
     assert_eq!(judge(&text, takes), expected, "{text}");
+}
+
+#[test]
+fn what_a_program_may_return_is_no_rule_for_a_function() {
+    let text = |program: u32| format!("r1 = 1\n call f\n r0 = {program}\n exit\nf:\n r0 = 100\n exit");
+    assert_eq!(judge_as(ProgType::CgroupSkb, &text(1), Takes::Number), Ok(()));
+    assert_eq!(judge_as(ProgType::CgroupSkb, &text(100), Takes::Number), Err(Reason::ReturnValue));
 }
 
 #[test]

@@ -94,6 +94,44 @@ fn sums_with_constants_stay_linked() {
 }
 
 #[test]
+fn copies_of_a_sum_are_linked_to_each_other_alone() {
+    let program = |used: &str| {
+        format!(
+            "call 7\n r1 = r0\n r1 += 5\n r2 = r1\n if r2 > 15 goto out\n r3 = r10\n r3 += -64\n r3 += {used}\n
+             *(u8 *)(r3 + 0) = 1\nout:\n r0 = 0\n exit"
+        )
+    };
+    check(&program("r1"), Ok(()));
+    check(&program("r2"), Ok(()));
+    check(&program("r0"), EINVAL);
+}
+
+#[test]
+fn a_loop_in_which_live_numbers_stay_is_endless() {
+    check("r6 = *(u32 *)(r1 + 0)\nagain:\n if r6 == 7 goto out\n goto again\nout:\n r0 = r6\n exit", EINVAL);
+    check("r0 = *(u32 *)(r1 + 0)\n r7 = 0\nagain:\n r7 += 1\n if r7 != 9 goto again\n exit", Ok(()));
+}
+
+/// Instructions that are processed and states that are kept: what Linux keeps decides what else it walks.
+#[test]
+fn states_are_kept_as_often_as_linux_keeps_them() {
+    let counts = |text: &str| {
+        let program = decode(&asm::assemble(text).expect("the case assembles").slots).expect("the case decodes");
+        let verified = verify(program, Assumptions::new(ProgType::SchedCls), &Options::default()).expect(text);
+        (verified.stats().processed, verified.stats().states)
+    };
+    let counted = |rounds: u32| {
+        format!("r0 = 0\n r1 = 0\nagain:\n r0 += r1\n r1 += 1\n if r1 != {rounds} goto again\n r0 = 0\n exit")
+    };
+    assert_eq!(counts(&counted(10)), (34, 2));
+    assert_eq!(counts(&counted(100)), (304, 6));
+    assert_eq!(counts(&counted(300)), (904, 16));
+    let forks: String =
+        (0..40).map(|i| format!("r2 = *(u32 *)(r6 + 0)\n if r2 > {i} goto l{i}\n r0 += 1\nl{i}:\n")).collect();
+    assert_eq!(counts(&format!("r6 = r1\n r0 = 0\n{forks} r0 = 0\n exit")), (269, 27));
+}
+
+#[test]
 fn sums_of_low_halves_stay_linked() {
     let program = |sum: &str, test: &str, back: &str, used: &str| {
         format!(

@@ -484,6 +484,12 @@ fn loops_that_count_are_walked_a_few_times_in_strict() {
     few("r1 = 0\nagain:\n if r1 s>= 1000000000 goto out\n r1 += 2\n goto again\nout:\n r0 = 0\n exit");
     few("r0 = 0\n r1 = 0\n *(u64 *)(r10 - 8) = 1\nagain:\n r2 = *(u64 *)(r10 - 8)\n r0 += r2\n \
          *(u64 *)(r10 - 8) = r0\n r1 += 1\n if r1 < 1000000000 goto again\n r0 = 0\n exit");
+    // What is left of a round is walked once, also where a copy of the counter is alive.
+    let forks: String =
+        (0..20).map(|i| format!("r2 = *(u32 *)(r6 + 0)\n if r2 > {i} goto l{i}\n r3 = 1\nl{i}:\n")).collect();
+    few(&format!(
+        "r6 = r1\n r1 = 0\nagain:\n r7 = r1\n {forks} r0 = r7\n r1 += 1\n if r1 != 1000000000 goto again\n r0 = 0\n exit"
+    ));
     few("r1 = 0\na:\n r2 = 0\nb:\n r3 = 0\nc:\n r0 = r3\n r3 += 1\n if r3 != 100000 goto c\n r2 += 1\n \
          if r2 != 100000 goto b\n r1 += 1\n if r1 != 100000 goto a\n r0 = 0\n exit");
 }
@@ -521,8 +527,15 @@ fn loops_that_may_not_end_are_refused_in_strict() {
              r1 = *(u32 *)(r6 + 4)\n r1 &= 255\n r7 = r1\n r1 += 1\ntest:\n if r1 < 1000000000 goto again\n \
              r0 = 0\n exit",
     );
-    // Steps over its end.
+    // Another number with a copy, where the counter has one; a state is kept at each jump.
+    let text = "r6 = r1\n r1 = 0\nagain:\n r2 = *(u32 *)(r6 + 0)\n r7 = r1\n if r2 == 5 goto other\n goto join\nother:\n \
+                r7 = *(u32 *)(r6 + 4)\n r7 &= 255\n r1 = r7\njoin:\n if r2 == 9 goto out\n r1 += 1\n \
+                if r1 < 1000000000 goto again\n r0 = r7\n exit\nout:\n r0 = r7\n exit";
+    let program = decode(&asm::assemble(text).expect("the case assembles").slots).expect("the case decodes");
+    let given = Assumptions { prog_flags: 8, ..Assumptions::new(ProgType::SchedCls) };
     let opts = Options { profile: Profile::Strict, budget: Some(100_000), ..Options::default() };
+    assert_eq!(verify(program, given, &opts).map(|_| ()).map_err(|why| why.reason), Err(Reason::TooComplex));
+    // Steps over its end.
     let text = "r1 = 0\nagain:\n r1 += 3\n if r1 != 1000000000 goto again\n r0 = 0\n exit";
     let answer = judge(ProgType::SchedCls, text, &opts).map_err(|(reason, _)| reason);
     assert_eq!(answer, Err(Reason::TooComplex));
