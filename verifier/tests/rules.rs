@@ -147,6 +147,23 @@ fn links_carry_refinements_and_changes_break_them() {
 }
 
 #[test]
+fn a_path_on_which_other_numbers_are_linked_is_walked() {
+    let verdict = |copied: &str| {
+        let text = format!(
+            "r6 = *(u32 *)(r1 + 0)\n r8 = *(u32 *)(r1 + 4)\n r2 = *(u32 *)(r1 + 8)\n r6 &= 255\n r8 &= 255\n \
+             if r2 > 5 goto other\n r7 = r6\n goto join\nother:\n r7 = {copied}\njoin:\n if r6 > 7 goto out\n \
+             r3 = r10\n r3 += -16\n r3 += r7\n *(u8 *)(r3 + 0) = 1\nout:\n r0 = 0\n exit"
+        );
+        let program = decode(&asm::assemble(&text).expect("the case assembles").slots).expect("the case decodes");
+        // A state is kept at each jump.
+        let given = Assumptions { prog_flags: 8, ..Assumptions::new(ProgType::SchedCls) };
+        verify(program, given, &Options::default()).map(|_| ()).map_err(|why| why.reason)
+    };
+    assert_eq!(verdict("r6"), Ok(()));
+    assert_eq!(verdict("r8"), Err(Reason::StackAccess));
+}
+
+#[test]
 fn a_narrow_spill_is_not_linked_to_the_wide_value() {
     let program = |size, mask: &str| {
         with_value(&format!(

@@ -119,7 +119,13 @@ impl Argument {
         let mut word = [0; 8];
         let len = raw.len().min(8);
         word[..len].copy_from_slice(&raw[..len]);
-        Ok(Argument::Object(world.by_number(u64::from_le_bytes(word), kind)))
+        let number = u64::from_le_bytes(word);
+        // Socket maps tell numbers that are no descriptors from closed ones.
+        let sockets = matches!(kind, MapKind::Sockmap | MapKind::Sockhash | MapKind::ReuseportSockarray);
+        if sockets && i32::try_from(number).is_err() {
+            return Ok(Argument::Bytes(raw));
+        }
+        Ok(Argument::Object(world.by_number(number, kind)))
     }
 }
 
