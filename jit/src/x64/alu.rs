@@ -4,7 +4,7 @@ use rtbpf_isa::{Size, Width};
 
 use super::branch::{self, Cc};
 use super::regs::{Gpr, Mem, T0, T1, T2};
-use super::{Op, Rm, X64, as_i8, mem, op, op8, op16};
+use super::{Rm, X64, as_i8, mem, memory_imm, op, op8, sized};
 use crate::asm::Label;
 use crate::code::{RelocKind, Symbol};
 use crate::encode::{Bin, Div, Rhs};
@@ -136,27 +136,13 @@ pub(super) fn bin_memory(e: &mut X64, op_: Bin, w: Width, d: Gpr, a: Gpr, addr: 
 /// `*addr = *addr op b`.
 pub(super) fn update(e: &mut X64, op_: Bin, size: Size, addr: Mem, b: Rhs<Gpr>) {
     let Some(extension) = extension(op_) else { return };
-    let (w, form): (_, fn(u16) -> Op) = match size {
-        Size::B => (Width::W32, op8),
-        Size::H => (Width::W32, op16),
-        Size::W => (Width::W32, op),
-        Size::D => (Width::W64, op),
-    };
-    // The forms for bytes have the codes before.
-    let wide = (size != Size::B) as u16;
+    let (w, form, wide) = sized(size);
     match b {
         Rhs::Reg(b) => e.rm(w, form(extension as u16 * 8 + wide), b as u8, Rm::Mem(addr)),
         Rhs::Imm(value) => {
             let short = as_i8(value).filter(|_| size != Size::B);
             let code = if short.is_some() { 0x83 } else { 0x80 | wide };
-            // The number in an extension's place names no byte register.
-            e.rm(w, Op { bytes: false, ..form(code) }, extension, Rm::Mem(addr));
-            match (size, short) {
-                (Size::B, _) => e.imm8(value as i8),
-                (_, Some(value)) => e.imm8(value),
-                (Size::H, None) => e.asm.put(value as u16 as u64, 2),
-                (Size::W | Size::D, None) => e.imm32(value),
-            }
+            memory_imm(e, size, addr, (code, extension), value, short);
         }
     }
 }

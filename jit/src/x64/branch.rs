@@ -3,7 +3,7 @@
 use rtbpf_isa::{CmpOp, Size, Width};
 
 use super::regs::{Gpr, Mem};
-use super::{Op, Rm, X64, alu, as_i8, op, op8, op16};
+use super::{Rm, X64, alu, as_i8, memory_imm, op, op8, sized};
 use crate::asm::{Field, Label};
 use crate::encode::{Reach, Rhs};
 
@@ -97,14 +97,7 @@ pub(super) fn branch(e: &mut X64, op: CmpOp, w: Width, a: Gpr, b: Rhs<Gpr>, to: 
 }
 
 pub(super) fn branch_memory(e: &mut X64, cmp: CmpOp, size: Size, addr: Mem, b: Rhs<Gpr>, to: Label, reach: Reach) {
-    let (w, form): (_, fn(u16) -> Op) = match size {
-        Size::B => (Width::W32, op8),
-        Size::H => (Width::W32, op16),
-        Size::W => (Width::W32, op),
-        Size::D => (Width::W64, op),
-    };
-    // The forms for bytes have the codes before.
-    let wide = (size != Size::B) as u16;
+    let (w, form, wide) = sized(size);
     match b {
         Rhs::Reg(b) if cmp == CmpOp::Set => e.rm(w, form(0x84 | wide), b as u8, Rm::Mem(addr)),
         Rhs::Reg(b) => e.rm(w, form(0x38 | wide), b as u8, Rm::Mem(addr)),
@@ -116,14 +109,7 @@ pub(super) fn branch_memory(e: &mut X64, cmp: CmpOp, size: Size, addr: Mem, b: R
                 (_, _, Some(_)) => (0x83, 7),
                 (_, _, None) => (0x81, 7),
             };
-            // The number in an extension's place names no byte register.
-            e.rm(w, Op { bytes: false, ..form(code) }, extension, Rm::Mem(addr));
-            match (size, short) {
-                (Size::B, _) => e.imm8(value as i8),
-                (_, Some(value)) => e.imm8(value),
-                (Size::H, None) => e.asm.put(value as u16 as u64, 2),
-                (Size::W | Size::D, None) => e.imm32(value),
-            }
+            memory_imm(e, size, addr, (code, extension), value, short);
         }
     }
     emit(e, Some(Cc::of(cmp)), to, reach);

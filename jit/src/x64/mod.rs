@@ -75,6 +75,29 @@ const fn op8(code: u16) -> Op {
     Op { prefix: 0, code, bytes: true }
 }
 
+/// The width and form of an operation on memory of this size, and what its code is above that of the form for bytes.
+fn sized(size: Size) -> (Width, fn(u16) -> Op, u16) {
+    match size {
+        Size::B => (Width::W32, op8, 0),
+        Size::H => (Width::W32, op16, 1),
+        Size::W => (Width::W32, op, 1),
+        Size::D => (Width::W64, op, 1),
+    }
+}
+
+/// An operation of memory with a number, of which `short` is the short form, if it has one.
+fn memory_imm(e: &mut X64, size: Size, addr: Mem, (code, extension): (u16, u8), value: i32, short: Option<i8>) {
+    let (w, form, _) = sized(size);
+    // The number in an extension's place names no byte register.
+    e.rm(w, Op { bytes: false, ..form(code) }, extension, Rm::Mem(addr));
+    match (size, short) {
+        (Size::B, _) => e.imm8(value as i8),
+        (_, Some(value)) => e.imm8(value),
+        (Size::H, None) => e.asm.put(value as u16 as u64, 2),
+        (Size::W | Size::D, None) => e.imm32(value),
+    }
+}
+
 impl X64 {
     /// An encoder over `asm`.
     pub fn new(asm: Asm, features: Features) -> X64 {
