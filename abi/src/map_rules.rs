@@ -308,6 +308,7 @@ pub fn check(spec: &MapSpec, creator: Creator) -> Result<(), Errno> {
         return Err(Errno::EINVAL);
     }
     check_sizes(rules, spec)?;
+    check_extent(spec)?;
     no_token()?;
     check_inner(spec)?;
     check_creator(rules, spec, creator)?;
@@ -315,7 +316,7 @@ pub fn check(spec: &MapSpec, creator: Creator) -> Result<(), Errno> {
 }
 
 /// Whether types of these sizes describe the map's key and value (`None`: no type given), as `BPF_MAP_CREATE` with
-/// BTF judges them.
+/// BTF judges them: sizes, then the special fields, then what the kind makes of types.
 pub fn check_btf(spec: &MapSpec, key_type: Option<u32>, value_type: Option<u32>) -> Result<(), Errno> {
     let rules = MapRules::of(spec.kind).ok_or(Errno::EINVAL)?;
     if key_type.is_none() && value_type.is_none() {
@@ -324,13 +325,27 @@ pub fn check_btf(spec: &MapSpec, key_type: Option<u32>, value_type: Option<u32>)
     if value_type != Some(spec.value_size) {
         return Err(Errno::EINVAL);
     }
+    let good_key = match key_type {
+        Some(size) => size == spec.key_size,
+        // Kinds that look at types themselves do so after the fields; for the others a key has a type.
+        None => matches!(rules.btf, Unsupported | ValueOnly) || looks_at_key_last(spec.kind),
+    };
+    if !good_key {
+        return Err(Errno::EINVAL);
+    }
+    check_fields(rules, spec)?;
     match rules.btf {
-        Unsupported if key_type == Some(spec.key_size) => Err(Errno::ENOTSUPP),
-        Unsupported | Invalid => Err(Errno::EINVAL),
-        Optional | Required if key_type != Some(spec.key_size) => Err(Errno::EINVAL),
+        Unsupported => Err(Errno::ENOTSUPP),
+        Invalid => Err(Errno::EINVAL),
+        Optional | Required if key_type.is_none() => Err(Errno::EINVAL),
         ValueOnly if key_type.is_some() => Err(Errno::EINVAL),
         Optional | Required | ValueOnly => Ok(()),
     }
+}
+
+/// Of the kinds that may have types: those that look at the key's after the value's fields.
+fn looks_at_key_last(kind: MapKind) -> bool {
+    matches!(kind, Array | PercpuArray | LpmTrie | CgroupStorage | PercpuCgroupStorage)
 }
 
 fn check_name(name: &str) -> Result<(), Errno> {
@@ -364,14 +379,18 @@ fn check_flags(rules: &MapRules, spec: &MapSpec) -> Result<(), Errno> {
     // Per-CPU values are where their CPU is: they may say so only by naming no node.
     let no_node = spec.kind.is_percpu() && spec.numa_node == NO_NODE;
     let known = rules.flags | TOKEN_FD | if no_node { NUMA_NODE } else { 0 };
-    if lru && spec.flags & !(known | NO_PREALLOC) == 0 && spec.flags & NO_PREALLOC != 0 {
-        return Err(Errno::ENOTSUPP);
-    }
+    // That every table may be told not to allocate, and where it lies, is known before it is an LRU or has CPUs.
+    let of_a_table = known | if lru { NO_PREALLOC | NUMA_NODE } else { 0 };
     let lacks_required = spec.flags & rules.required != rules.required;
-    if spec.flags & !known != 0 || lacks_required || spec.flags & PROG == PROG {
+    if spec.flags & !of_a_table != 0 || lacks_required || spec.flags & PROG == PROG {
         return Err(Errno::EINVAL);
     }
-    Ok(())
+    if lru && spec.flags & NO_PREALLOC != 0 {
+        return Err(Errno::ENOTSUPP);
+    }
+    let lists_of_cpus =
+        lru && spec.flags & NO_COMMON_LRU != 0 && spec.flags & NUMA_NODE != 0 && spec.numa_node != NO_NODE;
+    if spec.flags & !known != 0 || lists_of_cpus { Err(Errno::EINVAL) } else { Ok(()) }
 }
 
 fn check_extra(spec: &MapSpec) -> Result<(), Errno> {
@@ -381,6 +400,12 @@ fn check_extra(spec: &MapSpec) -> Result<(), Errno> {
         _ => spec.map_extra == 0,
     };
     if good { Ok(()) } else { Err(Errno::EINVAL) }
+}
+
+/// An arena with an address must not cross a multiple of 4 GiB: programs know the lower halves of addresses.
+fn check_extent(spec: &MapSpec) -> Result<(), Errno> {
+    let last = spec.map_extra.wrapping_add(u64::from(spec.max_entries) * u64::from(PAGE)).wrapping_sub(1);
+    if spec.kind == Arena && spec.map_extra >> 32 != last >> 32 { Err(Errno::ERANGE) } else { Ok(()) }
 }
 
 fn check_inner(spec: &MapSpec) -> Result<(), Errno> {
@@ -406,7 +431,9 @@ fn check_creator(rules: &MapRules, spec: &MapSpec, creator: Creator) -> Result<(
 }
 
 fn check_fields(rules: &MapRules, spec: &MapSpec) -> Result<(), Errno> {
-    if !spec.fields.is_empty() && spec.flags & PROG != 0 {
+    // Programs may only read what these hold, whatever they were created with.
+    let read_only = matches!(spec.kind, Devmap | DevmapHash);
+    if !spec.fields.is_empty() && (read_only || spec.flags & PROG != 0) {
         return Err(Errno::EACCES);
     }
     for field in &spec.fields {

@@ -146,7 +146,7 @@ fn allocation(policy: &Policy, prog: &ProgFacts, map: &MapSpec) -> Verdict {
 
 /// Special fields that a type of program may not meet. Locks came with 5.1, timers with 5.15.
 fn values(policy: &Policy, prog: &ProgFacts, map: &MapSpec) -> Verdict {
-    let lock = map.field(|kind| kind == SpecialKind::SpinLock).is_some();
+    let lock = map.field(|kind| matches!(kind, SpecialKind::SpinLock | SpecialKind::ResSpinLock)).is_some();
     let timer = map.field(|kind| kind == SpecialKind::Timer).is_some() && policy.version >= (5, 15);
     if lock && prog.prog.is_tracing() {
         return refuse("tracing progs cannot use bpf_spin_lock yet");

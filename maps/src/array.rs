@@ -108,15 +108,14 @@ impl Map for Array {
 
     fn update(&self, cx: &RunCx, key: KeyRef<'_>, value: ProgBytes<'_>, flags: UpdateFlags) -> Result<(), MapError> {
         // Unknown flags first, then the range, then existence.
-        let percpu = matches!(self.values, Values::Percpu(_));
-        if flags & !update::F_LOCK > update::EXIST || percpu && flags > update::EXIST {
+        if flags & !update::F_LOCK > update::EXIST {
             return Err(Errno::EINVAL.into());
         }
         let index = self.index(key).ok_or(Errno::E2BIG)?;
         if flags & 3 == update::NOEXIST {
             return Err(Errno::EEXIST.into());
         }
-        check_flags(flags, !percpu, self.head.spec())?;
+        check_flags(flags, matches!(self.values, Values::Shared(_)), self.head.spec())?;
         match &self.values {
             Values::Shared(slab) => {
                 let cell = slab.cell(index);

@@ -145,6 +145,8 @@ pub fn lookup_and_delete(map: &dyn Map, cx: &RunCx, key: Given<'_>, flags: u64) 
     let fifo = matches!(map.spec().kind, MapKind::Queue | MapKind::Stack);
     check(flags == 0 || !fifo, Errno::EINVAL)?;
     check_lock(map, flags)?;
+    // Nothing takes an owner's value, so nobody asks who the owner is.
+    check(!is_keyed_by_owner(map.spec().kind) || key.is_null(), Errno::ENOTSUPP)?;
     let key = key_of(map, key)?;
     let mut out = Vec::new();
     map.take(cx, &key, flags, &mut out).map_err(|error| error.errno())?;
@@ -198,7 +200,8 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        if self.writes {
+        // An arena that the host could once write to stays so: freezing it answers EBUSY from then on.
+        if self.writes && self.map.spec().kind != MapKind::Arena {
             self.map.head().writers().fetch_sub(1, Ordering::AcqRel);
         }
     }
@@ -222,7 +225,8 @@ pub fn mmap(map: &MapRef, length: u64, writes: bool, offset: u64, shared: bool) 
         arena.admit_host(length, offset / PAGE)?;
     }
     check(kinds.contains(&spec.kind) && spec.fields.is_empty(), Errno::ENOTSUPP)?;
-    check(shared, Errno::EINVAL)?;
+    // What a descriptor may not write is never shared with its writers.
+    check(shared && spec.flags & create_flags::RDONLY == 0, Errno::EINVAL)?;
     if writes {
         check(!map.head().is_frozen(), Errno::EPERM)?;
         check(spec.prog_writes(), Errno::EACCES)?;

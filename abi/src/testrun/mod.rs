@@ -191,6 +191,18 @@ pub fn begin(prog: ProgType, attach: Option<AttachType>, input: &Input) -> Resul
     }
 }
 
+/// Whether runs of this kind have what the caller's buffers `data_out` and `ctx_out` ask for. `ctx_in`: whether there is one.
+pub fn check_buffers(runner: Runner, data_out: bool, ctx_out: bool, ctx_in: bool) -> Result<(), Errno> {
+    match runner {
+        Runner::RawTracepoint | Runner::Syscall if data_out || ctx_out => Err(Errno::EINVAL),
+        Runner::SkLookup if data_out => Err(Errno::EINVAL),
+        // With a buffer, no context is one of zeros, which is of no family.
+        Runner::SkLookup if ctx_out && !ctx_in => Err(Errno::EAFNOSUPPORT),
+        Runner::Netfilter if ctx_out => Err(Errno::EINVAL),
+        _ => Ok(()),
+    }
+}
+
 fn check_options(runner: Runner, input: &Input) -> Result<(), Refusal> {
     let known_flags = match runner {
         Runner::Skb { .. } => CHECKSUM_COMPLETE,
@@ -289,6 +301,13 @@ pub fn skb_ctx_out(ctx: &[u8], ctx_in: &[u8]) -> Vec<u8> {
         keep(range, ctx);
     }
     keep(GSO_SIZE, ctx_in);
+    out
+}
+
+/// `ctx_out` of a socket lookup: the structure as user space has it.
+pub fn sk_lookup_ctx_out(ctx: &[u8]) -> Vec<u8> {
+    let mut out = ctx.to_vec();
+    out.resize(SK_LOOKUP_BYTES, 0);
     out
 }
 

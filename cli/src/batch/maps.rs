@@ -20,6 +20,8 @@ const OUTPUTS: &[&str] = &[
     "pairs_sorted",
     "retval",
     "retval_errno",
+    "data_out",
+    "ctx_out",
     "log_tail",
     "failures",
     "run_cnt",

@@ -87,6 +87,9 @@ impl Ctx {
                 testrun::xdp_ctx_out(&ctx, packet.meta_len() as u32, packet.linear_len() as u32)
             }
             (Runner::Skb { .. }, Some(_)) => testrun::skb_ctx_out(&ctx, &ctx),
+            (Runner::SkLookup, _) => testrun::sk_lookup_ctx_out(&ctx),
+            // Keys that the caller gave, and none did.
+            (Runner::FlowDissector, _) => vec![0; FLOW_KEYS],
             _ => ctx,
         }
     }

@@ -8,7 +8,7 @@ use rtbpf::abi::testrun::{self, Input, Runner};
 use rtbpf::abi::{AttachType, Errno, Policy, ProgType};
 use rtbpf::ctx::DEVICES;
 use rtbpf::isa::{RawInsn, decode};
-use rtbpf::maps::{MapRef, Object, control};
+use rtbpf::maps::{Arena, MapRef, Object, control};
 use rtbpf::verifier::{Assumptions, Options as Verify, Profile, verify};
 use rtbpf::{Config, Ctx, Engine, Executable, Model};
 use rtbpf_rt::{Level, RunCx};
@@ -80,6 +80,11 @@ pub(super) fn load(step: &Step, world: &mut World) -> Result<Done, Errno> {
     }
     let prog_type = ProgType::from_name(text(step, "prog_type")).ok_or(Errno::EINVAL)?;
     let (slots, maps) = relocate(step, world)?;
+    // Programs hold addresses in an arena, so the host has said where it lies before they load.
+    let arena = |map: &MapRef| map.as_any().downcast_ref::<Arena>().is_none_or(Arena::has_address);
+    if !maps.iter().all(arena) {
+        return Ok(refused(Errno::EINVAL, "arena's user address must be set via map_extra or mmap()"));
+    }
     let cx = world.programs.control();
     let flags = number(step, "prog_flags") as u32;
     let given = Assumptions {
@@ -96,9 +101,6 @@ pub(super) fn load(step: &Step, world: &mut World) -> Result<Done, Errno> {
         ..Assumptions::new(prog_type)
     };
     let options = Verify { profile: world.programs.profile, ..Verify::default() };
-    let refused = |errno: Errno, log: &str| {
-        Done::Failed(errno, [("log_tail".to_string(), json!(last_line(log)))].into_iter().collect())
-    };
     let program = match decode(&slots) {
         Ok(program) => program,
         Err(error) => {
@@ -122,6 +124,10 @@ pub(super) fn load(step: &Step, world: &mut World) -> Result<Done, Errno> {
     Ok(Done::nothing())
 }
 
+fn refused(errno: Errno, log: &str) -> Done {
+    Done::Failed(errno, [("log_tail".to_string(), json!(last_line(log)))].into_iter().collect())
+}
+
 fn last_line(log: &str) -> &str {
     log.lines().rev().find(|line| !line.is_empty()).unwrap_or_default()
 }
@@ -134,7 +140,13 @@ pub(super) fn test_run(step: &Step, world: &mut World) -> Result<Done, Errno> {
     let data = ["data_in", "data"].iter().find_map(|name| bytes(step, name).transpose()).transpose()?;
     let runner = testrun::runner(prog_type, attach_type);
     let data = data.unwrap_or(if runner.takes_data() { PACKET.to_vec() } else { Vec::new() });
-    let ctx_in = bytes(step, "ctx_in")?.unwrap_or_default();
+    let ctx_in = bytes(step, "ctx_in")?;
+    // A pointer without bytes behind it.
+    if ctx_in.as_ref().is_some_and(Vec::is_empty) {
+        return Err(Errno::EINVAL);
+    }
+    let given_ctx = ctx_in.is_some();
+    let ctx_in = ctx_in.unwrap_or_default();
     let cpu = number(step, "cpu") as u32;
     // A step that names a CPU asks for it.
     let on_cpu = if step.get("cpu").is_some_and(|cpu| !cpu.is_null()) { testrun::ON_CPU } else { 0 };
@@ -149,8 +161,12 @@ pub(super) fn test_run(step: &Step, world: &mut World) -> Result<Done, Errno> {
         ..Input::new(&data, &ctx_in)
     };
     if let Runner::Refused(errno) = runner {
-        return Err(errno);
+        // Tracing programs have runs in the kernel alone, and their flags are looked at first.
+        return Err(if prog_type == ProgType::Tracing && input.flags != 0 { Errno::EINVAL } else { errno });
     }
+    let room = |name: &str| step.get(name).and_then(Value::as_u64).map(|room| room as usize);
+    let (data_room, ctx_room) = (room("data_size_out"), room("ctx_size_out"));
+    testrun::check_buffers(runner, data_room.is_some(), ctx_room.is_some(), given_ctx)?;
     let mut ctx = Ctx::test_run_with(prog_type, attach_type, &input).map_err(|error| error.errno)?;
     let mut session = programs.engine.session(cpu % world.cpus);
     let mut retval = 0;
@@ -169,6 +185,17 @@ pub(super) fn test_run(step: &Step, world: &mut World) -> Result<Done, Errno> {
     // What is due by now; a callback that faults changes no answer of this call.
     let _ = session.run_timers();
     let mut outputs = Fields::new();
+    // A buffer that the step has, of so many bytes, is filled; the first short one ends the run with ENOSPC.
+    let blank_ctx = runner == Runner::Xdp && !given_ctx;
+    let ctx_out = || if blank_ctx { vec![0; ctx.ctx_out().len()] } else { ctx.ctx_out() };
+    for (room, name, bytes) in [(data_room, "data_out", ctx.data_out()), (ctx_room, "ctx_out", ctx_out())] {
+        let Some(room) = room else { continue };
+        let (copied, fits) = testrun::copy_out(&bytes, room);
+        outputs.insert(name.into(), json!(hex::encode(copied)));
+        if let Err(errno) = fits {
+            return Ok(Done::Failed(errno, outputs));
+        }
+    }
     outputs.insert("retval".into(), json!(retval));
     if let Some(errno) = retval.checked_neg().and_then(Errno::from_number) {
         outputs.insert("retval_errno".into(), json!(errno.name()));

@@ -110,7 +110,7 @@ impl Argument {
                 if objects {
                     return Ok(Argument::Object(world.object(name)));
                 }
-                world.descriptor(name).to_le_bytes().to_vec()
+                u64::from(world.descriptor(name)).to_le_bytes().to_vec()
             }
         };
         if !objects {
@@ -144,11 +144,6 @@ fn holds_objects(kind: MapKind) -> bool {
     )
 }
 
-/// Whether what a lookup reads is a number that differs from machine to machine.
-fn reads_identity(kind: MapKind) -> bool {
-    holds_objects(kind)
-}
-
 fn kind_of(step: &Step) -> Result<MapKind, Errno> {
     match step.get("type") {
         Some(Value::String(name)) => MapKind::from_name(name).ok_or(Errno::EINVAL),
@@ -175,6 +170,12 @@ fn create(step: &Step, world: &mut World) -> Result<Done, Errno> {
         Some(Value::String(name)) => world.map(name).ok(),
         _ => None,
     };
+    if spec.kind.is_map_in_map() && matches!(step.get("inner"), Some(Value::String(_))) && cx.inner.is_none() {
+        // Attributes are judged before the descriptor of the inner map.
+        let stand_in = MapSpec::new(MapKind::Array, 4, 4, 1);
+        map_rules::check(&MapSpec { inner: Some(Box::new(stand_in)), ..spec }, cx.creator)?;
+        return Err(Errno::EBADF);
+    }
     let map = with_types(spec, step, world, &cx)?;
     world.insert(text(step, "as"), Named::Map(map));
     Ok(Done::nothing())
@@ -192,14 +193,18 @@ fn with_types(mut spec: MapSpec, step: &Step, world: &World, cx: &CreateCx) -> R
         plain.inner = cx.inner.as_ref().map(|inner| Box::new(inner.spec().clone()));
         map_rules::check(&plain, cx.creator)?;
         let size = |id: u32| (id != 0).then(|| btf.size_of(TypeId(id)).map_or(u32::MAX, |size| size as u32));
-        map_rules::check_btf(&plain, size(spec.btf_key), size(spec.btf_value))?;
         spec.fields = fields(&btf, spec.btf_value)?;
+        plain.fields = spec.fields.clone();
+        map_rules::check_btf(&plain, size(spec.btf_key), size(spec.btf_value))?;
     }
     rtbpf::maps::create(&spec, cx).map_err(|error| error.errno())
 }
 
 fn fields(btf: &Btf, value: u32) -> Result<Vec<SpecialField>, Errno> {
-    rtbpf_btf::special_fields(btf, TypeId(value)).map_err(|_| Errno::EINVAL)
+    let found = rtbpf_btf::special_fields(btf, TypeId(value)).map_err(|_| Errno::EINVAL)?;
+    // Linux looks for fields among a value's members: a value that is a lock and nothing else is bytes to it.
+    let only = btf.peel(TypeId(value)).name.starts_with("bpf_");
+    Ok(if only { Vec::new() } else { found })
 }
 
 /// A map from the raw bytes of its attributes.
@@ -270,9 +275,6 @@ fn lookup(step: &Step, world: &World, take: bool) -> Result<Done, Errno> {
     } else {
         control::lookup(&*map, &cx, key.given(), flags, bytes(step, "value_in")?.as_deref())?
     };
-    if reads_identity(kind) || kind == MapKind::BloomFilter {
-        return Ok(Done::nothing());
-    }
     Ok(Done::with("value", json!(hex::encode(value))))
 }
 
@@ -342,7 +344,7 @@ fn batched(map: &MapRef, asked: &Batch, done: Batched, reads: bool) -> Done {
     let count = done.count.unwrap_or(asked.count);
     let mut outputs = Fields::new();
     outputs.insert("count_out".into(), json!(count));
-    if reads && !reads_identity(map.spec().kind) {
+    if reads {
         let mut pairs: Vec<String> =
             done.pairs.iter().map(|(key, value)| format!("{}:{}", hex::encode(key), hex::encode(value))).collect();
         let zeroes = |bytes: usize| "00".repeat(bytes);
@@ -357,15 +359,27 @@ fn batched(map: &MapRef, asked: &Batch, done: Batched, reads: bool) -> Done {
     }
 }
 
+/// The map of a batch; a refusal leaves the count as it was.
+fn map_of_batch(step: &Step, world: &World) -> Result<MapRef, Done> {
+    let count = || [("count_out".to_string(), json!(small(step, "count_in")))].into_iter().collect();
+    world.map(text(step, "map")).map_err(|errno| Done::Failed(errno, count()))
+}
+
 fn lookup_batch(step: &Step, world: &World, take: bool) -> Result<Done, Errno> {
-    let map = world.map(text(step, "map"))?;
+    let map = match map_of_batch(step, world) {
+        Ok(map) => map,
+        Err(done) => return Ok(done),
+    };
     let asked = batch_of(step)?;
     let done = control::lookup_batch(&*map, &world.programs.control(), &asked, take);
     Ok(batched(&map, &asked, done, true))
 }
 
 fn write_batch(step: &Step, world: &World, updates: bool) -> Result<Done, Errno> {
-    let map = world.map(text(step, "map"))?;
+    let map = match map_of_batch(step, world) {
+        Ok(map) => map,
+        Err(done) => return Ok(done),
+    };
     let asked = batch_of(step)?;
     let (keys, values) = (bytes(step, "keys")?.unwrap_or_default(), bytes(step, "values")?.unwrap_or_default());
     let chunks = |bytes: &[u8], size: usize| -> Vec<Vec<u8>> {
@@ -391,6 +405,11 @@ fn write_batch(step: &Step, world: &World, updates: bool) -> Result<Done, Errno>
 fn mmap(step: &Step, world: &mut World) -> Result<Done, Errno> {
     /// `PROT_WRITE` of Linux.
     const WRITE: u64 = 2;
+    const PAGE: u64 = 4096;
+    // The offset is looked at before the descriptor.
+    if !number(step, "offset").is_multiple_of(PAGE) {
+        return Err(Errno::EINVAL);
+    }
     let map = world.map(text(step, "map"))?;
     let shared = step.get("shared").and_then(Value::as_bool).unwrap_or(true);
     let writes = number(step, "prot") & WRITE != 0;
@@ -400,7 +419,9 @@ fn mmap(step: &Step, world: &mut World) -> Result<Done, Errno> {
 }
 
 fn info(step: &Step, world: &World) -> Result<Done, Errno> {
-    let map = world.map(text(step, "map"))?;
+    // This command has a word of its own for a closed descriptor.
+    let own_word = |errno| if errno == Errno::EBADF { Errno::EBADFD } else { errno };
+    let map = world.map(text(step, "map")).map_err(own_word)?;
     let spec = map.spec();
     let rows = [
         ("type", spec.kind.number()),
