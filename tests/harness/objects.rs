@@ -22,6 +22,8 @@ pub struct Answer {
     pub words: String,
     /// What verification took.
     pub time: Duration,
+    /// Instructions that it processed, 0 where it refused.
+    pub processed: u64,
 }
 
 /// What becomes of one program.
@@ -155,14 +157,15 @@ fn judge(instance: &Instance, kernel: &KernelObject, spec: &ProgramSpec) -> Judg
     let outcome = catch_unwind(AssertUnwindSafe(|| verify(program.clone(), given, &Options::default())));
     let time = begun.elapsed();
     let us = match outcome {
-        Ok(Ok(_)) => Answer { errno: 0, words: String::new(), time },
+        Ok(Ok(proved)) => Answer { errno: 0, words: String::new(), time, processed: proved.stats().processed },
         Ok(Err(refusal)) => {
             let at = refusal.at.map_or(String::new(), |at| format!(" (instruction {})", program.slot(at)));
-            Answer { errno: refusal.errno.number(), words: format!("{}{at}", refusal.message), time }
+            Answer { errno: refusal.errno.number(), words: format!("{}{at}", refusal.message), time, processed: 0 }
         }
-        Err(_) => Answer { errno: -1, words: "the verifier panicked".to_string(), time },
+        Err(_) => Answer { errno: -1, words: "the verifier panicked".to_string(), time, processed: 0 },
     };
     let (verdict, effort) = kernel.verify(spec, &program);
-    let time = Duration::from_micros(effort.unwrap_or_default().usec);
-    Judged::Both { us, linux: Answer { errno: verdict.errno, words: verdict.words.replace('\n', " / "), time } }
+    let effort = effort.unwrap_or_default();
+    let (words, time) = (verdict.words.replace('\n', " / "), Duration::from_micros(effort.usec));
+    Judged::Both { us, linux: Answer { errno: verdict.errno, words, time, processed: effort.processed } }
 }

@@ -28,8 +28,8 @@ pub enum Touch {
     /// Nothing.
     #[default]
     None,
-    /// Read or wrote one slot of a frame's stack; `whole` when all 8 bytes.
-    Slot { frame: u8, slot: u8, whole: bool },
+    /// Read or wrote one slot of a frame's stack.
+    Slot { frame: u8, slot: u8 },
     /// Compared scalars that are linked to others.
     Linked(Rc<[Place]>),
     /// Entered a subprogram.
@@ -359,7 +359,7 @@ fn undo(insn: &Insn, touch: &Touch, need: &mut Need, depth: &mut u32) {
     let frame = *depth as u8;
     let reg = |r: Reg| Place::Reg(frame, r as u8);
     let slot = match touch {
-        Touch::Slot { frame, slot, .. } => Some(Place::Slot(*frame, *slot)),
+        Touch::Slot { frame, slot } => Some(Place::Slot(*frame, *slot)),
         _ => None,
     };
     let add_operand = |need: &mut Need, operand: Operand| {
@@ -395,8 +395,8 @@ fn undo(insn: &Insn, touch: &Touch, need: &mut Need, depth: &mut u32) {
                 }
             }
         }
-        Insn::Store { src, .. } => undo_store(need, touch, slot, |need| add_operand(need, src)),
-        Insn::StoreRelease { src, .. } => undo_store(need, touch, slot, |need| need.add(reg(src))),
+        Insn::Store { src, .. } => undo_store(need, slot, |need| add_operand(need, src)),
+        Insn::StoreRelease { src, .. } => undo_store(need, slot, |need| need.add(reg(src))),
         Insn::Atomic { op, fetch, src, .. } => {
             let result = if op == AtomicOp::Cmpxchg { Reg::R0 } else { src };
             let fetches = fetch || matches!(op, AtomicOp::Xchg | AtomicOp::Cmpxchg);
@@ -470,15 +470,12 @@ fn leave_early(need: &mut Need, depth: &mut u32) {
     *depth += 1;
 }
 
-fn undo_store(need: &mut Need, touch: &Touch, slot: Option<Place>, add_source: impl Fn(&mut Need)) {
-    let Some(slot) = slot else { return };
-    if !need.has(slot) {
-        return;
-    }
-    if matches!(touch, Touch::Slot { whole: true, .. }) {
+/// Whatever the store's size, nothing is left of a number that was spilled to the slot before.
+fn undo_store(need: &mut Need, slot: Option<Place>, add_source: impl Fn(&mut Need)) {
+    if let Some(slot) = slot.filter(|&slot| need.has(slot)) {
         need.remove(slot);
+        add_source(need);
     }
-    add_source(need);
 }
 
 fn enter(need: &mut Need, depth: &mut u32) {
@@ -519,13 +516,14 @@ mod tests {
         check(add, Touch::None, &[r(1)], &[r(1), r(2)]);
         check(add, Touch::None, &[r(3)], &[r(3)]);
         let slot = Place::Slot(0, 4);
-        let whole = |whole| Touch::Slot { frame: 0, slot: 4, whole };
+        let touched = || Touch::Slot { frame: 0, slot: 4 };
         let load = Insn::Load { size: Size::D, signed: false, dst: Reg::R1, base: Reg::R10, off: 0 };
-        check(load, whole(true), &[r(1)], &[slot]);
+        check(load, touched(), &[r(1)], &[slot]);
         check(load, Touch::None, &[r(1)], &[]);
         let store = Insn::Store { size: Size::D, base: Reg::R10, off: 0, src: Operand::Reg(Reg::R3) };
-        check(store, whole(true), &[slot], &[r(3)]);
-        check(store, whole(false), &[slot], &[slot, r(3)]);
+        check(store, touched(), &[slot], &[r(3)]);
+        let narrow = Insn::Store { size: Size::B, base: Reg::R10, off: 0, src: Operand::Reg(Reg::R3) };
+        check(narrow, touched(), &[slot], &[r(3)]);
         let branch = Insn::Branch { op: CmpOp::Eq, width: Width::W64, lhs: Reg::R1, rhs: Operand::Reg(Reg::R2), to: 0 };
         check(branch, Touch::None, &[r(2)], &[r(1), r(2)]);
         check(branch, Touch::Linked([r(1), slot].into()), &[slot], &[r(1), r(2), slot]);

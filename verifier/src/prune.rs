@@ -158,6 +158,10 @@ fn frame_covers(index: usize, a: &Frame, b: &Frame, live: RegSet, view: &View, h
         Some(live) if how != Match::Same => live.get(index).copied().unwrap_or(u64::MAX),
         Some(_) | None => u64::MAX,
     };
+    // What was not written reads as any number, down to the deepest slot that was.
+    let reads_as_number = |at: usize, slot: &Slot| {
+        view.uninit_stack && how != Match::Same && slot.bytes == [Byte::Invalid; 8] && b.stack.reaches_below(at)
+    };
     for (first, a, b, same) in a.stack.pairs(&b.stack) {
         let is_live = |at: usize| live >> at & 1 != 0;
         let values = || (first..).zip(a).filter(|&(at, _)| is_live(at)).filter_map(|(_, slot)| slot.value.as_deref());
@@ -170,6 +174,7 @@ fn frame_covers(index: usize, a: &Frame, b: &Frame, live: RegSet, view: &View, h
             }
             let needed = view.need.all || view.need.slots[index] >> at & 1 != 0;
             let how = if how == Match::Needed && needed { Match::Within } else { how };
+            let b = if is_live(at) && reads_as_number(at, b) { NUMBER } else { b };
             if is_live(at) && !slot_covers(a, b, view.uninit_stack, how, ids) {
                 return false;
             }
@@ -177,6 +182,9 @@ fn frame_covers(index: usize, a: &Frame, b: &Frame, live: RegSet, view: &View, h
     }
     true
 }
+
+/// A slot that holds some number.
+const NUMBER: &Slot = &Slot { bytes: [Byte::Misc; 8], value: None };
 
 fn slot_covers(a: &Slot, b: &Slot, uninit_stack: bool, how: Match, ids: &mut Ids) -> bool {
     let is_same = match (&a.value, &b.value) {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use rtbpf_abi::map_spec::flags;
-use rtbpf_abi::{AttachType, Errno, MapKind, MapSpec, ProgType};
+use rtbpf_abi::{AttachType, Errno, MapKind, MapSpec, ProgType, prog_rules};
 use rtbpf_isa::{RawInsn, asm, decode};
 use rtbpf_verifier::{Assumptions, Options, Rejection, verify};
 
@@ -129,6 +129,32 @@ fn states_are_kept_as_often_as_linux_keeps_them() {
     let forks: String =
         (0..40).map(|i| format!("r2 = *(u32 *)(r6 + 0)\n if r2 > {i} goto l{i}\n r0 += 1\nl{i}:\n")).collect();
     assert_eq!(counts(&format!("r6 = r1\n r0 = 0\n{forks} r0 = 0\n exit")), (269, 27));
+}
+
+/// Instructions processed where a state is kept at each jump and each place that jumps lead to.
+#[test]
+fn numbers_on_the_stack_cover_as_in_linux() {
+    let processed = |text: &str| {
+        let program = decode(&asm::assemble(text).expect("the case assembles").slots).expect("the case decodes");
+        let given =
+            Assumptions { prog_flags: prog_rules::flags::TEST_STATE_FREQ, ..Assumptions::new(ProgType::SchedCls) };
+        verify(program, given, &Options::default()).expect(text).stats().processed
+    };
+    // What one path left unwritten is covered by any number, if the path wrote below it.
+    let unwritten = |below: &str| {
+        format!(
+            "{below} call 7\n if r0 > 10 goto join\n *(u64 *)(r10 - 8) = r0\njoin:\n r1 = *(u64 *)(r10 - 8)\n r2 = 1\n
+             r2 += 1\n r2 += 1\n r0 = 0\n exit"
+        )
+    };
+    assert_eq!(processed(&unwritten("*(u64 *)(r10 - 16) = 0\n")), 11);
+    assert_eq!(processed(&unwritten("")), 15);
+    // A store to half of a slot forgets the number that the whole held: the check that follows needs the half alone.
+    let half =
+        "call 7\n r6 = 7\n if r0 > 10 goto join\n r6 = 3\njoin:\n *(u64 *)(r10 - 8) = r6\n if r0 > 20 goto store\n
+                r0 = 5\nstore:\n r1 = 2\n *(u32 *)(r10 - 8) = r1\n r2 = *(u32 *)(r10 - 8)\n r3 = r10\n r3 += r2\n
+                *(u8 *)(r3 - 32) = 1\n r0 = 0\n exit";
+    assert_eq!(processed(half), 20);
 }
 
 #[test]

@@ -26,6 +26,7 @@ pub fn run(request: &Request) {
     let (mut objects, mut accepted, mut rejected, mut unjudged) = (0, 0, 0, 0);
     let (mut false_rejects, mut false_accepts, mut other_errno) = (0, 0, 0);
     let (mut ours, mut theirs) = (Duration::ZERO, Duration::ZERO);
+    let (mut insns, mut equal) = ((0, 0), 0);
     let mut slowest = (Duration::ZERO, String::new());
     for path in &files {
         if begun.elapsed() > request.limit {
@@ -48,6 +49,15 @@ pub fn run(request: &Request) {
                     accepted += 1;
                     ours += us.time;
                     theirs += linux.time;
+                    insns.0 += us.processed;
+                    insns.1 += linux.processed;
+                    equal += u64::from(us.processed == linux.processed);
+                    if us.processed.abs_diff(linux.processed) * 10 > linux.processed {
+                        println!(
+                            "other effort  {name}: {} instructions here, {} in Linux",
+                            us.processed, linux.processed
+                        );
+                    }
                     slowest = slowest.max((us.time, name));
                 }
                 (0, errno) => {
@@ -70,6 +80,7 @@ pub fn run(request: &Request) {
         "{objects} objects: {accepted} programs accepted by both, {rejected} rejected by both, {other_errno} with another errno, \
          {false_rejects} false rejects, {false_accepts} false accepts, {unjudged} not judged"
     );
+    println!("instructions processed: {} here, {} in Linux, as many for {equal} of {accepted}", insns.0, insns.1);
     println!(
         "verification of the accepted: {:.1} ms here, {:.1} ms in Linux; slowest here {:.1} ms, {}",
         ours.as_secs_f64() * 1e3,

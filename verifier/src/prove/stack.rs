@@ -130,14 +130,14 @@ impl Walk<'_> {
                 if !kept {
                     return Ok(spilled);
                 }
-                self.touch(Touch::Slot { frame: frame as u8, slot: at as u8, whole: true });
+                self.touch(Touch::Slot { frame: frame as u8, slot: at as u8 });
                 return Ok(spilled);
             }
             if index == 0 && size <= slot.spill_size() {
                 let width = rtbpf_isa::Size::from_bytes(size).expect("instructions access 1, 2, 4 or 8 bytes");
                 let num = spilled.num.zero_extend(width);
                 let value = if num == spilled.num { spilled } else { Value::scalar(num) };
-                self.touch(Touch::Slot { frame: frame as u8, slot: at as u8, whole: size == 8 });
+                self.touch(Touch::Slot { frame: frame as u8, slot: at as u8 });
                 return Ok(value);
             }
         }
@@ -245,7 +245,7 @@ impl Walk<'_> {
         if size == 8 {
             self.mark_written(frame, 1 << at);
         }
-        self.touch(Touch::Slot { frame: frame as u8, slot: at as u8, whole: size == 8 });
+        self.touch(Touch::Slot { frame: frame as u8, slot: at as u8 });
         Ok(())
     }
 
@@ -372,7 +372,7 @@ impl Walk<'_> {
     fn overwrite_place(&mut self, target: &Target, frame: u32, off: i32) -> Checked {
         let (at, _) = Stack::locate(off);
         self.overwrite(frame, off, target.size as i32)?;
-        self.touch(Touch::Slot { frame: frame as u8, slot: at as u8, whole: target.size == 8 });
+        self.touch(Touch::Slot { frame: frame as u8, slot: at as u8 });
         Ok(())
     }
 

@@ -116,6 +116,11 @@ impl Stack {
         })
     }
 
+    /// Whether a slot at a lower address than slot `at` was written.
+    pub fn reaches_below(&self, at: usize) -> bool {
+        (at + 1..Stack::SLOTS).any(|at| self.slot(at).is_some_and(|slot| slot.bytes != [Byte::Invalid; 8]))
+    }
+
     /// Slot `at`, if it may have been touched.
     pub fn slot(&self, at: usize) -> Option<&Slot> {
         self.parts.get(at / PART)?.as_ref().map(|part| &part[at % PART])
