@@ -14,7 +14,7 @@ use crate::code::{CompileError, Symbol};
 use crate::encode::{Addr, Alu, Bin, Encode, Reach, Rhs, Shape};
 use crate::linker::{ArrayLookup, HelperTraits, Linker};
 use crate::opt::exits::{Cond, Exit};
-use crate::opt::{Opt, Techniques, latch, straight};
+use crate::opt::{Opt, Techniques, halves, latch, straight};
 use crate::plan::Plan;
 
 /// `bpf_map_lookup_elem`.
@@ -100,6 +100,7 @@ pub(crate) fn emit<E: Encode>(
     let (opt, insns) = match on {
         Some(on) => {
             let insns = if on.invert { straight::straightened(program).map_or(insns, Cow::Owned) } else { insns };
+            let insns = if on.halves && on.values { Cow::Owned(halves::fitted(program, &insns)) } else { insns };
             let conditions = if on.invert { latch::conditions(program, &insns) } else { None };
             let insns = conditions.map_or(insns, Cow::Owned);
             let mut opt = Opt::new(program, &insns, on);

@@ -334,6 +334,7 @@ fn programs_agree_with_each_technique_off() {
         Techniques { layout: false, ..all },
         Techniques { thread: false, ..all },
         Techniques { narrow: false, ..all },
+        Techniques { halves: false, ..all },
         Techniques { merge: false, ..all },
         Techniques { fuse: false, ..all },
         Techniques { select: false, ..all },

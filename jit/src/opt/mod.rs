@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | copy propagation, dead code, constants | `value.rs` | `values` |
 //! | 32-bit numbers that need no extension | `narrow.rs` | `narrow` |
+//! | the width that is wanted, where nobody reads an upper half | `halves.rs` | `halves` |
 //! | base + index * scale + displacement in loads and stores; `lea` | `value.rs` | `values` |
 //! | shift, shift, or → rotate; shift pairs → extension; times 3, 5, 10, 31, 33 → sums; bits shifted in | `arith.rs` | `values` |
 //! | bytes put together → one wide load | `combine.rs` | `combine` |
@@ -29,6 +30,7 @@ pub(crate) mod combine;
 mod count;
 pub(crate) mod exits;
 mod fuse;
+pub(crate) mod halves;
 pub(crate) mod latch;
 mod layout;
 pub(crate) mod liveness;
@@ -64,6 +66,8 @@ pub struct Techniques {
     pub values: bool,
     /// Knowledge of upper halves from block to block.
     pub narrow: bool,
+    /// Other widths where nobody reads an upper half.
+    pub halves: bool,
     /// Wide loads instead of bytes put together.
     pub combine: bool,
     /// Multiplication instead of division by constants.
@@ -95,6 +99,7 @@ impl Techniques {
     pub const ALL: Techniques = Techniques {
         values: true,
         narrow: true,
+        halves: true,
         combine: true,
         magic: true,
         merge: true,
@@ -112,6 +117,7 @@ impl Techniques {
     pub const NONE: Techniques = Techniques {
         values: false,
         narrow: false,
+        halves: false,
         combine: false,
         magic: false,
         merge: false,
