@@ -31,8 +31,9 @@ pub(crate) struct Spare {
 pub(crate) enum Test {
     /// Not if `counter + add op bound`.
     Compare { op: CmpOp, bound: i32 },
-    /// Not if the way from `counter + add` to `limit`, counted upwards or downwards without sign, is at most `most`.
-    Distance { limit: Operand, up: bool, most: i32 },
+    /// Not if the way from `counter + add` to `limit`, counted upwards or downwards without sign, is at most `most`. Some hold
+    /// only where the test of the round before has passed.
+    Distance { limit: Operand, up: bool, most: i32, passed: bool },
 }
 
 /// What a register holds in terms of what registers held when the round began.
@@ -40,6 +41,16 @@ pub(crate) enum Test {
 struct Linear {
     of: Reg,
     add: i32,
+}
+
+impl Spare {
+    /// Whether it tells even where the test of the round before has not passed.
+    pub fn stands_alone(&self) -> bool {
+        match self.test {
+            Test::Compare { .. } => true,
+            Test::Distance { passed, .. } => !passed,
+        }
+    }
 }
 
 impl Count {
@@ -83,14 +94,23 @@ impl Count {
     pub fn spare(self, tests: usize) -> Option<Spare> {
         let Count { width, op, counter, add, step, limit } = self;
         let up = step > 0;
-        // From the first to the last of the tests, and one more.
-        let way = step.unsigned_abs().checked_mul(u32::try_from(tests).ok()?)?;
-        let way = i32::try_from(way).ok()?;
+        let way = |steps: usize| i32::try_from(step.unsigned_abs().checked_mul(u32::try_from(steps).ok()?)?).ok();
+        // From the first of the tests to the last.
+        let most = way(tests.checked_sub(1)?)?;
         let upward = match op {
             CmpOp::Lt | CmpOp::Le | CmpOp::Slt | CmpOp::Sle => true,
             CmpOp::Gt | CmpOp::Ge | CmpOp::Sgt | CmpOp::Sge => false,
+            // Where it counts to a number, it has not come to it yet if it stands on this side.
             CmpOp::Ne => {
-                let test = Test::Distance { limit, up, most: way };
+                let near = match limit {
+                    Operand::Imm(limit @ 0..) if up => limit.checked_sub(most).filter(|near| *near >= 0),
+                    Operand::Imm(limit @ 0..) => limit.checked_add(most),
+                    Operand::Imm(_) | Operand::Reg(_) => None,
+                };
+                let test = match near {
+                    Some(bound) => Test::Compare { op: if up { CmpOp::Ge } else { CmpOp::Le }, bound },
+                    None => Test::Distance { limit, up, most, passed: false },
+                };
                 return Some(Spare { width, counter, add, test });
             }
             CmpOp::Eq | CmpOp::Set => return None,
@@ -101,7 +121,7 @@ impl Count {
         match limit {
             // The bound of the last test, seen from the first: no counter in between wraps.
             Operand::Imm(limit) => {
-                let bound = if up { limit.checked_sub(way)? } else { limit.checked_add(way)? };
+                let bound = if up { limit.checked_sub(most)? } else { limit.checked_add(most)? };
                 if limit < 0 || bound < 0 {
                     return None;
                 }
@@ -110,7 +130,7 @@ impl Count {
             }
             // The test before these has passed, so the way from what it saw to the limit is no longer than it looks.
             Operand::Reg(_) => {
-                let test = Test::Distance { limit, up, most: way };
+                let test = Test::Distance { limit, up, most: way(tests)?, passed: true };
                 Some(Spare { width, counter, add: add.checked_sub(step)?, test })
             }
         }

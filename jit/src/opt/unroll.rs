@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! head: body; if c goto head      becomes      head:   body; if !c goto out
-//!                                              rounds: if too few rounds are left goto rest
-//!                                                      body; body; body; body; if c goto rounds; goto out
+//!                                                      if too few rounds are left goto rest
+//!                                              rounds: body; body; body; body; if enough are left goto rounds
+//!                                                      if !c goto out
 //!                                              rest:   body; if c goto rest
 //!                                              out:
 //! ```
@@ -119,12 +120,19 @@ impl<E: Encode> Fast<'_, E> {
                     self.e.mov_imm(reg::<E>(sums.second), 0);
                     self.opt.pinned = RegSet::of(sums.second);
                 }
+                // The first test is apart from the rounds where another stands at their end.
+                let alone = spare.stands_alone();
+                if alone {
+                    self.spare(&spare, false, slow);
+                }
                 if self.opt.on.align {
                     self.e.align(32);
                 }
                 self.e.asm().bind(again);
                 self.opt.enter(head);
-                self.unless(&spare, slow);
+                if !alone {
+                    self.spare(&spare, false, slow);
+                }
                 let other = sums.as_ref().map(|sums| sums.other(&body));
                 let turns = [&body, other.as_ref().unwrap_or(&body)];
                 self.opt.rounds = true;
@@ -132,13 +140,23 @@ impl<E: Encode> Fast<'_, E> {
                     self.round(&places, turns[round % 2], cond.at, starts)?;
                 }
                 self.opt.rounds = false;
-                self.branch(cond, self.around(head, again));
-                self.settle_all(out.live);
-                self.opt.pinned = RegSet::EMPTY;
-                sums.iter().for_each(|sums| self.join(sums));
-                self.e.jump(out.label, Reach::Near);
-                self.e.asm().bind(slow);
-                sums.iter().for_each(|sums| self.join(sums));
+                if alone {
+                    self.settle_all(self.live_before(head));
+                    self.spare(&spare, true, again);
+                    self.opt.pinned = RegSet::EMPTY;
+                    sums.iter().for_each(|sums| self.join(sums));
+                    self.branch(not, out);
+                    self.settle_all(self.live_before(head));
+                    self.e.asm().bind(slow);
+                } else {
+                    self.branch(cond, self.around(head, again));
+                    self.settle_all(out.live);
+                    self.opt.pinned = RegSet::EMPTY;
+                    sums.iter().for_each(|sums| self.join(sums));
+                    self.e.jump(out.label, Reach::Near);
+                    self.e.asm().bind(slow);
+                    sums.iter().for_each(|sums| self.join(sums));
+                }
                 let rest = self.e.asm().label();
                 self.e.asm().bind(rest);
                 self.opt.enter(head);
@@ -205,19 +223,19 @@ impl<E: Encode> Fast<'_, E> {
         Ok(())
     }
 
-    /// Jumps to `slow` unless the tests of the coming rounds all pass.
-    fn unless(&mut self, spare: &Spare, slow: Label) {
+    /// Jumps to `to` if the tests of the coming rounds all pass, or unless they do.
+    fn spare(&mut self, spare: &Spare, passes: bool, to: Label) {
         let Spare { width, counter, add, .. } = *spare;
         let (t, x) = (E::SPARE, reg::<E>(counter));
-        let compare = |e: &mut E, op, bound| {
-            if add != 0 {
-                e.bin(Bin::Add, width, t, x, Rhs::Imm(add));
+        let turned = |op: CmpOp| if passes { op.inverse() } else { Some(op) };
+        let (op, left, bound) = match spare.test {
+            Test::Compare { op, bound } => {
+                if add != 0 {
+                    self.e.bin(Bin::Add, width, t, x, Rhs::Imm(add));
+                }
+                (op, if add != 0 { t } else { x }, bound)
             }
-            e.branch(op, width, if add != 0 { t } else { x }, bound, slow, Reach::Far);
-        };
-        match spare.test {
-            Test::Compare { op, bound } => compare(self.e, op, Rhs::Imm(bound)),
-            Test::Distance { limit, up, most } => {
+            Test::Distance { limit, up, most, .. } => {
                 // `limit - (x + add)`, or the other way round.
                 let mut left = add;
                 match (up, limit) {
@@ -234,8 +252,11 @@ impl<E: Encode> Fast<'_, E> {
                 if left != 0 {
                     self.e.bin(if up { Bin::Sub } else { Bin::Add }, width, t, t, Rhs::Imm(left));
                 }
-                self.e.branch(CmpOp::Le, width, t, Rhs::Imm(most), slow, Reach::Far);
+                (CmpOp::Le, t, most)
             }
+        };
+        if let Some(op) = turned(op) {
+            self.e.branch(op, width, left, Rhs::Imm(bound), to, Reach::Far);
         }
     }
 }
