@@ -255,6 +255,15 @@ pub trait Encode: Sized {
         self.load(size, false, Self::SPARE, addr);
         self.branch(op, w, Self::SPARE, b, to, reach);
     }
+    /// Jumps if `low byte of a op value`; for comparisons without sign and mask.
+    fn branch_byte(&mut self, op: CmpOp, a: Self::Reg, value: u8, to: Label, reach: Reach) {
+        self.zero_extend(Size::B, Self::SPARE, a);
+        self.branch(op, Width::W32, Self::SPARE, Rhs::Imm(value.into()), to, reach);
+    }
+    /// Whether the machine adds the truth of `a op b` as it is.
+    fn adds_truth(op: CmpOp, w: Width, b: Rhs<Self::Reg>) -> bool;
+    /// `d += 1` at `w` if `a op b` at `compared`, where it does so.
+    fn add_truth(&mut self, op: CmpOp, compared: Width, a: Self::Reg, b: Rhs<Self::Reg>, w: Width, d: Self::Reg);
     /// `d = s` unless `a op b`.
     fn select(&mut self, op: CmpOp, w: Width, a: Self::Reg, b: Rhs<Self::Reg>, d: Self::Reg, s: Self::Reg);
     /// `d = 1` if `a op b`, else 0.

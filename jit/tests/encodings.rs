@@ -508,6 +508,66 @@ fn conditions_as_numbers_set_a_byte_between_zeros() {
     }
 }
 
+/// What the machine adds is a carry, or one less its absence.
+#[test]
+fn truths_are_added_as_carries() {
+    use CmpOp::*;
+    // The sides as they are compared, with a register and with 7 or 0 on the right.
+    let forms = [
+        (Lt, Rhs::Reg(Gpr::R8), Mnemonic::Adc, None),
+        (Ge, Rhs::Reg(Gpr::R8), Mnemonic::Sbb, None),
+        (Gt, Rhs::Reg(Gpr::R8), Mnemonic::Adc, None),
+        (Le, Rhs::Reg(Gpr::R8), Mnemonic::Sbb, None),
+        (Lt, Rhs::Imm(7), Mnemonic::Adc, Some(7)),
+        (Ge, Rhs::Imm(7), Mnemonic::Sbb, Some(7)),
+        (Gt, Rhs::Imm(7), Mnemonic::Sbb, Some(8)),
+        (Le, Rhs::Imm(7), Mnemonic::Adc, Some(8)),
+        (Eq, Rhs::Imm(0), Mnemonic::Adc, Some(1)),
+        (Ne, Rhs::Imm(0), Mnemonic::Sbb, Some(1)),
+    ];
+    for (((op, b, mnemonic, number), (d, a)), w) in forms
+        .into_iter()
+        .flat_map(|form| pairs().map(move |pair| (form, pair)))
+        .flat_map(|form| WIDTHS.map(|w| (form, w)))
+    {
+        assert!(X64::adds_truth(op, w, b));
+        let mut e = X64::new(Asm::new(64, 0), Features { bmi2: true });
+        e.add_truth(op, w, a, b, w, d);
+        let Ok(done) = e.into_asm().finish(0) else { panic!("there is no label") };
+        let insns: Vec<Instruction> = Decoder::new(64, &done.bytes, DecoderOptions::NONE).into_iter().collect();
+        let [compare, add] = insns[..] else { panic!("{op:?} {d:?} {a:?} reads as {insns:?}") };
+        let added = if mnemonic == Mnemonic::Adc { 0 } else { u64::MAX };
+        assert_eq!((add.mnemonic(), add.op0_register()), (mnemonic, name(d, w.bits())), "{op:?}");
+        assert_eq!(add.immediate(1) << (64 - w.bits()), added << (64 - w.bits()), "{op:?}");
+        let (left, right) = if number.is_none() && matches!(op, Gt | Le) { (Gpr::R8, a) } else { (a, Gpr::R8) };
+        assert_eq!((compare.mnemonic(), compare.op0_register()), (Mnemonic::Cmp, name(left, w.bits())), "{op:?}");
+        match number {
+            Some(number) => assert_eq!(compare.immediate(1), number, "{op:?}"),
+            None => assert_eq!(compare.op1_register(), name(right, w.bits()), "{op:?}"),
+        }
+    }
+    assert!(!X64::adds_truth(Gt, Width::W64, Rhs::Imm(-1)) && !X64::adds_truth(Slt, Width::W64, Rhs::Imm(1)));
+}
+
+#[test]
+fn bytes_of_registers_are_compared() {
+    for (op, (a, value)) in [CmpOp::Eq, CmpOp::Lt, CmpOp::Gt].into_iter().flat_map(|op| {
+        Gpr::ALL.into_iter().flat_map(move |a| [0, 1, 0x7f, 0x80, 0xff].map(move |value| (op, (a, value))))
+    }) {
+        let mut e = X64::new(Asm::new(64, 1), Features { bmi2: true });
+        e.branch_byte(op, a, value, Label(0), Reach::Short);
+        e.asm().bind(Label(0));
+        let Ok(done) = e.into_asm().finish(1) else { panic!("the label is placed") };
+        let insns: Vec<Instruction> = Decoder::new(64, &done.bytes, DecoderOptions::NONE).into_iter().collect();
+        let [compare, _] = insns[..] else { panic!("{op:?} {a:?} reads as {insns:?}") };
+        assert_eq!(compare.op0_register(), name(a, 8), "{op:?} {value}");
+        match compare.mnemonic() {
+            Mnemonic::Test => assert!(op == CmpOp::Eq && value == 0 && compare.op1_register() == name(a, 8)),
+            mnemonic => assert_eq!((mnemonic, compare.immediate8()), (Mnemonic::Cmp, value)),
+        }
+    }
+}
+
 /// The zero flag stands behind an operation, beside moves, and until a branch may come in.
 #[test]
 fn results_are_compared_with_zero_once() {

@@ -336,6 +336,16 @@ fn branches(forms: &mut Forms) {
                     |e| e.set(op, w, a, b, d),
                     |cpu| set(cpu, d, eval::compare(op, w, reg(cpu, a), right(cpu, b)).into()),
                 );
+                for width in WIDTHS {
+                    forms.check(
+                        || format!("add {op:?} {w:?} {a:?} {b:?} {width:?}"),
+                        |e| e.add_truth(op, w, a, b, width, d),
+                        |cpu| {
+                            let truth = eval::compare(op, w, reg(cpu, a), right(cpu, b)).into();
+                            set(cpu, d, eval::alu(AluOp::Add, width, reg(cpu, d), truth));
+                        },
+                    );
+                }
                 for reach in [Reach::Short, Reach::Near, Reach::Far] {
                     forms.check(
                         || format!("{op:?} {w:?} {a:?} {b:?} {reach:?}"),

@@ -119,6 +119,79 @@ fn products_and_scaled_numbers_with_something_added_agree() {
     }
 }
 
+/// The number of a condition, added, asked for, masked, inverted, and what is compared changing before that.
+#[test]
+fn numbers_of_conditions_agree() {
+    for round in 0..rounds(1500) {
+        let rng = &mut Rng::new(0x7204 ^ round << 8);
+        let mut insns = vec![mov(R0, I(0))];
+        for _ in 0..6 {
+            let [a, b, number, sum] = [R3, R4, R5, R7];
+            let (x, y) = (rng.one_of(&EDGES), rng.one_of(&EDGES));
+            insns.extend([word(a, x), word(b, if rng.chance(4) { x } else { y }), word(sum, rng.one_of(&EDGES))]);
+            let rhs = rng.one_of(&[R(b), R(b), I(0), I(1), I(-1), I(i32::MAX), I(0x7f)]);
+            let (one, width) = (rng.below(2) as i32, rng.one_of(&[W32, W64]));
+            let lhs = rng.one_of(&[a, a, sum]);
+            insns.extend([alu(AluOp::Mov, rng.one_of(&[W32, W64]), number, I(one))]);
+            insns.push(Insn::Branch { op: rng.one_of(&CmpOp::ALL), width, lhs, rhs, to: 1 });
+            insns.push(alu(AluOp::Mov, rng.one_of(&[W32, W64]), number, I(1 - one)));
+            if rng.chance(3) {
+                insns.push(add(rng.one_of(&[a, b, sum]), I(1)));
+            }
+            match rng.below(6) {
+                0 => insns.push(alu(AluOp::And, width, number, I(rng.one_of(&[1, 2, 0xff])))),
+                1 => insns.push(alu(AluOp::Xor, width, number, I(1))),
+                2 => insns.push(alu(AluOp::Lsh, width, number, I(3))),
+                3 => insns.push(alu(AluOp::Mov, W32, R8, R(number))),
+                _ => {}
+            }
+            let target = rng.one_of(&[sum, sum, a, b]);
+            insns.push(alu(rng.one_of(&[AluOp::Add, AluOp::Add, AluOp::Or, AluOp::Sub]), width, target, R(number)));
+            if rng.chance(2) {
+                let (op, rhs) = (rng.one_of(&[CmpOp::Eq, CmpOp::Ne, CmpOp::Gt]), I(rng.below(2) as i32));
+                insns.push(Insn::Branch { op, width, lhs: number, rhs, to: rng.one_of(&[1, 2]) });
+                insns.extend([add(sum, I(77)), alu(AluOp::Xor, W64, b, R(sum))]);
+            }
+            if rng.chance(2) {
+                insns.push(mov(number, I(3)));
+            }
+            fold(&mut insns, &[a, b, number, sum]);
+        }
+        insns.push(Insn::Exit);
+        insns.insert(0, mov(R8, I(3)));
+        agrees(&insns, &format!("round {round}"));
+    }
+}
+
+/// Low bytes, compared, stored and masked again.
+#[test]
+fn masks_of_whole_bytes_agree() {
+    for round in 0..rounds(1500) {
+        let rng = &mut Rng::new(0x3a5c ^ round << 8);
+        let mut insns = vec![mov(R6, R(R1)), mov(R0, I(0))];
+        for _ in 0..6 {
+            insns.extend([word(R3, rng.word()), mov(R4, I(0))]);
+            let (from, width) = (rng.one_of(&[R3, R4]), rng.one_of(&[W32, W64]));
+            insns.push(alu(AluOp::Mov, rng.one_of(&[W32, W64]), R5, R(R3)));
+            insns.push(alu(AluOp::And, width, R5, I(rng.one_of(&[0xff, 0xff, 0xffff, 0x7f]))));
+            if rng.chance(3) {
+                insns.push(alu(AluOp::And, width, R5, I(rng.one_of(&[0xff, 0xffff, 1]))));
+            }
+            if rng.chance(3) {
+                insns.push(add(R3, I(1)));
+            }
+            let rhs = rng.one_of(&[I(0), I(0x1a), I(0x80), I(0xff), I(0x100), I(-1), R(from)]);
+            insns.push(Insn::Branch { op: rng.one_of(&CmpOp::ALL), width, lhs: R5, rhs, to: 2 });
+            insns.extend([add(R4, I(77)), alu(AluOp::Xor, W64, R3, R(R4))]);
+            insns.push(Insn::Store { size: rng.one_of(&[Size::B, Size::H, Size::W]), base: R6, off: 8, src: R(R5) });
+            insns.push(Insn::Load { size: Size::W, signed: false, dst: R7, base: R6, off: 8 });
+            fold(&mut insns, &[R3, R4, R5, R7]);
+        }
+        insns.push(Insn::Exit);
+        agrees(&insns, &format!("round {round}"));
+    }
+}
+
 /// A bit shifted in, by one position or by none, and a mask that is wider than a bit.
 #[test]
 fn bits_that_are_shifted_in_agree() {

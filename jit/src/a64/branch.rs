@@ -91,6 +91,13 @@ pub(super) fn set(e: &mut A64, op: CmpOp, w: Width, a: Gpr, b: Rhs<Gpr>, d: Gpr)
     e.asm.put((0x9a9f_07e0 | (condition(op).0 ^ 1) << 12 | d.number() as u32) as u64, 4);
 }
 
+pub(super) fn add_truth(e: &mut A64, op: CmpOp, compared: Width, a: Gpr, b: Rhs<Gpr>, w: Width, d: Gpr) {
+    compare(e, op, compared, a, b);
+    // cinc, which is csinc of one register on the inverse.
+    let (sf, d) = (u32::from(w == Width::W64), d.number() as u32);
+    e.asm.put((0x1a80_0400 | sf << 31 | d << 16 | (condition(op).0 ^ 1) << 12 | d << 5 | d) as u64, 4);
+}
+
 fn compare(e: &mut A64, op: CmpOp, w: Width, a: Gpr, b: Rhs<Gpr>) {
     match (op, b) {
         (CmpOp::Set, Rhs::Imm(value)) if imm::is_logical(w, value) => match w {

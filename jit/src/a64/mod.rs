@@ -149,6 +149,12 @@ impl Encode for A64 {
     fn branch(&mut self, op: CmpOp, w: Width, a: Gpr, b: Rhs<Gpr>, to: Label, reach: Reach) {
         branch::branch(self, op, w, a, b, to, reach);
     }
+    fn adds_truth(_: CmpOp, _: Width, _: Rhs<Gpr>) -> bool {
+        true
+    }
+    fn add_truth(&mut self, op: CmpOp, compared: Width, a: Gpr, b: Rhs<Gpr>, w: Width, d: Gpr) {
+        branch::add_truth(self, op, compared, a, b, w, d);
+    }
     fn select(&mut self, op: CmpOp, w: Width, a: Gpr, b: Rhs<Gpr>, d: Gpr, s: Gpr) {
         branch::select(self, op, w, a, b, d, s);
     }

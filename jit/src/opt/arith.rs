@@ -4,6 +4,7 @@ use rtbpf_isa::effects::RegSet;
 use rtbpf_isa::{AluOp, Operand, Reg, Size, Width};
 
 use super::magic::Magic;
+use super::truth::right;
 use super::value::Value;
 use crate::encode::{Addr, Alu, Bin, Div, Encode, Rhs};
 use crate::fast::{Fast, constant, reg};
@@ -39,18 +40,21 @@ impl<E: Encode> Fast<'_, E> {
             (Width::W32, Value::Const(value)) => self.assign(dst, Value::Const(value as u32 as u64)),
             (
                 Width::W32,
-                Value::Low { .. } | Value::Shift { width: Width::W32, .. } | Value::Product { width: Width::W32, .. },
+                Value::Low { .. }
+                | Value::Truth { .. }
+                | Value::Shift { width: Width::W32, .. }
+                | Value::Product { width: Width::W32, .. },
             ) => self.assign(dst, value),
             (Width::W32, Value::Sum { .. } | Value::Shift { .. } | Value::Product { .. } | Value::Load { .. }) => {
                 let of = self.source(src);
                 let narrow = self.opt.narrow.contains(of);
-                self.assign(dst, if narrow { Value::of(of) } else { Value::Low { of } });
+                self.assign(dst, if narrow { Value::of(of) } else { Value::Low { size: Size::W, of } });
             }
         }
     }
 
     fn bin(&mut self, op: Bin, width: Width, dst: Reg, src: Operand) {
-        if self.with_memory(op, width, dst, src) {
+        if self.with_memory(op, width, dst, src) || self.mask(op, dst, src) || self.add_truth(op, width, dst, src) {
             return;
         }
         let op = if op == Bin::Or && self.is_disjoint(dst, src) { Bin::Add } else { op };
@@ -75,15 +79,41 @@ impl<E: Encode> Fast<'_, E> {
     }
 
     pub(super) fn right_side(&mut self, width: Width, src: Operand) -> Rhs<E::Reg> {
+        right::<E>(self.right_source(width, src))
+    }
+
+    /// The register whose contents are the value of an operand, or the immediate.
+    pub(super) fn right_source(&mut self, width: Width, src: Operand) -> Operand {
         let src = match src {
-            Operand::Imm(value) => return Rhs::Imm(value),
+            Operand::Imm(_) => return src,
             Operand::Reg(src) => src,
         };
         match self.opt.value(src) {
-            Value::Const(value) if width == Width::W32 => Rhs::Imm(value as i32),
-            Value::Const(value) if i32::try_from(value as i64).is_ok() => Rhs::Imm(value as i32),
-            _ => Rhs::Reg(reg::<E>(self.source_at(width, src))),
+            Value::Const(value) if width == Width::W32 => Operand::Imm(value as i32),
+            Value::Const(value) if i32::try_from(value as i64).is_ok() => Operand::Imm(value as i32),
+            _ => Operand::Reg(self.source_at(width, src)),
         }
+    }
+
+    /// Masks that leave whole bytes; and those that leave a condition's number as it is.
+    fn mask(&mut self, op: Bin, dst: Reg, src: Operand) -> bool {
+        let (Bin::And, Operand::Imm(mask @ 1..)) = (op, src) else { return false };
+        if let (Value::Truth { .. }, 1) = (self.opt.value(dst), mask & 1) {
+            return true;
+        }
+        let size = match mask {
+            0xff => Size::B,
+            0xffff => Size::H,
+            _ => return false,
+        };
+        let of = match self.opt.value(dst) {
+            Value::Low { size: low, .. } if low.bytes() <= size.bytes() => return true,
+            Value::Low { of, .. } => of,
+            _ => self.source(dst),
+        };
+        let fits = size == Size::B && self.opt.bytes.contains(of);
+        self.assign(dst, if fits { Value::of(of) } else { Value::Low { size, of } });
+        true
     }
 
     /// Turns an operation into a value, where it is one.
@@ -112,7 +142,8 @@ impl<E: Encode> Fast<'_, E> {
     fn summand(&mut self, r: Reg) -> Value {
         match self.opt.value(r) {
             Value::Sum { .. } | Value::Const(_) => {}
-            Value::Shift { .. } | Value::Product { .. } | Value::Low { .. } | Value::Load { .. } => self.settle(r),
+            Value::Shift { .. } | Value::Product { .. } | Value::Low { .. } => self.settle(r),
+            Value::Load { .. } | Value::Truth { .. } => self.settle(r),
         }
         self.opt.value(r)
     }
@@ -154,7 +185,7 @@ impl<E: Encode> Fast<'_, E> {
         }
         if let (Width::W64, Some((Width::W64, true, of, 32)), 29..=32) = (width, self.opt.value(dst).shift(), by) {
             let narrow = self.opt.narrow.contains(of);
-            let low = if narrow { Value::of(of) } else { Value::Low { of } };
+            let low = if narrow { Value::of(of) } else { Value::Low { size: Size::W, of } };
             if by == 32 {
                 return Some(low);
             }
@@ -229,7 +260,10 @@ impl<E: Encode> Fast<'_, E> {
     /// Whether one side is 0 or 1 and the other even: then their sum is what `or` gives.
     fn is_disjoint(&self, dst: Reg, src: Operand) -> bool {
         let Operand::Reg(src) = src else { return false };
-        let bit = |r: Reg| self.opt.value(r).copied().is_some_and(|of| self.opt.bits.contains(of));
+        let bit = |r: Reg| match self.opt.value(r) {
+            Value::Truth { .. } => true,
+            value => value.copied().is_some_and(|of| self.opt.bits.contains(of)),
+        };
         let even = |r: Reg| self.opt.value(r).shift().is_some_and(|(_, left, _, _)| left);
         bit(dst) && even(src) || even(dst) && bit(src)
     }

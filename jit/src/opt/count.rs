@@ -94,23 +94,21 @@ impl Count {
     pub fn spare(self, tests: usize) -> Option<Spare> {
         let Count { width, op, counter, add, step, limit } = self;
         let up = step > 0;
-        let way = |steps: usize| i32::try_from(step.unsigned_abs().checked_mul(u32::try_from(steps).ok()?)?).ok();
-        // From the first of the tests to the last.
-        let most = way(tests.checked_sub(1)?)?;
+        // From the test before the first of these to the last of them.
+        let way = step.unsigned_abs().checked_mul(u32::try_from(tests).ok()?)?;
+        let way = i32::try_from(way).ok()?;
+        let add = add.checked_sub(step)?;
+        // The bound of the last test, seen from there: no counter in between wraps.
+        let bound = |limit: i32| if up { limit.checked_sub(way) } else { limit.checked_add(way) };
+        let bound = |limit: i32| bound(limit).filter(|bound| limit >= 0 && *bound >= 0);
+        let distance = |passed| Test::Distance { limit, up, most: way, passed };
         let upward = match op {
             CmpOp::Lt | CmpOp::Le | CmpOp::Slt | CmpOp::Sle => true,
             CmpOp::Gt | CmpOp::Ge | CmpOp::Sgt | CmpOp::Sge => false,
-            // Where it counts to a number, it has not come to it yet if it stands on this side.
             CmpOp::Ne => {
-                let near = match limit {
-                    Operand::Imm(limit @ 0..) if up => limit.checked_sub(most).filter(|near| *near >= 0),
-                    Operand::Imm(limit @ 0..) => limit.checked_add(most),
-                    Operand::Imm(_) | Operand::Reg(_) => None,
-                };
-                let test = match near {
-                    Some(bound) => Test::Compare { op: if up { CmpOp::Ge } else { CmpOp::Le }, bound },
-                    None => Test::Distance { limit, up, most, passed: false },
-                };
+                let near = if let Operand::Imm(limit) = limit { bound(limit) } else { None };
+                let op = if up { CmpOp::Ge } else { CmpOp::Le };
+                let test = near.map_or(distance(false), |bound| Test::Compare { op, bound });
                 return Some(Spare { width, counter, add, test });
             }
             CmpOp::Eq | CmpOp::Set => return None,
@@ -118,21 +116,11 @@ impl Count {
         if upward != up {
             return None;
         }
-        match limit {
-            // The bound of the last test, seen from the first: no counter in between wraps.
-            Operand::Imm(limit) => {
-                let bound = if up { limit.checked_sub(most)? } else { limit.checked_add(most)? };
-                if limit < 0 || bound < 0 {
-                    return None;
-                }
-                let test = Test::Compare { op: op.inverse()?, bound };
-                Some(Spare { width, counter, add, test })
-            }
+        let test = match limit {
+            Operand::Imm(limit) => Test::Compare { op: op.inverse()?, bound: bound(limit)? },
             // The test before these has passed, so the way from what it saw to the limit is no longer than it looks.
-            Operand::Reg(_) => {
-                let test = Test::Distance { limit, up, most: way(tests)?, passed: true };
-                Some(Spare { width, counter, add: add.checked_sub(step)?, test })
-            }
-        }
+            Operand::Reg(_) => distance(true),
+        };
+        Some(Spare { width, counter, add, test })
     }
 }

@@ -16,6 +16,7 @@ use rtbpf_isa::{CmpOp, Insn, InsnIdx, Operand, Reg, Width};
 
 use super::Opt;
 use super::fuse::Compared;
+use super::truth::right;
 use super::value::Value;
 use crate::asm::Label;
 use crate::encode::{Encode, Reach, Rhs};
@@ -97,6 +98,7 @@ impl<E: Encode> Fast<'_, E> {
     /// Jumps to `target` if `cond` holds. On the other side, what was pending still is.
     pub(crate) fn branch(&mut self, cond: Cond, target: Target) {
         self.write();
+        let cond = self.resolved(cond);
         self.opt.after = self.opt.liveness.after(cond.at).with(self.opt.pinned);
         self.opt.live = self.opt.after.with(cond.uses());
         let leaves = target.leaves && self.opt.on.exits;
@@ -119,6 +121,7 @@ impl<E: Encode> Fast<'_, E> {
         match compared {
             Compared::Registers(a, b) => self.e.branch(cond.op, cond.width, a, b, to, reach),
             Compared::Memory(op, size, addr, b) => self.e.branch_memory(op, size, addr, b, to, reach),
+            Compared::Byte(a, value) => self.e.branch_byte(cond.op, a, value, to, reach),
         }
     }
 
@@ -138,19 +141,24 @@ impl<E: Encode> Fast<'_, E> {
 
     /// The sides of a comparison; against a sum, what it is summed to is compared.
     pub(crate) fn compared(&mut self, cond: Cond) -> (E::Reg, Rhs<E::Reg>) {
+        let (a, b) = self.sides(cond);
+        (reg::<E>(a), right::<E>(b))
+    }
+
+    /// The registers whose contents are compared.
+    pub(super) fn sides(&mut self, cond: Cond) -> (Reg, Operand) {
         let Cond { op, width, lhs, rhs: right, .. } = cond;
         if let (CmpOp::Eq | CmpOp::Ne, Value::Sum { base: Some(base), index: None, disp }) = (op, self.opt.value(lhs))
-            && let Rhs::Imm(value) = self.right_side(width, right)
+            && let Operand::Imm(value) = self.right_source(width, right)
             && let Some(value) = value.checked_sub(disp)
         {
-            return (reg::<E>(base), Rhs::Imm(value));
+            return (base, Operand::Imm(value));
         }
-        self.right_side(width, right);
+        self.right_source(width, right);
         self.source_at(width, lhs);
         // Computing one may have computed the other; what is computed stands still.
-        let b = self.right_side(width, right);
-        let a = self.source_at(width, lhs);
-        (reg::<E>(a), b)
+        let b = self.right_source(width, right);
+        (self.source_at(width, lhs), b)
     }
 
     /// Begins the branch of `cond`.

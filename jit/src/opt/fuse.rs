@@ -21,6 +21,8 @@ pub(crate) enum Compared<R> {
     Registers(R, Rhs<R>),
     /// `*addr op b`, at a size.
     Memory(CmpOp, Size, Addr<R>, Rhs<R>),
+    /// The low byte of a register and a number.
+    Byte(R, u8),
 }
 
 fn operates(op: Bin) -> bool {
@@ -207,6 +209,13 @@ impl<E: Encode> Fast<'_, E> {
                 {
                     return Compared::Memory(op, at_width(size, width), addr, Rhs::Imm(imm));
                 }
+                if let (Value::Low { size: Size::B, of }, Ok(value)) = (self.opt.value(lhs), u8::try_from(imm))
+                    && E::MEMORY_OPERANDS
+                    && self.opt.on.fuse
+                    && compares(op, width, Size::B, Some(imm))
+                {
+                    return Compared::Byte(reg::<E>(of), value);
+                }
             }
             Operand::Reg(rhs) => {
                 let (left, right) = (self.waiting(lhs).is_some(), self.waiting(rhs).is_some());
@@ -232,7 +241,7 @@ impl<E: Encode> Fast<'_, E> {
         match self.opt.value(r) {
             Value::Load { size, at } => Some((size, at.addr(reg::<E>))),
             Value::Sum { .. } | Value::Const(_) | Value::Shift { .. } => None,
-            Value::Product { .. } | Value::Low { .. } => None,
+            Value::Product { .. } | Value::Low { .. } | Value::Truth { .. } => None,
         }
     }
 }

@@ -75,7 +75,7 @@ impl<E: Encode> Fast<'_, E> {
                     Some(From::Memory(at))
                 }
                 Value::Sum { .. } | Value::Shift { .. } | Value::Product { .. } => None,
-                Value::Low { .. } | Value::Load { .. } => None,
+                Value::Low { .. } | Value::Load { .. } | Value::Truth { .. } => None,
             },
         };
         if what(self).is_none() {

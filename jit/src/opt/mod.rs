@@ -12,6 +12,7 @@
 //! | stores next to each other → one wide store | `merge.rs` | `merge` |
 //! | a load as an operand of what takes it; load, operation and store as one | `fuse.rs` | `fuse` |
 //! | a branch over few operations → conditional move, or the condition as a number | `select.rs` | `select` |
+//! | a condition as a number: none, where it is asked for again or added | `truth.rs` | `select` |
 //! | a branch that the one before decided | `thread.rs` | `thread` |
 //! | the test of a loop at its end | `layout.rs` | `layout` |
 //! | stack slots in registers | `slots.rs` | `slots` |
@@ -43,6 +44,7 @@ mod slots;
 pub(crate) mod straight;
 mod sums;
 mod thread;
+mod truth;
 mod unroll;
 pub(crate) mod value;
 
@@ -483,7 +485,7 @@ impl<E: Encode> Fast<'_, E> {
         }
         self.write_if_through(r);
         let d = reg::<E>(r);
-        let (mut narrow, mut byte) = (false, false);
+        let (mut narrow, mut byte, mut bit) = (false, false, false);
         match value {
             Value::Sum { base: Some(base), index: None, disp: 0 } => {
                 self.e.mov(Width::W64, d, reg::<E>(base));
@@ -530,18 +532,25 @@ impl<E: Encode> Fast<'_, E> {
                 self.e.bin(Bin::Add, width, d, reg::<E>(of), Rhs::Reg(E::SPARE));
                 narrow = width == Width::W32;
             }
-            Value::Low { of } => {
-                self.e.mov(Width::W32, d, reg::<E>(of));
-                narrow = true;
+            Value::Low { size, of } => {
+                self.e.zero_extend(size, d, reg::<E>(of));
+                (narrow, byte) = (true, size == Size::B);
             }
             Value::Load { size, at } => {
                 self.e.load(size, false, d, at.addr(reg::<E>));
                 (narrow, byte) = (size != Size::D, size == Size::B);
             }
+            Value::Truth { op, width, lhs, rhs } => {
+                self.e.set(op, width, reg::<E>(lhs), truth::right::<E>(rhs), d);
+                (narrow, byte, bit) = (true, true, true);
+            }
         }
         self.defined(r, narrow);
         if byte {
             self.opt.set_byte(r);
+        }
+        if bit {
+            self.opt.set_bit(r);
         }
     }
 
@@ -563,8 +572,13 @@ impl<E: Encode> Fast<'_, E> {
 
     /// Settles what refers to the contents of `dst`, which are about to change.
     fn release(&mut self, dst: Reg) {
+        self.release_but(dst, dst);
+    }
+
+    /// All but one of it.
+    fn release_but(&mut self, dst: Reg, one: Reg) {
         self.write_if_through(dst);
-        for other in self.dependents(dst) {
+        for other in self.dependents(dst).filter(|other| *other != one) {
             self.settle(other);
         }
     }
@@ -600,7 +614,7 @@ impl<E: Encode> Fast<'_, E> {
     /// The register whose contents agree with the value of `r` in the low 32 bits.
     fn low(&mut self, r: Reg) -> Reg {
         match self.opt.value(r) {
-            Value::Low { of } => of,
+            Value::Low { size: Size::W, of } => of,
             _ => self.source(r),
         }
     }
@@ -613,7 +627,10 @@ impl<E: Encode> Fast<'_, E> {
     }
 
     pub(super) fn low_or_all(&mut self, size: Size, r: Reg) -> E::Reg {
-        let source = if size == Size::D { self.source(r) } else { self.low(r) };
+        let source = match self.opt.value(r) {
+            Value::Low { size: low, of } if low.bytes() >= size.bytes() => of,
+            _ => self.source(r),
+        };
         reg::<E>(source)
     }
 

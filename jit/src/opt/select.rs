@@ -153,6 +153,7 @@ impl<E: Encode> Fast<'_, E> {
         }
         self.opt.after = self.opt.liveness.after(chosen).with(self.opt.pinned);
         self.opt.live = self.opt.after.with(cond.uses()).with(insn.uses()).with(insn.defs());
+        let cond = self.resolved(cond);
         match insn {
             Insn::Alu { op: AluOp::Mov, width, dst, src: Operand::Imm(value) } if self.set(cond, dst, width, value) => {
             }
@@ -192,15 +193,7 @@ impl<E: Encode> Fast<'_, E> {
             _ => None,
         };
         let Some(cond) = holds else { return false };
-        for _ in 0..2 {
-            self.release(dst);
-            self.compared(cond);
-        }
-        let (a, b) = self.compared(cond);
-        self.e.set(cond.op, cond.width, a, b, reg::<E>(dst));
-        self.defined(dst, true);
-        self.opt.set_byte(dst);
-        self.opt.set_bit(dst);
+        self.assign_truth(cond, dst);
         true
     }
 
@@ -254,7 +247,7 @@ impl<E: Encode> Fast<'_, E> {
         match self.opt.value(src) {
             Value::Sum { base: Some(base), index: None, disp: 0 } => is(base),
             Value::Sum { .. } | Value::Const(_) | Value::Shift { .. } | Value::Product { .. } => false,
-            Value::Low { .. } | Value::Load { .. } => false,
+            Value::Low { .. } | Value::Load { .. } | Value::Truth { .. } => false,
         }
     }
 }

@@ -141,6 +141,7 @@ impl<E: Encode> Fast<'_, E> {
                 }
                 self.opt.rounds = false;
                 if alone {
+                    self.write();
                     self.settle_all(self.live_before(head));
                     self.spare(&spare, true, again);
                     self.opt.pinned = RegSet::EMPTY;

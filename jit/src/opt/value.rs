@@ -9,7 +9,7 @@
 //! computing a value may compute others, registers of the machine are asked for last.
 
 use rtbpf_isa::effects::RegSet;
-use rtbpf_isa::{Reg, Size, Width};
+use rtbpf_isa::{CmpOp, Operand, Reg, Size, Width};
 
 use crate::encode::Addr;
 
@@ -24,10 +24,12 @@ pub(crate) enum Value {
     Shift { width: Width, left: bool, of: Reg, by: u8 },
     /// `of + (of << shift)`, shifted by 1 to width - 1. The result of a 32-bit one is zero-extended.
     Product { width: Width, of: Reg, shift: u8 },
-    /// The low 32 bits, zero-extended.
-    Low { of: Reg },
+    /// The low bytes, up to four, zero-extended.
+    Low { size: Size, of: Reg },
     /// What memory holds, zero-extended; memory does not change before it is computed.
     Load { size: Size, at: Place },
+    /// 1 if `lhs op rhs`, else 0.
+    Truth { op: CmpOp, width: Width, lhs: Reg, rhs: Operand },
 }
 
 /// `base + (index << shift) + disp`, an address.
@@ -79,7 +81,9 @@ impl Value {
             }
             Value::Load { at, .. } => at.refs(),
             Value::Const(_) => RegSet::EMPTY,
-            Value::Shift { of, .. } | Value::Product { of, .. } | Value::Low { of } => RegSet::of(of),
+            Value::Shift { of, .. } | Value::Product { of, .. } | Value::Low { of, .. } => RegSet::of(of),
+            Value::Truth { lhs, rhs: Operand::Reg(rhs), .. } => RegSet::of(lhs).with(RegSet::of(rhs)),
+            Value::Truth { lhs, rhs: Operand::Imm(_), .. } => RegSet::of(lhs),
         }
     }
 
@@ -88,7 +92,7 @@ impl Value {
         match self.plus(off)? {
             Value::Sum { base: Some(base), index, disp } => Some(Place { base, index, disp }),
             Value::Sum { .. } | Value::Const(_) | Value::Shift { .. } | Value::Product { .. } => None,
-            Value::Low { .. } | Value::Load { .. } => None,
+            Value::Low { .. } | Value::Load { .. } | Value::Truth { .. } => None,
         }
     }
 
@@ -97,7 +101,7 @@ impl Value {
         match self {
             Value::Sum { base: Some(base), index: None, disp: 0 } => Some(base),
             Value::Sum { .. } | Value::Const(_) | Value::Shift { .. } | Value::Product { .. } => None,
-            Value::Low { .. } | Value::Load { .. } => None,
+            Value::Low { .. } | Value::Load { .. } | Value::Truth { .. } => None,
         }
     }
 
@@ -106,7 +110,11 @@ impl Value {
         match self {
             Value::Sum { base, index, disp } => Some(Value::Sum { base, index, disp: disp.checked_add(by)? }),
             Value::Const(value) => Some(Value::Const(value.wrapping_add(by as i64 as u64))),
-            Value::Shift { .. } | Value::Product { .. } | Value::Low { .. } | Value::Load { .. } => None,
+            Value::Shift { .. }
+            | Value::Product { .. }
+            | Value::Low { .. }
+            | Value::Load { .. }
+            | Value::Truth { .. } => None,
         }
     }
 
@@ -155,7 +163,7 @@ impl Value {
             }
             Value::Const(value) => Some(Value::Const(value.wrapping_shl(by.into()))),
             Value::Sum { .. } | Value::Shift { .. } | Value::Product { .. } => None,
-            Value::Low { .. } | Value::Load { .. } => None,
+            Value::Low { .. } | Value::Load { .. } | Value::Truth { .. } => None,
         }
     }
 
@@ -170,8 +178,8 @@ impl Value {
                 Some(Value::Sum { base, index, disp })
             }
             Value::Const(_) => Some(self),
-            Value::Shift { of, .. } | Value::Product { of, .. } | Value::Low { of } => (of != reg).then_some(self),
-            Value::Load { .. } => (!self.refs().contains(reg)).then_some(self),
+            Value::Shift { of, .. } | Value::Product { of, .. } | Value::Low { of, .. } => (of != reg).then_some(self),
+            Value::Load { .. } | Value::Truth { .. } => (!self.refs().contains(reg)).then_some(self),
         }
     }
 
@@ -181,7 +189,7 @@ impl Value {
             Value::Shift { width, left, of, by } => Some((width, left, of, by)),
             Value::Sum { base: None, index: Some((of, by)), disp: 0 } if by != 0 => Some((Width::W64, true, of, by)),
             Value::Sum { .. } | Value::Const(_) | Value::Product { .. } => None,
-            Value::Low { .. } | Value::Load { .. } => None,
+            Value::Low { .. } | Value::Load { .. } | Value::Truth { .. } => None,
         }
     }
 }

@@ -133,6 +133,45 @@ pub(super) fn set(e: &mut X64, cmp: CmpOp, w: Width, a: Gpr, b: Rhs<Gpr>, d: Gpr
     }
 }
 
+pub(super) fn branch_byte(e: &mut X64, cmp: CmpOp, a: Gpr, value: u8, to: Label, reach: Reach) {
+    match (cmp, value) {
+        (CmpOp::Eq | CmpOp::Ne, 0) => e.rm(Width::W32, op8(0x84), a as u8, Rm::Reg(a)),
+        _ => {
+            e.rm(Width::W32, op8(0x80), 7, Rm::Reg(a));
+            e.imm8(value as i8);
+        }
+    }
+    emit(e, Some(Cc::of(cmp)), to, reach);
+}
+
+/// The comparison whose carry, or the absence of it, is the truth of `a op b`: with its sides exchanged, or another number.
+pub(super) fn carried(op: CmpOp, b: Rhs<Gpr>) -> Option<(CmpOp, Rhs<Gpr>, bool)> {
+    let above = |value: i32| value.checked_add(1).filter(|above| *above != 0).map(Rhs::Imm);
+    match (op, b) {
+        (CmpOp::Lt | CmpOp::Ge, b) => Some((op, b, false)),
+        (CmpOp::Gt, Rhs::Reg(_)) => Some((CmpOp::Lt, b, true)),
+        (CmpOp::Le, Rhs::Reg(_)) => Some((CmpOp::Ge, b, true)),
+        (CmpOp::Gt, Rhs::Imm(value)) => Some((CmpOp::Ge, above(value)?, false)),
+        (CmpOp::Le, Rhs::Imm(value)) => Some((CmpOp::Lt, above(value)?, false)),
+        (CmpOp::Eq, Rhs::Imm(0)) => Some((CmpOp::Lt, Rhs::Imm(1), false)),
+        (CmpOp::Ne, Rhs::Imm(0)) => Some((CmpOp::Ge, Rhs::Imm(1), false)),
+        (CmpOp::Eq | CmpOp::Ne | CmpOp::Set, _) => None,
+        (CmpOp::Sgt | CmpOp::Sge | CmpOp::Slt | CmpOp::Sle, _) => None,
+    }
+}
+
+/// `adc d, 0`, or `sbb d, -1`.
+pub(super) fn add_truth(e: &mut X64, op_: CmpOp, compared: Width, a: Gpr, b: Rhs<Gpr>, w: Width, d: Gpr) {
+    let Some((cmp, b, exchanged)) = carried(op_, b) else { return };
+    match (b, exchanged) {
+        (Rhs::Reg(b), true) => compare(e, cmp, compared, b, Rhs::Reg(a)),
+        (b, _) => compare(e, cmp, compared, a, b),
+    }
+    let (extension, value) = if cmp == CmpOp::Lt { (2, 0) } else { (3, -1) };
+    e.rm(w, op(0x83), extension, Rm::Reg(d));
+    e.imm8(value);
+}
+
 fn compare(e: &mut X64, cmp: CmpOp, w: Width, a: Gpr, b: Rhs<Gpr>) {
     match b {
         Rhs::Reg(b) if cmp == CmpOp::Set => e.rr(w, 0x85, b, a),

@@ -338,6 +338,15 @@ impl Encode for X64 {
     fn branch_memory(&mut self, op: CmpOp, size: Size, addr: Mem, b: Rhs<Gpr>, to: Label, reach: Reach) {
         branch::branch_memory(self, op, size, addr, b, to, reach);
     }
+    fn branch_byte(&mut self, op: CmpOp, a: Gpr, value: u8, to: Label, reach: Reach) {
+        branch::branch_byte(self, op, a, value, to, reach);
+    }
+    fn adds_truth(op: CmpOp, _: Width, b: Rhs<Gpr>) -> bool {
+        branch::carried(op, b).is_some()
+    }
+    fn add_truth(&mut self, op: CmpOp, compared: Width, a: Gpr, b: Rhs<Gpr>, w: Width, d: Gpr) {
+        branch::add_truth(self, op, compared, a, b, w, d);
+    }
     fn select(&mut self, op: CmpOp, w: Width, a: Gpr, b: Rhs<Gpr>, d: Gpr, s: Gpr) {
         branch::select(self, op, w, a, b, d, s);
     }

@@ -121,6 +121,7 @@ impl Cpu {
             "eor" => arg(1) ^ arg(2),
             "csel" => arg(if self.holds(ops[3]) { 1 } else { 2 }),
             "cset" => self.holds(ops[1]).into(),
+            "cinc" => arg(1).wrapping_add(self.holds(ops[2]).into()),
             "lsl" => arg(1) << (arg(2) % bits),
             "lsr" => arg(1) >> (arg(2) % bits),
             "asr" => (signed(arg(1)) >> (arg(2) % bits)) as u64,
