@@ -107,6 +107,25 @@ fn copies_of_a_sum_are_linked_to_each_other_alone() {
 }
 
 #[test]
+fn a_number_left_out_is_forgotten_unless_it_was_a_bound() {
+    let twice = |x: i32, add: i32, y: i32| {
+        format!(
+            "call 7\n if w0 == {x} goto out\n w0 += {add}\n if w0 == {y} goto unread\nout:\n r0 = 0\n exit\nunread:\n
+             r0 = r5\n exit"
+        )
+    };
+    check(&twice(0, 0, 0), Ok(()));
+    check(&twice(-1, 0, -1), Ok(()));
+    check(&twice(5, 0, 5), EACCES);
+    check(&twice(0, 3, 3), EACCES);
+    // One that was left out elsewhere before is in nobody's way.
+    check(
+        "call 7\n if w0 == 5 goto out\n if w0 != 0 goto more\nout:\n r0 = 0\n exit\nmore:\n if w0 != 0 goto out\n r0 = r5\n exit",
+        Ok(()),
+    );
+}
+
+#[test]
 fn a_loop_in_which_live_numbers_stay_is_endless() {
     check("r6 = *(u32 *)(r1 + 0)\nagain:\n if r6 == 7 goto out\n goto again\nout:\n r0 = r6\n exit", EINVAL);
     check("r0 = *(u32 *)(r1 + 0)\n r7 = 0\nagain:\n r7 += 1\n if r7 != 9 goto again\n exit", Ok(()));

@@ -36,9 +36,15 @@ impl<const B: u32> Circle<B> {
         Circle::of(first, last.wrapping_sub(first) & Self::MAX)
     }
 
-    /// From `base`, `size + 1` numbers.
+    /// From `base`, `size + 1` numbers. All but one are an arc only where that moves a bound: elsewhere the hole decides
+    /// little, and would leave no room for one at a bound.
     const fn of(base: u64, size: u64) -> Circle<B> {
-        if size >= Self::MAX { Self::FULL } else { Circle { base: base & Self::MAX, size } }
+        let hole = base.wrapping_sub(1) & Self::MAX;
+        let is_bound = hole == 0 || hole == Self::MAX || hole == Self::SIGN || hole == Self::SIGN - 1;
+        if size < Self::MAX - 1 || size == Self::MAX - 1 && is_bound {
+            return Circle { base: base & Self::MAX, size };
+        }
+        Self::FULL
     }
 
     /// First member.
@@ -257,11 +263,7 @@ impl<const B: u32> Circle<B> {
 impl Circle<64> {
     /// The arc of the low halves.
     pub const fn low(self) -> Circle<32> {
-        if self.size >= u32::MAX as u64 {
-            Circle::FULL
-        } else {
-            Circle { base: self.base as u32 as u64, size: self.size }
-        }
+        Circle::<32>::of(self.base, self.size)
     }
 
     /// `self` with both ends moved inwards to numbers whose low half is in `low`; `None` when there is none.
