@@ -21,31 +21,34 @@ fn word(dst: Reg, value: u64) -> Insn {
 }
 
 /// A few instructions as compilers for versions without 32-bit arithmetic write them, and some that are none.
-fn idiom(rng: &mut Rng) -> Vec<Insn> {
+///
+/// Masks stand in R9: by `hoisted` bits all through, or as they are needed.
+fn idiom(rng: &mut Rng, hoisted: Option<i32>) -> Vec<Insn> {
     let (a, b) = (rng.one_of(&OPERANDS), rng.one_of(&OPERANDS));
     let width = rng.one_of(&[W64, W64, W32]);
     let by = rng.one_of(&[32, 32, 48, 56, 31, 33, 29, 16, 24]);
     let back = rng.one_of(&[AluOp::Rsh, AluOp::Arsh]);
-    let k = 1 + rng.below(31) as i32;
+    let k = hoisted.unwrap_or(1 + rng.below(31) as i32);
+    let bits = |k: i32| word(R9, u64::from(u32::MAX) << k & 0xffff_ffff);
+    let mask = |k: i32| if hoisted.is_some() { vec![] } else { vec![bits(k)] };
     match rng.below(14) {
         0 | 1 => vec![alu(AluOp::Lsh, W64, a, I(by)), alu(back, W64, a, I(by))],
         2 => vec![alu(AluOp::Lsh, W32, a, I(by & 31)), alu(back, W32, a, I(by & 31))],
-        3 => vec![
-            word(R9, u64::from(u32::MAX) << k & 0xffff_ffff),
-            alu(AluOp::And, W64, a, R(R9)),
-            alu(AluOp::Rsh, W64, a, I(k)),
-        ],
+        3 => {
+            let between = if rng.chance(2) { vec![alu(AluOp::Add, width, b, I(1))] } else { vec![] };
+            let masked = [alu(AluOp::And, rng.one_of(&[W64, W32]), a, R(R9))];
+            [mask(k), masked.to_vec(), between, vec![alu(AluOp::Rsh, width, a, I(k))]].concat()
+        }
         4 => vec![alu(AluOp::And, width, a, I(-1 << k)), alu(AluOp::Rsh, width, a, I(rng.below(64) as i32))],
         5 => {
-            let mask = u64::from(u32::MAX) << k & 0xffff_ffff;
-            vec![
-                alu(AluOp::Mov, W64, R2, R(a)),
-                word(R9, mask),
+            let moved = [alu(AluOp::Mov, W64, R2, R(a))];
+            let rotation = [
                 alu(AluOp::And, W64, R2, R(R9)),
                 alu(AluOp::Rsh, W64, R2, I(k)),
                 alu(AluOp::Lsh, W64, a, I(32 - k)),
                 alu(rng.one_of(&[AluOp::Or, AluOp::Xor, AluOp::Add]), W64, a, R(R2)),
-            ]
+            ];
+            [&moved[..], &mask(k), &rotation].concat()
         }
         6 => vec![alu(AluOp::Mov, rng.one_of(&[W32, W64]), a, R(b))],
         7 => vec![alu(
@@ -94,9 +97,11 @@ fn numbers_of_32_bits_in_wide_registers_agree() {
         let mut insns = [R2, R3, R4, R5, R7, R8, R9].map(|reg| word(reg, rng.word())).to_vec();
         insns.extend([-8, -16, -24].map(|off| Insn::Store { size: Size::D, base: R10, off, src: R(R3) }));
         insns.push(alu(AluOp::Mov, W64, R6, I(0)));
+        let hoisted = rng.chance(2).then(|| 1 + rng.below(31) as i32);
+        insns.extend(hoisted.map(|k| word(R9, u64::from(u32::MAX) << k & 0xffff_ffff)));
         let head = insns.len();
         for _ in 0..1 + rng.below(8) {
-            insns.extend(idiom(rng));
+            insns.extend(idiom(rng, hoisted));
         }
         // Some go round, and read what the round before left.
         insns.push(alu(AluOp::Add, W64, R6, I(1)));

@@ -16,11 +16,11 @@
 //! Where a rule rests on an upper half being zero, that counts as reading it.
 
 use rtbpf_isa::effects::{Flow, RegSet};
-use rtbpf_isa::{AluOp, CmpOp, Imm64, Insn, InsnIdx, Operand, Reg, Size, Swap, Width};
+use rtbpf_isa::{AluOp, CmpOp, Imm64, Insn, InsnIdx, Operand, Reg, Size, Subprog, Swap, Width};
 use rtbpf_verifier::VerifiedProgram;
 
 use super::narrow::Narrow;
-use super::{begins, lead, nothing};
+use super::{Lead, begins, falls, lead, nothing};
 
 /// The program's instructions in the widths that are wanted.
 pub(crate) fn fitted(program: &VerifiedProgram, insns: &[Insn]) -> Vec<Insn> {
@@ -28,13 +28,17 @@ pub(crate) fn fitted(program: &VerifiedProgram, insns: &[Insn]) -> Vec<Insn> {
     let lowering = program.lowering();
     let lowers = !lowering.ctx().is_empty();
     let moved = |at| lowers && lowering.at(at).is_some();
-    let (leads, _) = lead(insns, subprogs);
+    let (leads, sources) = lead(insns, subprogs);
     let narrow = Narrow::new(insns, subprogs, moved);
     let mut new = insns.to_vec();
     let mut block = Block { constants: [None; Reg::COUNT], signed: RegSet::EMPTY };
+    let mut around: Vec<Around> = Vec::new();
     for at in (0..insns.len()).map(|at| InsnIdx(at as u32)) {
         if begins(&leads, at) {
-            block = Block { constants: [None; Reg::COUNT], signed: RegSet::EMPTY };
+            around.retain(|around| at.0 <= around.last);
+            around.extend(block.around(insns, (&leads, &sources), subprogs, at));
+            let constants = around.last().map_or([None; Reg::COUNT], |around| around.constants);
+            block = Block { constants, signed: RegSet::EMPTY };
         }
         if !begins(&leads, at.next())
             && let Some(two) = new.get_mut(at.index()..at.index() + 2)
@@ -44,6 +48,18 @@ pub(crate) fn fitted(program: &VerifiedProgram, insns: &[Insn]) -> Vec<Insn> {
             two.copy_from_slice(&pair);
         }
         let Some(&insn) = new.get(at.index()) else { continue };
+        // A mask of what a shift loses.
+        if let Insn::Alu { op: AluOp::And, width, dst, src } = insn
+            && let Some((place, by)) = shifted(&new, &leads, at, dst)
+            && block.is_shifted_out(width, dst, src, by)
+            && let Some(shift) = new.get_mut(place)
+        {
+            *shift = Insn::Alu { op: AluOp::Rsh, width: Width::W32, dst, src: Operand::Imm(by as i32) };
+            if let Some(mask) = new.get_mut(at.index()) {
+                *mask = nothing(dst);
+            }
+            continue;
+        }
         // What was just loaded, and is extended from the size that was loaded.
         if let Some(before) = at.index().checked_sub(1)
             && !begins(&leads, at)
@@ -73,6 +89,27 @@ pub(crate) fn fitted(program: &VerifiedProgram, insns: &[Insn]) -> Vec<Insn> {
     new
 }
 
+/// Where `dst` is shifted to the right, and by how much, if that is the next that happens to it, near by.
+fn shifted(insns: &[Insn], leads: &[Lead], at: InsnIdx, dst: Reg) -> Option<(usize, u32)> {
+    const NEAR: u32 = 4;
+    for next in (at.0 + 1..=at.0 + NEAR).map(InsnIdx).take_while(|next| !begins(leads, *next)) {
+        match *insns.get(next.index())? {
+            Insn::Alu { op: AluOp::Rsh, dst: d, src: Operand::Imm(by), .. } if d == dst => {
+                return u32::try_from(by).ok().map(|by| (next.index(), by));
+            }
+            insn if insn.flow() != Flow::Next || insn.uses().with(insn.defs()).contains(dst) => return None,
+            _ => {}
+        }
+    }
+    None
+}
+
+/// A loop, and the masks that stand in registers all through it.
+struct Around {
+    last: u32,
+    constants: [Option<u64>; Reg::COUNT],
+}
+
 /// What is known within a block.
 struct Block {
     constants: [Option<u64>; Reg::COUNT],
@@ -81,6 +118,35 @@ struct Block {
 }
 
 impl Block {
+    /// The loop that begins at `at`, behind this block and entered nowhere else, if it keeps masks of 32 bits.
+    fn around(
+        &self,
+        insns: &[Insn],
+        (leads, sources): (&[Lead], &[(u32, u32)]),
+        subprogs: &[Subprog],
+        at: InsnIdx,
+    ) -> Option<Around> {
+        let is_mask =
+            |value: &Option<u64>| value.is_some_and(|value| value > i32::MAX as u64 && value <= u32::MAX.into());
+        if leads.get(at.index()) != Some(&Lead::Loop) || !self.constants.iter().any(is_mask) || !falls(insns, at) {
+            return None;
+        }
+        let last = sources.get(at.index())?.1;
+        // Places without jumps to them have sources in the wrong order.
+        let inside = |(first, end): &(u32, u32)| first > end || *first >= at.0 && *end <= last;
+        let called = subprogs.iter().any(|subprog| (at.0..=last).contains(&subprog.start.0));
+        if called || !sources.get(at.index()..=last as usize)?.iter().all(inside) {
+            return None;
+        }
+        let mut constants = self.constants;
+        for reg in
+            insns.get(at.index()..=last as usize)?.iter().fold(RegSet::EMPTY, |all, insn| all.with(insn.defs())).iter()
+        {
+            constants[reg.index()] = None;
+        }
+        Some(Around { last, constants })
+    }
+
     fn value(&self, operand: Operand) -> Option<u64> {
         match operand {
             Operand::Imm(value) => Some(value as i64 as u64),
@@ -141,16 +207,15 @@ impl Block {
                 };
                 Some([one, nothing(dst)])
             }
-            // A shift that loses what the mask cleared.
-            (AluOp::And, mask, AluOp::Rsh) if mask != Operand::Reg(dst) && (1..32).contains(&back) => {
-                let mask = self.value(mask)?;
-                let mask = if width == Width::W32 { mask as u32 as u64 } else { mask };
-                let whole = mask | ((1 << back) - 1) == u32::MAX as u64;
-                let shift = Insn::Alu { op: AluOp::Rsh, width: Width::W32, dst, src: Operand::Imm(back) };
-                whole.then_some([nothing(dst), shift])
-            }
             _ => None,
         }
+    }
+
+    /// Whether a mask of `dst` clears what a shift to the right by `by` at 32 bits loses or has not, and no more.
+    fn is_shifted_out(&self, width: Width, dst: Reg, mask: Operand, by: u32) -> bool {
+        let Some(mask) = self.value(mask).filter(|_| mask != Operand::Reg(dst)) else { return false };
+        let mask = if width == Width::W32 { mask as u32 as u64 } else { mask };
+        (1..32).contains(&by) && mask | ((1 << by) - 1) == u32::MAX as u64
     }
 
     /// `insn` at 32 bits, where it does the same to numbers that have no more. `narrow` are registers without bits above 31.
