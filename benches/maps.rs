@@ -29,14 +29,21 @@ const SAMPLES: usize = 31;
 /// Keys are drawn from `keys`, a power of two, in an order that no cache guesses.
 fn case(name: &str, spec: MapSpec, keys: usize, operation: &str) -> Case {
     let key = spec.key_size;
+    // Addresses of one network, and prefixes of its parts.
+    let dense = name.contains("/24");
     let text = format!(
         "r6 = 0\n r7 = 0\nagain:\n r7 *= 1664525\n r7 += 1013904223\n r1 = r7\n r1 >>= 16\n r1 &= {}\n \
          *(u64 *)(r10 - 24) = r1\n *(u64 *)(r10 - 16) = r1\n *(u64 *)(r10 - 8) = r1\n {}\n{operation}\n \
          r6 += 1\n if r6 != {ROUNDS} goto again\n r0 = 0\n exit",
         keys - 1,
-        if spec.kind == MapKind::LpmTrie { "*(u32 *)(r10 - 8) = 32\n *(u32 *)(r10 - 4) = r1" } else { "" },
+        match spec.kind {
+            MapKind::LpmTrie if dense => "*(u32 *)(r10 - 8) = 32\n r1 <<= 8\n r1 |= 10\n *(u32 *)(r10 - 4) = r1",
+            MapKind::LpmTrie => "*(u32 *)(r10 - 8) = 32\n *(u32 *)(r10 - 4) = r1",
+            _ => "",
+        },
     );
     let key_of = |i: u64| match spec.kind {
+        MapKind::LpmTrie if dense => [&24u32.to_le_bytes()[..], &((i << 8) as u32 | 10).to_le_bytes()].concat(),
         MapKind::LpmTrie => [&32u32.to_le_bytes()[..], &(i as u32).to_le_bytes()].concat(),
         _ => i.to_le_bytes()[..key as usize].to_vec(),
     };
@@ -83,6 +90,7 @@ fn cases() -> Vec<Case> {
         case("lru update of 512", spec(MapKind::LruHash, 8, 16, 1024), 512, UPDATE),
         case("lru update with eviction", spec(MapKind::LruHash, 8, 16, 1024), 1 << 16, UPDATE),
         case("lpm lookup of 512", lpm(), 512, LOOKUP),
+        case("lpm lookup of 512 parts, /24", lpm(), 512, LOOKUP),
         case("queue push and pop", spec(MapKind::Queue, 0, 8, 64), 512, &pair(PUSH, POP)),
         case("stack push and pop", spec(MapKind::Stack, 0, 8, 64), 512, &pair(PUSH, POP)),
         // Nobody reads, so there is room for all runs.

@@ -273,6 +273,13 @@ impl<'a> ProgBytes<'a> {
         (self.len >= 8).then(|| unsafe { load_u64(self.ptr) })
     }
 
+    /// The same, by its halves: programs that wrote those one by one would wait for both to be in memory.
+    #[inline]
+    pub fn first_halves(&self) -> Option<u64> {
+        // SAFETY: readable by construction.
+        (self.len >= 8).then(|| unsafe { u64::from(load_u32(self.ptr)) | u64::from(load_u32(self.ptr.add(4))) << 32 })
+    }
+
     /// A copy of the first `N`; what is missing reads as 0.
     #[inline]
     pub fn to_array<const N: usize>(&self) -> [u8; N] {

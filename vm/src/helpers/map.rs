@@ -41,7 +41,7 @@ pub(crate) fn lookup(cx: &mut Cx<'_>) -> u64 {
     let Ok(map) = cx.map(1) else { return 0 };
     let found = match cx.head(1).spec().key_size {
         4 => cx.bytes(2, 4).first_u32().and_then(|key| map.lookup_u32(cx.run_cx_ref(), key)),
-        8 => cx.bytes(2, 8).first_u64().and_then(|key| map.lookup_u64(cx.run_cx_ref(), key)),
+        8 => cx.bytes(2, 8).first_halves().and_then(|key| map.lookup_u64(cx.run_cx_ref(), key)),
         size => return lookup_bytes(cx.again(), map, size as usize),
     };
     found.map_or(0, ValuePtr::addr)

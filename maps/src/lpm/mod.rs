@@ -5,11 +5,14 @@
 //! type-stable nodes. A node taken out keeps its links, so that a reader who stands on it goes on; a reader looks again
 //! when a node was reused meanwhile.
 //!
-//! The first 8 bits are not walked: a table leads behind them, and knows the longest prefix among them.
+//! Lookups of whole keys begin with tables ([`jumps`]), which lead behind the first 8 bits, and behind the next ones where
+//! many prefixes share those.
+
+mod jumps;
 
 use std::any::Any;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicU32, Ordering, fence};
 
 use rtbpf_abi::Errno;
 use rtbpf_rt::freelist::{FreeLists, Links};
@@ -22,6 +25,7 @@ use crate::hash::{admit, bump};
 use crate::head::Head;
 use crate::map::{Map, MapError, UpdateFlags, Visit, update};
 use crate::slab::{Pages, Slab};
+use jumps::{BITS, DENSE, Entry, FAN, Jumps};
 
 /// Node index + 1 of the two children; 0 where there is none.
 const CHILD: [usize; 2] = [0, 4];
@@ -31,8 +35,6 @@ const PREFIX: usize = 12;
 const HEADER: usize = 16;
 /// A node without a value.
 const JOIN: u32 = 1 << 31;
-/// Bits that lookups do not walk.
-const JUMP: u32 = 8;
 /// How often a lookup looks again at most. Each time an update has come between, which takes longer than a lookup.
 const LOOKS: u32 = 64;
 
@@ -51,9 +53,8 @@ pub(crate) struct Lpm<L> {
     /// Protects all links. Taken by updates and deletes, under no other lock; before the free list.
     lock: L,
     root: AtomicU32,
-    /// Where lookups begin, by the first [`JUMP`] bits of a key that has as many: the link to the first node that has
-    /// them (low half) and to the last node with a value that has fewer (high half). Written under the lock.
-    jumps: Box<[AtomicU64]>,
+    /// Where lookups of whole keys begin.
+    jumps: Jumps,
     /// Counts nodes that are used again: what a walk found meanwhile may be another's.
     reused: AtomicU32,
     nodes: Nodes,
@@ -81,6 +82,11 @@ impl Prefix<'_> {
     }
 }
 
+/// The first `bits` bits of `word`, fewer than 64, and then `byte`.
+fn behind(word: u64, bits: u32, byte: u8) -> u64 {
+    word & !(u64::MAX >> bits) | u64::from(byte) << (64 - BITS) >> bits
+}
+
 fn bit(data: &[u8], at: u32) -> usize {
     data.get(at as usize / 8).map_or(0, |byte| usize::from(byte >> (7 - at % 8) & 1))
 }
@@ -98,7 +104,7 @@ impl<L: Lock> Lpm<L> {
             shape: Shape::of(spec),
             lock: L::default(),
             root: AtomicU32::new(0),
-            jumps: (0..1 << JUMP).map(|_| AtomicU64::new(0)).collect(),
+            jumps: Jumps::new(spec.max_entries)?,
             reused: AtomicU32::new(0),
             nodes: Nodes(nodes),
             free: FreeLists::new(head.slots()),
@@ -154,9 +160,10 @@ impl<L: Lock> Lpm<L> {
         usize::from(byte[0] >> (7 - at % 8) & 1)
     }
 
-    /// The first byte of a node's data.
-    fn first_of(&self, node: u32) -> u8 {
-        (u64::from_be(self.cell(node).load_u64(HEADER)) >> 56) as u8
+    /// The first 64 bits of a node's data, the first bit on top.
+    fn word_of(&self, node: u32) -> u64 {
+        // Data is followed by zeroes up to a multiple of 8, so its first word is always there.
+        u64::from_be(self.cell(node).load_u64(HEADER))
     }
 
     fn value_of(&self, node: u32) -> Cell<'_> {
@@ -215,29 +222,53 @@ impl<L: Lock> Lpm<L> {
         self.walk(key)
     }
 
-    #[inline]
+    #[inline(always)]
     fn walk(&self, key: Prefix<'_>) -> Option<u32> {
+        let (link, found) = if key.len >= self.max_prefix() { self.jump(key) } else { (self.start(), 0) };
         match self.data_bytes {
-            0..=8 => self.walk_by(key, |cell, len| {
+            0..=8 => self.walk_by(key, link, found, |cell, len| {
                 // What agrees up to `len` has nothing but zeroes there. Data is followed by zeroes up to 8 bytes.
                 let differ = u64::from_be(cell.load_u64(HEADER)) ^ key.word;
                 differ.leading_zeros() >= len
             }),
-            _ => self.walk_by(key, |cell, len| self.matching_in(cell, len, key) >= len),
+            _ => self.walk_long(key, link, found),
         }
     }
 
-    /// The last node with a value on the path of prefixes that hold; `holds` is asked about no more bits than `key` has.
-    #[inline(always)]
-    fn walk_by(&self, key: Prefix<'_>, holds: impl Fn(Cell<'_>, u32) -> bool) -> Option<u32> {
-        let most = self.max_prefix().min(key.len);
+    #[inline(never)]
+    fn walk_long(&self, key: Prefix<'_>, link: u32, found: u32) -> Option<u32> {
+        self.walk_by(key, link, found, |cell, len| self.matching_in(cell, len, key) >= len)
+    }
+
+    fn start(&self) -> u32 {
         point();
-        let (mut link, mut found) = if key.len < JUMP {
-            (self.root.load(Ordering::Acquire), 0)
-        } else {
-            let jump = self.jumps[(key.word >> (64 - JUMP)) as usize].load(Ordering::Acquire);
-            (jump as u32, (jump >> 32) as u32)
-        };
+        self.root.load(Ordering::Acquire)
+    }
+
+    /// The link to the first node that tables say nothing of, on the path of a whole key, and to the last one with a value
+    /// before it.
+    #[inline(always)]
+    fn jump(&self, key: Prefix<'_>) -> (u32, u32) {
+        let (mut table, mut found, mut word) = (0, 0, key.word);
+        loop {
+            let entry = self.jumps.get(table, (word >> (64 - BITS)) as u8);
+            found = if entry.found == 0 { found } else { entry.found };
+            let Some(next) = entry.table() else { return (entry.next, found) };
+            (table, word) = (next, word << BITS);
+        }
+    }
+
+    /// The last node with a value on the path of prefixes that hold, from `link` on; `found` is the one before. `holds` is
+    /// asked about no more bits than `key` has.
+    #[inline(always)]
+    fn walk_by(
+        &self,
+        key: Prefix<'_>,
+        mut link: u32,
+        mut found: u32,
+        holds: impl Fn(Cell<'_>, u32) -> bool,
+    ) -> Option<u32> {
+        let most = self.max_prefix().min(key.len);
         // Prefixes grow along a path, so a torn walk ends by this count.
         let mut steps = self.max_prefix() + 2;
         while link != 0 {
@@ -257,31 +288,74 @@ impl<L: Lock> Lpm<L> {
         found.checked_sub(1)
     }
 
-    /// Brings the jumps of keys that begin like `key` up to date: after a change of its node, before what left the trie
-    /// is free. Under the lock.
+    /// Brings the tables up to date after a change of `key`'s node, before what left the trie is free. Under the lock.
     fn refresh(&self, key: Prefix<'_>) {
-        let open = JUMP.saturating_sub(key.len);
-        let low = (key.word >> (64 - JUMP)) as usize >> open << open;
-        for (byte, jump) in self.jumps.iter().enumerate().skip(low).take(1 << open) {
-            jump.store(self.jump_of(byte as u8), Ordering::Release);
+        let (mut table, mut bits) = (0, 0);
+        let first = |bits: u32| (key.word << bits >> (64 - BITS)) as u8;
+        // Tables for more bits than the prefix has are none of its business, and entries before them do not change.
+        while key.len >= bits + BITS
+            && let Some(next) = self.jumps.get(table, first(bits)).table()
+        {
+            (table, bits) = (next, bits + BITS);
+        }
+        let open = (bits + BITS).saturating_sub(key.len);
+        let low = u32::from(first(bits)) >> open << open;
+        for byte in (low..low + (1 << open)).map(|byte| byte as u8) {
+            let word = behind(key.word, bits, byte);
+            let old = self.jumps.get(table, byte);
+            let mut entry = self.entry_of(self.start(), word, bits);
+            if old.table().is_some() {
+                entry.next = old.next;
+            } else if let Some(dense) = self.spread(entry.next, word, bits + BITS) {
+                entry.next = dense;
+            }
+            self.jumps.set(table, byte, entry);
         }
     }
 
-    /// The jump of keys whose first byte is `byte`.
-    fn jump_of(&self, byte: u8) -> u64 {
-        let (mut link, mut found) = (&self.root, 0);
-        while let Some(node) = Self::follow(link) {
+    /// What keys find that begin with the first `bits` + 8 bits of `word`, in a table behind `bits` of them. The walk goes
+    /// from `link`, a node on their path.
+    fn entry_of(&self, mut link: u32, word: u64, bits: u32) -> Entry {
+        let mut found = 0;
+        while let Some(node) = link.checked_sub(1) {
             let (len, joins) = self.prefix_of(node);
-            if (self.first_of(node) ^ byte).leading_zeros() < len.min(JUMP) {
+            if (self.word_of(node) ^ word).leading_zeros() < len.min(bits + BITS) {
                 break;
             }
-            if len >= JUMP {
-                return found << 32 | u64::from(node + 1);
+            if len >= bits + BITS {
+                return Entry { found, next: link };
             }
-            found = if joins { found } else { u64::from(node + 1) };
-            link = self.child(node, usize::from(byte >> (7 - len) & 1));
+            found = if joins || len < bits { found } else { link };
+            link = self.child(node, (word >> (63 - len) & 1) as usize).load(Ordering::Relaxed);
         }
-        found << 32
+        Entry { found, next: 0 }
+    }
+
+    /// A table for what is at `link`, whose first `bits` bits are `word`'s, if that is much; its link.
+    fn spread(&self, link: u32, word: u64, bits: u32) -> Option<u32> {
+        // Keys are taken apart as one word.
+        let is_short = bits + BITS <= self.max_prefix().min(64);
+        if !is_short || self.values_below(link, DENSE) < DENSE {
+            return None;
+        }
+        let (table, own) = self.jumps.take()?;
+        for byte in 0..FAN as u32 {
+            self.jumps.set(table, byte as u8, self.entry_of(link, behind(word, bits, byte as u8), bits));
+        }
+        Some(own)
+    }
+
+    /// Nodes with values at `link` and below, where they are fewer than [`DENSE`]. So many nodes in a row have as many: a
+    /// node without one has two branches.
+    fn values_below(&self, link: u32, depth: u32) -> u32 {
+        let Some(node) = link.checked_sub(1) else { return 0 };
+        if depth == 0 {
+            return DENSE;
+        }
+        let own = u32::from(!self.prefix_of(node).1);
+        self.children_of(node)
+            .into_iter()
+            .fold(own, |sum, child| if sum >= DENSE { sum } else { sum + self.values_below(child, depth - 1) })
     }
 
     /// The link under which `key`'s node is, or would be put.
@@ -489,6 +563,17 @@ impl<L: Lock + 'static> Map for Lpm<L> {
         Some(self.value_of(self.longest(key)?).value_ptr())
     }
 
+    fn lookup_u64(&self, _: &RunCx, key: u64) -> Option<ValuePtr> {
+        // A length, and 4 bytes of data: most tries are of addresses.
+        let bytes = key.to_le_bytes();
+        let (len, word) = (key as u32, u64::from((key >> 32) as u32).swap_bytes());
+        let key = Prefix { len, data: &bytes[4..], word };
+        if self.data_bytes != 4 || len > 32 {
+            return None;
+        }
+        Some(self.value_of(self.longest(key)?).value_ptr())
+    }
+
     fn update(&self, cx: &RunCx, key: KeyRef<'_>, value: ProgBytes<'_>, flags: UpdateFlags) -> Result<(), MapError> {
         if flags > update::EXIST {
             return Err(Errno::EINVAL.into());
@@ -527,5 +612,76 @@ impl<L: Lock + 'static> Map for Lpm<L> {
 
     fn as_any(&self) -> &dyn Any {
         self
+    }
+}
+
+#[cfg(all(test, not(shuttle)))]
+mod tests {
+    use super::*;
+    use rtbpf_abi::{MapKind, MapSpec};
+    use rtbpf_rt::RawLock;
+
+    const CX: RunCx = RunCx::CONTROL;
+
+    fn trie(data_bytes: u32, entries: u32) -> Lpm<RawLock> {
+        Lpm::new(Head::new(MapSpec::new(MapKind::LpmTrie, 4 + data_bytes, 8, entries), 2)).expect("there is memory")
+    }
+
+    /// A number below `n`, from a generator that no test changes.
+    fn below(state: &mut u64, n: u64) -> u64 {
+        *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (*state >> 33) % n
+    }
+
+    /// Prefixes that share their first bits, so that tables come into being and change.
+    #[test]
+    fn dense_tries_answer_like_a_search_of_all_prefixes() {
+        for data_bytes in [1, 3, 4, 8, 9, 16] {
+            let trie = trie(data_bytes, 600);
+            let mut model: Vec<(u32, Vec<u8>, u64)> = Vec::new();
+            let mut state = u64::from(data_bytes);
+            let matches = |len: u32, a: &[u8], b: &[u8]| (0..len).all(|at| bit(a, at) == bit(b, at));
+            for step in 0..6_000u64 {
+                let max = u64::from(data_bytes) * 8;
+                let len = if below(&mut state, 3) == 0 { max } else { below(&mut state, max + 1) } as u32;
+                let mut data = vec![0; data_bytes as usize];
+                let random = below(&mut state, data_bytes.into()) as usize;
+                data[random] = below(&mut state, 256) as u8;
+                data[below(&mut state, data_bytes.into()) as usize] |= [0, 1, 0x80, 7][below(&mut state, 4) as usize];
+                let key = [&len.to_le_bytes()[..], &data].concat();
+                let known = model.iter().position(|(l, d, _)| *l == len && matches(len, d, &data));
+                match below(&mut state, 8) {
+                    0..3 => {
+                        let done = trie.update(&CX, &key, step.to_le_bytes()[..].into(), 0).is_ok();
+                        assert_eq!(done, known.is_some() || model.len() < 600, "{data_bytes}, step {step}");
+                        if let Some(known) = known {
+                            model.remove(known);
+                        }
+                        if done {
+                            model.push((len, data, step));
+                        }
+                    }
+                    3 => {
+                        assert_eq!(trie.delete(&CX, &key).is_ok(), known.is_some(), "{data_bytes}, step {step}");
+                        if let Some(known) = known {
+                            model.remove(known);
+                        }
+                    }
+                    _ => {
+                        let fit = model.iter().filter(|(l, d, _)| *l <= len && matches(*l, d, &data));
+                        let best = fit.max_by_key(|(l, ..)| *l).map(|(.., value)| value.to_le_bytes().to_vec());
+                        let mut value = Vec::new();
+                        let found = trie.read(&CX, &key, 0, &mut value).ok().map(|()| value);
+                        assert_eq!(found, best, "{data_bytes}, step {step}, {key:?}");
+                        let same = key[..].try_into().map(u64::from_le_bytes).map(|key| trie.lookup_u64(&CX, key));
+                        if let Ok(same) = same {
+                            assert_eq!(same, trie.lookup(&CX, &key));
+                        }
+                    }
+                }
+            }
+            let tables = trie.jumps.in_use();
+            assert!(data_bytes == 1 || tables > 2, "{data_bytes}: {tables} tables");
+        }
     }
 }
