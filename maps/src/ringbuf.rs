@@ -13,15 +13,17 @@ use std::any::Any;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use rtbpf_abi::Errno;
+use rtbpf_rt::RunCx;
+use rtbpf_rt::doorbell::Doorbell;
 use rtbpf_rt::ring::{self, BUSY, DISCARD, HEADER, Ring};
-use rtbpf_rt::{Class, Lock, RawLock, RunCx};
 
 use crate::access::{Cell, KeyRef, ProgBytes, ValuePtr};
 use crate::head::Head;
 use crate::map::{Map, MapError, UpdateFlags};
-use crate::slab::{Pages, Region};
+use crate::slab::{Mirrored, Pages};
 
 /// Pages in front of the data, as a header counts them: the map itself, consumer page, producer page.
 const PAGES_BEFORE: u64 = 3;
@@ -47,58 +49,46 @@ pub mod query {
 /// A ring buffer.
 pub struct Ringbuf {
     head: Head,
-    /// Protects the producer position. Taken at any level, under no other lock; never held while a record is written.
-    lock: RawLock,
-    data: Region,
+    data: Mirrored,
     producer: AtomicU64,
     pending: AtomicU64,
     consumer: AtomicU64,
-    /// Counts notifications; a reader that sleeps waits on it as a futex.
-    doorbell: AtomicU32,
+    /// What a reader that sleeps waits for.
+    doorbell: Doorbell,
 }
 
 impl Ringbuf {
     pub(crate) fn new(head: Head, pages: Pages) -> Result<Ringbuf, MapError> {
-        let data = Region::mirrored(head.spec().max_entries as usize, pages)?;
+        let data = Mirrored::new(head.spec().max_entries, pages)?;
         let word = || AtomicU64::new(0);
         let (producer, pending, consumer) = (word(), word(), word());
-        let doorbell = AtomicU32::new(0);
-        Ok(Ringbuf { head, lock: RawLock::default(), data, producer, pending, consumer, doorbell })
+        let doorbell = Doorbell::default();
+        Ok(Ringbuf { head, data, producer, pending, consumer, doorbell })
     }
 
     /// The `len` bytes at position `at`; `len` may not exceed the ring.
     #[inline]
     fn bytes_at(&self, at: u64, len: u64) -> Cell<'_> {
-        self.data.cell(self.offset(at) as usize, len as usize)
+        self.data.cell(at, len)
     }
 
     /// Room for a record of `size` bytes; `None` when there is none. The caller submits or discards it.
     ///
     /// Semantics: `bpf_ringbuf_reserve`, bpf-helpers(7).
     #[inline]
-    pub fn reserve(&self, cx: &RunCx, size: u64, flags: u64) -> Option<ValuePtr> {
+    pub fn reserve(&self, _: &RunCx, size: u64, flags: u64) -> Option<ValuePtr> {
         if flags != 0 {
             return None;
         }
-        let at = self.reserve_at(cx, size)?;
+        let at = self.reserve_at(size)?;
         // A zero-length record still has an address: that of what follows it.
-        Some(self.data.cell((self.offset(at) + HEADER) as usize, size as usize).value_ptr())
-    }
-
-    /// Where position `at` is in the data.
-    #[inline]
-    fn offset(&self, at: u64) -> u64 {
-        at & (self.size() - 1)
+        Some(self.bytes_at(at, HEADER + size).part(HEADER as usize, size as usize).value_ptr())
     }
 
     #[inline(always)]
-    fn reserve_at(&self, cx: &RunCx, size: u64) -> Option<u64> {
+    fn reserve_at(&self, size: u64) -> Option<u64> {
         let len = u32::try_from(size).ok().filter(|len| *len < DISCARD)?;
-        let _held = self.lock.lock(cx, Class::Ringbuf).ok()?;
-        ring::reserve(self, len, |at| {
-            let pages = (self.offset(at) / PAGE + PAGES_BEFORE) as u32;
-            self.bytes_at(at, HEADER).atomic_u32(4).store(pages, Ordering::Relaxed);
-        })
+        ring::reserve(self, len, |at| (self.data.offset(at) / PAGE + PAGES_BEFORE) as u32)
     }
 
     #[inline]
@@ -111,14 +101,14 @@ impl Ringbuf {
             _ => true,
         };
         if tells {
-            self.doorbell.fetch_add(1, Ordering::Release);
+            self.doorbell.ring();
         }
     }
 
     /// Position of the record whose bytes are at `sample`, when that is one that was reserved here.
     #[inline]
     fn position_of(&self, sample: u64) -> Option<u64> {
-        let off = self.data.offset_of(sample.checked_sub(HEADER)?)? as u64;
+        let off = self.data.region().offset_of(sample.checked_sub(HEADER)?)? as u64;
         let off = off & (self.size() - 1);
         let busy = off.is_multiple_of(8) && self.header(off).load(Ordering::Relaxed) & BUSY != 0;
         busy.then_some(off)
@@ -142,12 +132,12 @@ impl Ringbuf {
     }
 
     /// Copies a record in (`bpf_ringbuf_output`): EINVAL for unknown flags, EAGAIN without room.
-    pub fn output(&self, cx: &RunCx, record: ProgBytes<'_>, flags: u64) -> Result<(), MapError> {
+    pub fn output(&self, _: &RunCx, record: ProgBytes<'_>, flags: u64) -> Result<(), MapError> {
         if flags & !(wakeup::NO | wakeup::FORCE) != 0 {
             return Err(Errno::EINVAL.into());
         }
         let size = record.len() as u64;
-        let at = self.reserve_at(cx, size).ok_or(Errno::EAGAIN)?;
+        let at = self.reserve_at(size).ok_or(Errno::EAGAIN)?;
         self.bytes_at(at, HEADER + size).part(HEADER as usize, size as usize).fill(record);
         self.commit(at, flags, false);
         Ok(())
@@ -187,9 +177,26 @@ impl Ringbuf {
         shown
     }
 
-    /// The word that counts notifications, for a reader that sleeps.
+    /// Sleeps until a producer tells of a record, for `timeout` at most (`None`: for ever); whether one can be read now. As
+    /// `poll` of the map's descriptor: records whose producers ask for no notification do not end the sleep.
+    pub fn wait(&self, timeout: Option<Duration>) -> bool {
+        let until = timeout.map(|timeout| Instant::now() + timeout);
+        loop {
+            let seen = self.doorbell.seen();
+            if ring::oldest(self).is_some() {
+                return true;
+            }
+            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+            if left.is_some_and(|left| left.is_zero()) {
+                return false;
+            }
+            self.doorbell.sleep(seen, left);
+        }
+    }
+
+    /// The word that counts notifications, for a reader that sleeps in its own way.
     pub fn doorbell(&self) -> &AtomicU32 {
-        &self.doorbell
+        self.doorbell.rings()
     }
 }
 
@@ -199,7 +206,7 @@ impl Ring for Ringbuf {
 
     #[inline]
     fn size(&self) -> u64 {
-        u64::from(self.head.spec().max_entries)
+        self.data.size()
     }
 
     #[inline]
@@ -219,7 +226,18 @@ impl Ring for Ringbuf {
 
     #[inline]
     fn header(&self, at: u64) -> &AtomicU32 {
-        self.bytes_at(at, HEADER).atomic_u32(0)
+        self.data.half(at, false)
+    }
+
+    #[inline]
+    fn stamp(&self, at: u64) -> &AtomicU32 {
+        self.data.half(at, true)
+    }
+
+    fn clear(&self, at: u64, footprint: u64) {
+        // A length may be anything where somebody moved a position.
+        let bytes = footprint.min(self.size());
+        self.bytes_at(at, bytes).part(HEADER as usize, (bytes - HEADER) as usize).zero();
     }
 }
 
@@ -257,7 +275,7 @@ impl Map for Ringbuf {
     }
 
     fn memory(&self) -> Vec<Range<u64>> {
-        self.data.ranges()
+        self.data.region().ranges()
     }
 
     fn as_any(&self) -> &dyn Any {
@@ -336,11 +354,36 @@ mod tests {
     }
 
     #[test]
+    fn a_reader_sleeps_until_a_record_comes_and_no_longer_than_it_may() {
+        let ring = ring();
+        assert!(!ring.wait(Some(Duration::from_millis(1))));
+        let read = std::thread::scope(|scope| {
+            let reader = scope.spawn(|| {
+                let mut read = Vec::new();
+                while read.len() < 500 {
+                    assert!(ring.wait(None), "only a record ends it");
+                    read.extend(records(&ring));
+                }
+                read
+            });
+            for at in 0..500u32 {
+                while ring.output(&CX, at.to_le_bytes()[..].into(), 0).is_err() {
+                    std::thread::yield_now();
+                }
+            }
+            reader.join().expect("no panic")
+        });
+        assert_eq!(read, (0..500u32).map(|at| at.to_le_bytes().to_vec()).collect::<Vec<_>>());
+        ring.output(&CX, [1][..].into(), wakeup::NO).expect("room");
+        assert!(ring.wait(None), "it is there, told or not");
+    }
+
+    #[test]
     fn foreign_addresses_and_moved_positions_do_no_harm() {
         let ring = ring();
         ring.submit(0, 0);
         ring.submit(u64::MAX, 0);
-        ring.discard(ring.data.address() + 3, 0);
+        ring.discard(ring.data.region().address() + 3, 0);
         let record = ring.reserve(&CX, 64, 0).expect("room");
         ring.consumer.store(u64::MAX - 7, Ordering::Relaxed);
         assert!(ring.reserve(&CX, 4048, 0).is_none(), "would overwrite the busy record");

@@ -23,6 +23,53 @@ pub(crate) enum Pages {
     OnTouch,
 }
 
+/// Memory of a ring, which appears twice in a row, so that a record which wraps around the end is contiguous.
+pub(crate) struct Mirrored {
+    region: Region,
+    /// Bytes of the ring.
+    size: u64,
+}
+
+impl Mirrored {
+    /// Memory of `size` bytes, a power of two and whole pages.
+    pub(crate) fn new(size: u32, pages: Pages) -> Result<Mirrored, MapError> {
+        if !size.is_power_of_two() {
+            return Err(Errno::EINVAL.into());
+        }
+        Ok(Mirrored { region: Region::mirrored(size as usize, pages)?, size: u64::from(size) })
+    }
+
+    #[inline(always)]
+    pub(crate) fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Where position `at` is in the memory.
+    #[inline(always)]
+    pub(crate) fn offset(&self, at: u64) -> u64 {
+        at & (self.size - 1)
+    }
+
+    /// The `len` bytes at position `at`; `len` may not exceed the ring.
+    #[inline]
+    pub(crate) fn cell(&self, at: u64, len: u64) -> Cell<'_> {
+        self.region.cell(self.offset(at) as usize, len as usize)
+    }
+
+    /// The first or the second half of the 8 bytes that `at` lies in.
+    #[inline(always)]
+    pub(crate) fn half(&self, at: u64, second: bool) -> &AtomicU32 {
+        let off = (self.offset(at) as usize & !7) + usize::from(second) * 4;
+        // SAFETY: a multiple of 4 below the size, which is a multiple of 8, in memory of twice that size; all accesses to
+        // it are atomic.
+        unsafe { AtomicU32::from_ptr(self.region.base.add(off).cast()) }
+    }
+
+    pub(crate) fn region(&self) -> &Region {
+        &self.region
+    }
+}
+
 /// Zeroed, page-aligned memory of this process.
 pub(crate) struct Region {
     base: *mut u8,
@@ -83,9 +130,8 @@ impl Region {
         }
     }
 
-    /// Memory of `bytes` (a multiple of the page size) that appears twice in a row, so that a record which wraps around
-    /// the end is contiguous.
-    pub(crate) fn mirrored(bytes: usize, pages: Pages) -> Result<Region, MapError> {
+    /// Memory of `bytes` (a multiple of the page size) that appears twice in a row.
+    fn mirrored(bytes: usize, pages: Pages) -> Result<Region, MapError> {
         let total = bytes.checked_mul(2).ok_or(Errno::E2BIG)?;
         // SAFETY: a fresh reservation; then two mappings of one fresh file laid over it, inside the reservation.
         unsafe {

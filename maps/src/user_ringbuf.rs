@@ -10,7 +10,7 @@ use rtbpf_rt::RunCx;
 use crate::access::{Cell, KeyRef, ProgBytes, ValuePtr};
 use crate::head::Head;
 use crate::map::{Map, MapError, UpdateFlags};
-use crate::slab::{Pages, Region};
+use crate::slab::{Mirrored, Pages};
 
 const BUSY: u32 = 1 << 31;
 const DISCARD: u32 = 1 << 30;
@@ -21,7 +21,7 @@ const MAX_SAMPLES: u32 = 128 * 1024;
 /// A ring buffer that the host writes and programs drain. Layout of records as in `ringbuf`.
 pub struct UserRingbuf {
     head: Head,
-    data: Region,
+    data: Mirrored,
     producer: AtomicU64,
     consumer: AtomicU64,
     /// 1 while a program drains; others get EBUSY.
@@ -32,7 +32,7 @@ pub struct UserRingbuf {
 
 impl UserRingbuf {
     pub(crate) fn new(head: Head, pages: Pages) -> Result<UserRingbuf, MapError> {
-        let data = Region::mirrored(head.spec().max_entries as usize, pages)?;
+        let data = Mirrored::new(head.spec().max_entries, pages)?;
         let (producer, consumer) = (AtomicU64::new(0), AtomicU64::new(0));
         Ok(UserRingbuf { head, data, producer, consumer, draining: AtomicU32::new(0), writing: AtomicU32::new(0) })
     }
@@ -42,7 +42,7 @@ impl UserRingbuf {
     }
 
     fn bytes_at(&self, at: u64, len: u64) -> Cell<'_> {
-        self.data.cell((at & (self.size() - 1)) as usize, len as usize)
+        self.data.cell(at, len)
     }
 
     /// Writes a record from the host: ENOSPC without room, E2BIG when it never fits, EBUSY beside another writer.
@@ -136,7 +136,7 @@ impl Map for UserRingbuf {
     }
 
     fn memory(&self) -> Vec<std::ops::Range<u64>> {
-        self.data.ranges()
+        self.data.region().ranges()
     }
 
     fn as_any(&self) -> &dyn Any {

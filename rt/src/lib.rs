@@ -1,6 +1,7 @@
 //! Slots, execution levels and locks: the real-time runtime under maps and machine.
 
 pub mod alloc_gate;
+pub mod doorbell;
 pub mod entry;
 pub mod freelist;
 pub mod gate;

@@ -7,6 +7,7 @@ use loom::cell::UnsafeCell;
 use loom::sync::atomic::fence;
 use loom::sync::{Arc, Condvar, Mutex};
 use loom::thread;
+use rtbpf_rt::doorbell::Doorbell;
 use rtbpf_rt::freelist::{FreeLists, Links};
 use rtbpf_rt::gate;
 use rtbpf_rt::lock::prim::{AtomicU32, AtomicU64, Ordering};
@@ -264,11 +265,11 @@ struct Records {
     consumer: AtomicU64,
     pending: AtomicU64,
     headers: Vec<AtomicU32>,
+    stamps: Vec<AtomicU32>,
     /// Loom sees who writes and who reads.
     numbers: Vec<UnsafeCell<u32>>,
-    producers: Mutex<()>,
     /// What a reader that sleeps waits for; and the kernel behind it.
-    doorbell: AtomicU32,
+    doorbell: Doorbell,
     kernel: Mutex<()>,
     rung: Condvar,
 }
@@ -299,6 +300,15 @@ impl Ring for Records {
     fn header(&self, at: u64) -> &AtomicU32 {
         &self.headers[self.place(at)]
     }
+
+    fn stamp(&self, at: u64) -> &AtomicU32 {
+        &self.stamps[self.place(at)]
+    }
+
+    fn clear(&self, at: u64, _: u64) {
+        // SAFETY: as in `end`.
+        self.numbers[self.place(at)].with_mut(|place| unsafe { *place = 0 });
+    }
 }
 
 impl Records {
@@ -310,9 +320,9 @@ impl Records {
             consumer: position(),
             pending: position(),
             headers: (0..places).map(|_| AtomicU32::new(0)).collect(),
+            stamps: (0..places).map(|_| AtomicU32::new(0)).collect(),
             numbers: (0..places).map(|_| UnsafeCell::new(0)).collect(),
-            producers: Mutex::new(()),
-            doorbell: AtomicU32::new(0),
+            doorbell: Doorbell::default(),
             kernel: Mutex::new(()),
             rung: Condvar::new(),
         })
@@ -323,8 +333,7 @@ impl Records {
     }
 
     fn reserve(&self) -> Option<u64> {
-        let _held = self.producers.lock().expect("no panic");
-        ring::reserve(self, 8, |_| ())
+        ring::reserve(self, 8, |_| 1)
     }
 
     fn end(&self, at: u64, number: Option<u32>) {
@@ -343,9 +352,10 @@ impl Records {
         let at = self.reserve().expect("room");
         self.end(at, Some(number));
         if ring::is_awaited(self, at) {
-            self.doorbell.fetch_add(1, Ordering::Release);
-            let _asleep = self.kernel.lock().expect("no panic");
-            self.rung.notify_all();
+            self.doorbell.ring_by(|_| {
+                let _asleep = self.kernel.lock().expect("no panic");
+                self.rung.notify_all();
+            });
         }
     }
 
@@ -363,12 +373,14 @@ impl Records {
         read
     }
 
-    /// Sleeps in `FUTEX_WAIT` while the doorbell is as it was `seen`.
+    /// Sleeps in `FUTEX_WAIT` unless the doorbell was rung since it was `seen`.
     fn sleep(&self, seen: u32) {
-        let mut asleep = self.kernel.lock().expect("no panic");
-        while self.doorbell.load(Ordering::Acquire) == seen {
-            asleep = self.rung.wait(asleep).expect("no panic");
-        }
+        self.doorbell.sleep_by(seen, |rings, seen| {
+            let mut asleep = self.kernel.lock().expect("no panic");
+            while rings.load(Ordering::Acquire) == seen {
+                asleep = self.rung.wait(asleep).expect("no panic");
+            }
+        });
     }
 }
 
@@ -452,6 +464,25 @@ fn producers_share_no_record() {
     });
 }
 
+#[test]
+fn producers_use_room_again_that_the_reader_is_just_clearing() {
+    bounded(3, || {
+        let ring = Records::new(2);
+        assert!(ring.send(Some(1)));
+        let producers = [2, 3].map(|number| {
+            let ring = ring.clone();
+            thread::spawn(move || ring.send(Some(number)).then_some(number))
+        });
+        let mut read = ring.read();
+        let sent = producers.map(|producer| producer.join().expect("no panic"));
+        read.extend(ring.read());
+        let mut sent: Vec<u32> = sent.into_iter().flatten().chain([1]).collect();
+        read.sort_unstable();
+        sent.sort_unstable();
+        assert_eq!(read, sent);
+    });
+}
+
 /// Loom reports a reader that is never woken as a deadlock.
 #[test]
 fn a_reader_that_sleeps_is_woken() {
@@ -463,7 +494,7 @@ fn a_reader_that_sleeps_is_woken() {
         };
         let mut read = Vec::new();
         while read.len() < 2 {
-            let seen = ring.doorbell.load(Ordering::Acquire);
+            let seen = ring.doorbell.seen();
             let more = ring.read();
             if more.is_empty() {
                 ring.sleep(seen);

@@ -60,7 +60,6 @@ classes! {
     LruLocal,   "lru local",    Raw,    [Lease],                  "one slot's free, pending and replaced elements";
     Trie,       "lpm trie",     Config, [Lease],                  "all nodes of a trie";
     Queue,      "queue",        Raw,    [Lease],                  "head and tail of a queue or stack";
-    Ringbuf,    "ring buffer",  Raw,    [Lease],                  "the producer position";
     Value,      "value lock",   Raw,    [Bucket Lease],           "one value, by the program's or F_LOCK's choice";
     Control,    "control",      Sleep,  [Lease],            "object tables, storages and other rare writes";
     Lease,      "slot lease",   Sleep,  [],                 "a slot: its per-CPU data and its level";

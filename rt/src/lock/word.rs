@@ -76,6 +76,26 @@ pub(super) fn sleep(word: &AtomicU32, timeout_ns: Option<u64>) -> Result<(), Loc
     }
 }
 
+/// Wakes all who sleep on a word in [`park`]. Allowed at any level: it never waits.
+#[cfg(not(loom))]
+#[cold]
+pub(crate) fn wake_all(word: &AtomicU32) {
+    // SAFETY: the word outlives the call, which reads and writes no memory.
+    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG, i32::MAX) };
+}
+
+/// Sleeps while a word holds `seen`, until it is woken, for `timeout` at most. May return early.
+#[cfg(not(loom))]
+pub(crate) fn park(word: &AtomicU32, seen: u32, timeout: Option<std::time::Duration>) {
+    let time = timeout.map(|timeout| libc::timespec {
+        tv_sec: timeout.as_secs().try_into().unwrap_or(libc::time_t::MAX),
+        tv_nsec: timeout.subsec_nanos().into(),
+    });
+    let time = time.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+    // SAFETY: word and time outlive the call; the kernel only reads them.
+    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG, seen, time) };
+}
+
 /// A clock in nanoseconds.
 pub(super) fn clock_ns(clock: libc::clockid_t) -> u64 {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
