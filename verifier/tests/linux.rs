@@ -151,14 +151,24 @@ fn states_are_kept_as_often_as_linux_keeps_them() {
 }
 
 /// Instructions processed where a state is kept at each jump and each place that jumps lead to.
+fn processed(text: &str) -> u64 {
+    let program = decode(&asm::assemble(text).expect("the case assembles").slots).expect("the case decodes");
+    let given = Assumptions { prog_flags: prog_rules::flags::TEST_STATE_FREQ, ..Assumptions::new(ProgType::SchedCls) };
+    verify(program, given, &Options::default()).expect(text).stats().processed
+}
+
+#[test]
+fn a_state_that_covered_another_is_compared_for_longer() {
+    // The first of these numbers to arrive is the last one, and is followed by one like it and by six others.
+    let numbers = [0, 1, 2, 3, 4, 5, 6, 0];
+    let paths: String =
+        (1..).zip(numbers).map(|(way, number)| format!("r6 = {number}\n if r7 == {way} goto join\n")).collect();
+    let used = "r1 = r10\n r1 += r6\n *(u8 *)(r1 - 16) = 1\n r2 = 1\n r2 = 2\n r2 = 3\n r2 = 4\n r0 = 0\n exit";
+    assert_eq!(processed(&format!("call 7\n r7 = r0\n {paths} r6 = 0\njoin:\n {used}")), 84);
+}
+
 #[test]
 fn numbers_on_the_stack_cover_as_in_linux() {
-    let processed = |text: &str| {
-        let program = decode(&asm::assemble(text).expect("the case assembles").slots).expect("the case decodes");
-        let given =
-            Assumptions { prog_flags: prog_rules::flags::TEST_STATE_FREQ, ..Assumptions::new(ProgType::SchedCls) };
-        verify(program, given, &Options::default()).expect(text).stats().processed
-    };
     // What one path left unwritten is covered by any number, if the path wrote below it.
     let unwritten = |below: &str| {
         format!(

@@ -94,6 +94,32 @@ fn level_2_shows_every_instruction_and_what_it_touched() {
 }
 
 #[test]
+fn what_helpers_write_to_the_stack_is_shown_with_the_call() {
+    check(
+        "
+    r2 = 0
+    r3 = r10
+    r3 += -16
+    r4 = 12
+    call 26
+    r0 = 0
+    exit",
+        2,
+        "
+        func#0 @0
+        0: R1=ctx() R10=fp0
+        0: (b7) r2 = 0                        ; R2=0
+        1: (bf) r3 = r10                      ; R3=fp0 R10=fp0
+        2: (07) r3 += -16                     ; R3=fp-16
+        3: (b7) r4 = 12                       ; R4=12
+        4: (85) call bpf_skb_load_bytes#26    ; R0=scalar() fp-8=????mmmm fp-16=mmmmmmmm
+        5: (b7) r0 = 0                        ; R0=0
+        6: (95) exit
+        processed 7 insns (limit 1000000) max_states_per_insn 0 total_states 0 peak_states 0 mark_read 0",
+    );
+}
+
+#[test]
 fn level_1_keeps_the_path_to_the_rejection() {
     check(
         "

@@ -4,9 +4,9 @@ use std::fmt::Write;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rtbpf_abi::{MapKind, MapSpec, ProgType};
+use rtbpf_abi::{Errno, MapKind, MapSpec, ProgType};
 use rtbpf_isa::{asm, decode};
-use rtbpf_verifier::{Assumptions, Options, Profile, Stats, verify};
+use rtbpf_verifier::{Assumptions, KeepStates, Options, Profile, Stats, verify};
 
 /// A build without optimisation is some ten times slower than one that people use.
 const MOST: Duration = Duration::from_secs(if cfg!(debug_assertions) { 100 } else { 10 });
@@ -189,4 +189,15 @@ fn many_copies_of_many_numbers_end() {
         let _ = writeln!(text, "if r8 > {} goto l{i}\nl{i}:", i % 1000 + 10);
     }
     compat(&(text + "r0 = 0\n exit"));
+}
+
+#[test]
+fn states_are_not_kept_without_end() {
+    // Two of each round, and 150,000 are kept at most.
+    let text = "r1 = 0\nagain:\n r1 += 1\n if r1 != 80000 goto again\n r0 = 0\n exit";
+    let program = decode(&asm::assemble(text).expect("the program assembles").slots).expect("the program decodes");
+    let options = Options { keep_states: KeepStates::Everywhere, ..Options::default() };
+    let refused = verify(program, Assumptions::new(ProgType::SchedCls), &options).expect_err("it has 160,000 states");
+    assert_eq!(refused.errno, Errno::E2BIG, "{refused:?}");
+    assert!(peak_mib() < 256, "{} MiB", peak_mib());
 }

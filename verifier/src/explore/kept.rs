@@ -11,8 +11,8 @@ impl Walk<'_> {
     /// Keeps the current state where states are kept, if no checkpoint holds it. Nothing compares with it: what is
     /// walked stays the same.
     pub(super) fn keep_beside(&mut self, at: InsnIdx) -> Checked {
-        let newest = self.parent.and_then(|id| self.checkpoints.get(id));
-        let is_kept = self.trail.is_empty() && newest.is_some_and(|checkpoint| checkpoint.at == at);
+        // Nothing was walked since the newest checkpoint was made.
+        let is_kept = self.trail.is_empty() && self.parent.is_some();
         if is_kept || !self.keeper.as_ref().is_some_and(|keeper| keeper.wants(at)) {
             return Ok(());
         }
