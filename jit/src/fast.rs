@@ -152,9 +152,13 @@ impl<E: Encode> Fast<'_, E> {
             self.epilogue = None;
             self.e.asm().bind(start);
             self.enter(&shape, subprog);
-            for at in subprog.start.0..subprog.end.0 {
-                let at = InsnIdx(at);
-                self.insn(at, &starts)?;
+            let insns = program.code().insns().get(subprog.start.index()..subprog.end.index()).unwrap_or_default();
+            for (at, insn) in (subprog.start.0..).map(InsnIdx).zip(insns) {
+                match self.opt.on.values {
+                    true if self.is_moved(at) => {}
+                    true => self.emit(at, &starts)?,
+                    false => self.direct(at, insn, &starts)?,
+                }
             }
             self.e.trap();
             self.exits();
@@ -181,10 +185,18 @@ impl<E: Encode> Fast<'_, E> {
         Ok((entry, starts))
     }
 
-    fn insn(&mut self, at: InsnIdx, starts: &[Label]) -> Result<(), CompileError> {
-        if self.is_moved(at) { Ok(()) } else { self.emit(at, starts) }
+    /// The fast tier's code at its place.
+    #[inline]
+    fn direct(&mut self, at: InsnIdx, insn: &Insn, starts: &[Label]) -> Result<(), CompileError> {
+        if self.facts.get(at.index()).is_some_and(|facts| facts.unreached) {
+            return Ok(());
+        }
+        self.e.asm().bind(Label(at.0));
+        self.charge(at);
+        self.plain(at, insn, starts)
     }
 
+    /// An optimised instruction.
     pub(crate) fn emit(&mut self, at: InsnIdx, starts: &[Label]) -> Result<(), CompileError> {
         let Some(&insn) = self.insns.get(at.index()) else { return Ok(()) };
         // Most programs under test have no facts, and a record is larger than an instruction.
@@ -192,10 +204,7 @@ impl<E: Encode> Fast<'_, E> {
         if facts.unreached {
             return Ok(());
         }
-        let optimises = self.opt.on.values;
-        if optimises {
-            self.begin(at);
-        }
+        self.begin(at);
         match self.opt.begins(at) {
             true => self.e.asm().bind(Label(at.0)),
             false => self.e.asm().mark(Label(at.0)),
@@ -204,7 +213,7 @@ impl<E: Encode> Fast<'_, E> {
             return Ok(());
         }
         self.charge(at);
-        if optimises && self.optimised(at, &insn) {
+        if self.optimised(at, &insn) {
             return Ok(());
         }
         self.plain(at, &insn, starts)
@@ -212,14 +221,15 @@ impl<E: Encode> Fast<'_, E> {
 
     /// The fast tier's code of one instruction.
     pub(crate) fn plain(&mut self, at: InsnIdx, insn: &Insn, starts: &[Label]) -> Result<(), CompileError> {
-        let facts = self.facts.get(at.index()).unwrap_or(&NO_FACTS);
-        if facts.branch == Branch::Both && self.blinded(at, insn) {
+        let facts = self.facts;
+        let facts = || facts.get(at.index()).unwrap_or(&NO_FACTS);
+        if self.masks.is_some() && facts().branch == Branch::Both && self.blinded(at, insn) {
             return Ok(());
         }
         match *insn {
             Insn::Alu { op, width, dst, src } => match op.into() {
                 Alu::Bin(op) => self.e.bin(op, width, reg::<E>(dst), reg::<E>(dst), rhs::<E>(src)),
-                Alu::Div(op) => self.e.divide(op, width, reg::<E>(dst), rhs::<E>(src), facts.divisor_nonzero),
+                Alu::Div(op) => self.e.divide(op, width, reg::<E>(dst), rhs::<E>(src), facts().divisor_nonzero),
                 Alu::Mov => match src {
                     Operand::Reg(src) => self.e.mov(width, reg::<E>(dst), reg::<E>(src)),
                     Operand::Imm(value) => self.e.mov_imm(reg::<E>(dst), constant(width, value)),
@@ -271,7 +281,7 @@ impl<E: Encode> Fast<'_, E> {
             }
             Insn::Branch { op, width, lhs, rhs, to } => {
                 let target = at.target(to);
-                match facts.branch {
+                match facts().branch {
                     Branch::Both if !self.opt.on.values => {
                         let reach = self.reach(at, to);
                         self.e.branch(op, width, reg::<E>(lhs), self::rhs::<E>(rhs), Label(target.0), reach);

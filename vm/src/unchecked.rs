@@ -194,7 +194,7 @@ pub struct Prepared<C: Code> {
 
 impl<C: Code> Prepared<C> {
     /// Runs the program once more, on the context as the last run left it.
-    #[inline]
+    #[inline(always)]
     pub fn run(&mut self, session: &Session) -> Result<u64, Error> {
         let r0 = self.enter(session);
         if self.frame.fault == FaultCode::None {
