@@ -4,7 +4,7 @@ use rtbpf_abi::map_spec::{SpecialField, SpecialKind};
 
 use crate::error::Error;
 use crate::read::Btf;
-use crate::types::{Kind, TypeId};
+use crate::types::{Kind, Members, TypeId};
 
 /// Fields that one value may have; Linux allows 11.
 const MAX_FIELDS: usize = 64;
@@ -12,15 +12,24 @@ const MAX_FIELDS: usize = 64;
 /// Members visited in one value.
 const MAX_VISITS: u32 = 1 << 16;
 
-/// The special fields of values of type `value`, by offset.
+/// The special fields of values of type `value`, by offset: those among its members, so a value that is a lock and nothing
+/// else has none.
 ///
 /// Structs and pointers are recognised by the names that Linux gives them, in nested structs and array elements too.
 /// Kernel pointers carry the id of the type they point to, in this BTF.
 pub fn special_fields(btf: &Btf, value: TypeId) -> Result<Vec<SpecialField>, Error> {
     let mut walk = Walk { btf, value, visits: 0, fields: Vec::new() };
-    walk.ty(value, 0)?;
-    walk.fields.sort_by_key(|field| field.off);
-    Ok(walk.fields)
+    if let Kind::Struct { members, .. } = btf.peel(value).kind {
+        walk.members(members, 0)?;
+    }
+    Ok(walk.found())
+}
+
+/// The special fields of a variable of type `ty`, by offset: it may be one itself. Else as [`special_fields`].
+pub fn variable_fields(btf: &Btf, ty: TypeId) -> Result<Vec<SpecialField>, Error> {
+    let mut walk = Walk { btf, value: ty, visits: 0, fields: Vec::new() };
+    walk.ty(ty, 0)?;
+    Ok(walk.found())
 }
 
 struct Walk<'a> {
@@ -35,6 +44,18 @@ impl Walk<'_> {
         Error::SpecialField { id: self.value.0, why }
     }
 
+    fn found(mut self) -> Vec<SpecialField> {
+        self.fields.sort_by_key(|field| field.off);
+        self.fields
+    }
+
+    fn members(&mut self, members: Members<'_>, off: u64) -> Result<(), Error> {
+        for member in members.iter() {
+            self.ty(member.ty, off.saturating_add(u64::from(member.bit_offset / 8)))?;
+        }
+        Ok(())
+    }
+
     /// Recursion is bounded by the nesting that parsing allowed.
     fn ty(&mut self, id: TypeId, off: u64) -> Result<(), Error> {
         self.visits += 1;
@@ -46,12 +67,7 @@ impl Walk<'_> {
         match ty.kind {
             Kind::Struct { members, .. } => match named(ty.name) {
                 Some(kind) => self.push(off, kind),
-                None => {
-                    for member in members.iter() {
-                        self.ty(member.ty, off.saturating_add(u64::from(member.bit_offset / 8)))?;
-                    }
-                    Ok(())
-                }
+                None => self.members(members, off),
             },
             Kind::Ptr { to } => match self.pointer(to) {
                 Some(kind) => self.push(off, kind),
@@ -142,5 +158,7 @@ mod tests {
         ];
         assert_eq!(fields, expected.map(|(off, kind)| SpecialField { off, kind }));
         assert_eq!(special_fields(&btf, int), Ok(Vec::new()));
+        assert_eq!(special_fields(&btf, lock), Ok(Vec::new()));
+        assert_eq!(variable_fields(&btf, lock), Ok(vec![SpecialField { off: 0, kind: SpecialKind::SpinLock }]));
     }
 }

@@ -28,7 +28,7 @@ mod write;
 
 pub use error::Error;
 pub use ext::{BtfExt, CoreRelo, CoreReloKind, FuncInfo, InfoSection, LineInfo};
-pub use fields::special_fields;
+pub use fields::{special_fields, variable_fields};
 pub use layout::Place;
 pub use lookup::essential_name;
 pub use read::{Btf, MAX_NESTING};

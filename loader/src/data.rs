@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rtbpf_abi::map_spec::flags;
 use rtbpf_abi::{MapKind, MapSpec};
-use rtbpf_btf::{Kind, Linkage, TypeId, special_fields};
+use rtbpf_btf::{Kind, Linkage, TypeId, variable_fields};
 
 use crate::elf::{Holds, Place, Section, Unit};
 use crate::error::Error;
@@ -116,7 +116,7 @@ impl Object {
         variables.sort_by(|a, b| (a.offset, &a.name).cmp(&(b.offset, &b.name)));
         if let (Some(btf), Some(map)) = (&btf, self.maps.last_mut()) {
             for variable in &variables {
-                for mut field in special_fields(btf, variable.ty).unwrap_or_default() {
+                for mut field in variable_fields(btf, variable.ty).unwrap_or_default() {
                     field.off = field.off.saturating_add(variable.offset);
                     map.spec.fields.push(field);
                 }

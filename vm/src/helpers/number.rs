@@ -27,7 +27,8 @@ fn magnitude(text: &[u8], flags: u64) -> Result<Magnitude, Errno> {
         _ => return Err(Errno::EINVAL),
     };
     let text = text.get(..text.iter().position(|b| *b == 0).unwrap_or(text.len())).unwrap_or_default();
-    let mut at = text.iter().take_while(|b| b.is_ascii_whitespace() || **b == 0x0b).count();
+    // Linux counts the no-break space of Latin-1 as well.
+    let mut at = text.iter().take_while(|b| matches!(b, b'\t'..=b'\r' | b' ' | 0xa0)).count();
     let negative = text.get(at) == Some(&b'-');
     at += negative as usize;
     let rest = text.get(at..).unwrap_or_default();
@@ -83,6 +84,8 @@ mod tests {
         check("0x", 0, 0, 1);
         check("-0x10", 8, 0, 2);
         check("-9223372036854775808", 10, i64::MIN, 20);
+        assert_eq!(strtol(b"\t\n\x0b\x0c\r \xa05", 10), Ok(Parsed { value: 5, taken: 8 }));
+        assert_eq!(strtol(b"\x855", 10), Err(Errno::EINVAL));
     }
 
     #[test]

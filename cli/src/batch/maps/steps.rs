@@ -201,10 +201,7 @@ fn with_types(mut spec: MapSpec, step: &Step, world: &World, cx: &CreateCx) -> R
 }
 
 fn fields(btf: &Btf, value: u32) -> Result<Vec<SpecialField>, Errno> {
-    let found = rtbpf_btf::special_fields(btf, TypeId(value)).map_err(|_| Errno::EINVAL)?;
-    // Linux looks for fields among a value's members: a value that is a lock and nothing else is bytes to it.
-    let only = btf.peel(TypeId(value)).name.starts_with("bpf_");
-    Ok(if only { Vec::new() } else { found })
+    rtbpf_btf::special_fields(btf, TypeId(value)).map_err(|_| Errno::EINVAL)
 }
 
 /// A map from the raw bytes of its attributes.
