@@ -173,6 +173,7 @@ fn define(def: &MapDef, compiled: &Compiled, text: &mut String) {
     let (name, spec) = (c_name(&def.name), &def.spec);
     let (key, value, entries) = (spec.key_size, spec.value_size, spec.max_entries);
     let stride = value.next_multiple_of(8);
+    let mut order = String::new();
     let (kind, stride, more) = match spec.kind {
         MapKind::Array | MapKind::PercpuArray => {
             let percpu = spec.kind == MapKind::PercpuArray;
@@ -185,7 +186,12 @@ fn define(def: &MapDef, compiled: &Compiled, text: &mut String) {
             let stride = key.next_multiple_of(8) + stride;
             line(text, &format!("static _Alignas(16) uint8_t rtbpf_value_{name}[(size_t){entries} * {stride}];"));
             line(text, &format!("static uint32_t rtbpf_links_{name}[2 * (size_t){entries}];"));
-            ("RTBPF_HASH", stride, ", .links = rtbpf_links_")
+            let evicts = spec.kind == MapKind::LruHash;
+            if evicts {
+                line(text, &format!("static uint32_t rtbpf_order_{name}[2 * (size_t){entries}];"));
+                order = format!(", .order = rtbpf_order_{name}");
+            }
+            (if evicts { "RTBPF_LRU_HASH" } else { "RTBPF_HASH" }, stride, ", .links = rtbpf_links_")
         }
         MapKind::ProgArray => {
             let mut targets = Vec::new();
@@ -207,7 +213,7 @@ fn define(def: &MapDef, compiled: &Compiled, text: &mut String) {
     let more = if more.is_empty() { String::new() } else { format!("{more}{name}") };
     line(text, &format!("struct rtbpf_map rtbpf_map_{name} = {{"));
     line(text, &format!("\t.kind = {kind}, .key_size = {key}, .value_size = {value}, .max_entries = {entries},"));
-    line(text, &format!("\t.stride = {stride}, .values = rtbpf_value_{name}{more},"));
+    line(text, &format!("\t.stride = {stride}, .values = rtbpf_value_{name}{more}{order},"));
     line(text, "};");
 }
 

@@ -168,14 +168,89 @@ int main(void)
 }
 "#;
 
+/// What a host in C prints that has the runtime and nothing of a program.
+fn hosted(name: &str, source: &str) -> String {
+    let folder = Folder::new(name);
+    let main = folder.0.join("main.c");
+    std::fs::write(&main, source).expect("writes");
+    linked("xdp_counter.bpf.o", &main, &[], "cc", None)
+}
+
 #[test]
 fn the_runtimes_hash_answers_as_the_man_page_says() {
-    if !works("cc") {
-        return;
+    if works("cc") {
+        let got = hosted("hash-source", HASH);
+        assert_eq!(got.trim_end(), "0 0 0 0 -7 -17 -2 0 -2 0 10=10/30 12=12/36 13=13/39 20=14/42");
     }
-    let folder = Folder::new("hash-source");
-    let main = folder.0.join("main.c");
-    std::fs::write(&main, HASH).expect("writes");
-    let got = linked("xdp_counter.bpf.o", &main, &[], "cc", None);
-    assert_eq!(got.trim_end(), "0 0 0 0 -7 -17 -2 0 -2 0 10=10/30 12=12/36 13=13/39 20=14/42");
+}
+
+/// Random uses of an LRU hash of 5 elements, beside a list in the order of uses.
+const LRU: &str = r#"
+#include <stdio.h>
+#include <string.h>
+#include <rtbpf_runtime.h>
+static _Alignas(16) uint8_t values[5 * 16];
+static uint32_t links[10], order[10];
+static struct rtbpf_map map = { .kind = RTBPF_LRU_HASH, .key_size = 4, .value_size = 8, .max_entries = 5,
+	.stride = 16, .values = values, .links = links, .order = order };
+static uint32_t keys[6];
+static uint64_t held[6];
+static unsigned count;
+static int known(uint32_t key)
+{
+	for (unsigned i = 0; i < count; i++)
+		if (keys[i] == key)
+			return (int)i;
+	return -1;
+}
+static void drop(unsigned at)
+{
+	count--;
+	memmove(keys + at, keys + at + 1, (count - at) * sizeof(*keys));
+	memmove(held + at, held + at + 1, (count - at) * sizeof(*held));
+}
+static void append(uint32_t key, uint64_t value)
+{
+	keys[count] = key;
+	held[count++] = value;
+}
+int main(void)
+{
+	uint64_t state = 88172645463325252u, evicted = 0;
+	for (uint64_t round = 0; round < 20000; round++) {
+		state ^= state << 13; state ^= state >> 7; state ^= state << 17;
+		uint32_t key = (state >> 32) % 9;
+		int at = known(key), want, got;
+		switch (state % 4) {
+		case 0: {
+			uint64_t *found = rtbpf_map_lookup(&map, &key, 0);
+			got = found ? *found == held[at < 0 ? 0 : at] : -1;
+			want = at < 0 ? -1 : 1;
+			if (at >= 0) { uint64_t value = held[at]; drop((unsigned)at); append(key, value); }
+			break;
+		}
+		case 1:
+			got = (int)rtbpf_map_delete(&map, &key);
+			want = at < 0 ? -2 : 0;
+			if (at >= 0) drop((unsigned)at);
+			break;
+		default:
+			got = (int)rtbpf_map_update(&map, &key, &round, 0, 0);
+			want = 0;
+			if (at >= 0) drop((unsigned)at);
+			else if (count == 5) { drop(0); evicted++; }
+			append(key, round);
+		}
+		if (got != want) { printf("round %d: %d instead of %d\n", (int)round, got, want); return 1; }
+	}
+	printf("%s\n", evicted > 1000 ? "equal" : "too few");
+	return 0;
+}
+"#;
+
+#[test]
+fn the_runtimes_lru_hash_evicts_what_was_used_longest_ago() {
+    if works("cc") {
+        assert_eq!(hosted("lru-source", LRU).trim_end(), "equal");
+    }
 }

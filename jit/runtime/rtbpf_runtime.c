@@ -29,6 +29,46 @@ static uint32_t *find(struct rtbpf_map *map, const void *key)
 	return link;
 }
 
+static int is_hash(const struct rtbpf_map *map)
+{
+	return map->kind == RTBPF_HASH || map->kind == RTBPF_LRU_HASH;
+}
+
+/* The neighbours of an element in the order of uses. */
+static uint32_t *older(struct rtbpf_map *map, uint32_t element)
+{
+	return &map->order[element - 1];
+}
+
+static uint32_t *newer(struct rtbpf_map *map, uint32_t element)
+{
+	return &map->order[map->max_entries + element - 1];
+}
+
+/* Takes an element out of the order, or nothing where there is none. */
+static void forget(struct rtbpf_map *map, uint32_t element)
+{
+	uint32_t before, after;
+
+	if (map->kind != RTBPF_LRU_HASH)
+		return;
+	before = *older(map, element);
+	after = *newer(map, element);
+	*(before ? newer(map, before) : &map->oldest) = after;
+	*(after ? older(map, after) : &map->newest) = before;
+}
+
+/* Puts an element that is not in the order at its end. */
+static void use(struct rtbpf_map *map, uint32_t element)
+{
+	if (map->kind != RTBPF_LRU_HASH)
+		return;
+	*older(map, element) = map->newest;
+	*newer(map, element) = 0;
+	*(map->newest ? newer(map, map->newest) : &map->oldest) = element;
+	map->newest = element;
+}
+
 /* The element's value lies behind its key, at a multiple of 8. */
 static uint8_t *value_of(struct rtbpf_map *map, uint32_t element)
 {
@@ -49,8 +89,13 @@ void *rtbpf_map_lookup(struct rtbpf_map *map, const void *key, uint32_t cpu)
 			cpu = 0;
 		return (uint8_t *)map->values + ((size_t)cpu * map->max_entries + index) * map->stride;
 	case RTBPF_HASH:
+	case RTBPF_LRU_HASH:
 		index = *find(map, key);
-		return index ? value_of(map, index) : NULL;
+		if (!index)
+			return NULL;
+		forget(map, index);
+		use(map, index);
+		return value_of(map, index);
 	case RTBPF_PROG_ARRAY:
 		break;
 	}
@@ -64,15 +109,18 @@ int64_t rtbpf_map_update(struct rtbpf_map *map, const void *key, const void *val
 
 	if (map->kind == RTBPF_PROG_ARRAY || flags > 2)
 		return -EINVAL;
-	if (flags == 1 && (found || map->kind != RTBPF_HASH))
+	if (flags == 1 && (found || !is_hash(map)))
 		return -EEXIST;
-	if (!found && map->kind != RTBPF_HASH)
+	if (!found && !is_hash(map))
 		return -E2BIG;
 	if (!found && flags == 2)
 		return -ENOENT;
 	if (!found) {
-		if (!map->free && map->used == map->max_entries)
-			return -E2BIG;
+		if (!map->free && map->used == map->max_entries) {
+			if (map->kind != RTBPF_LRU_HASH)
+				return -E2BIG;
+			rtbpf_map_delete(map, (uint8_t *)map->values + (size_t)(map->oldest - 1) * map->stride);
+		}
 		link = find(map, key);
 		if (map->free) {
 			element = map->free;
@@ -83,6 +131,7 @@ int64_t rtbpf_map_update(struct rtbpf_map *map, const void *key, const void *val
 		memcpy((uint8_t *)map->values + (size_t)(element - 1) * map->stride, key, map->key_size);
 		map->links[map->max_entries + element - 1] = 0;
 		*link = element;
+		use(map, element);
 		found = value_of(map, element);
 	}
 	memcpy(found, value, map->value_size);
@@ -93,12 +142,13 @@ int64_t rtbpf_map_delete(struct rtbpf_map *map, const void *key)
 {
 	uint32_t *link, element;
 
-	if (map->kind != RTBPF_HASH)
+	if (!is_hash(map))
 		return -EINVAL;
 	link = find(map, key);
 	element = *link;
 	if (!element)
 		return -ENOENT;
+	forget(map, element);
 	*link = map->links[map->max_entries + element - 1];
 	map->links[map->max_entries + element - 1] = map->free;
 	map->free = element;

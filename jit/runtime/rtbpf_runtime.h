@@ -14,6 +14,7 @@ enum rtbpf_map_kind {
 	RTBPF_PERCPU_ARRAY,
 	RTBPF_HASH,
 	RTBPF_PROG_ARRAY,
+	RTBPF_LRU_HASH,
 };
 
 struct rtbpf_map {
@@ -23,6 +24,8 @@ struct rtbpf_map {
 	void *values;     /* of arrays: by CPU, then by index; of program arrays: rtbpf_entry pointers */
 	uint32_t *links;  /* of hashes: max_entries heads, then a next for each element, both counted from 1 */
 	uint32_t used, free;
+	uint32_t *order;  /* of LRU hashes: for each element the one used before it, then the one used after it */
+	uint32_t oldest, newest;
 };
 
 /* What an XDP program finds behind R1: the kernel's xdp_md, then its packet's addresses. */
@@ -32,7 +35,8 @@ struct rtbpf_xdp {
 	void *data, *data_end, *data_meta;
 };
 
-/* bpf_map_lookup_elem and its like, for the host. */
+/* bpf_map_lookup_elem and its like, for the host. In an LRU hash each is a use; a new key takes the place of the one whose
+ * last use is longest ago. */
 void *rtbpf_map_lookup(struct rtbpf_map *map, const void *key, uint32_t cpu);
 int64_t rtbpf_map_update(struct rtbpf_map *map, const void *key, const void *value, uint64_t flags, uint32_t cpu);
 int64_t rtbpf_map_delete(struct rtbpf_map *map, const void *key);
