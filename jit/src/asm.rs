@@ -6,7 +6,7 @@
 
 use dynasmrt::{AssemblyOffset, DynasmApi};
 
-use crate::code::{Code, CompileError, Reloc, RelocKind, Symbol};
+use crate::code::{Code, CompileError, Reloc, RelocKind, Step, Symbol, Unwind};
 
 /// A place in the code, perhaps not yet known.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -41,6 +41,8 @@ pub struct Finished {
     pub relocs: Vec<Reloc>,
     /// Places of labels; `u32::MAX` where a label has none.
     pub places: Vec<u32>,
+    /// The frames of functions and stubs.
+    pub unwind: Vec<Unwind>,
 }
 
 const UNBOUND: u32 = u32::MAX;
@@ -56,6 +58,7 @@ pub struct Asm {
     labels: Vec<u32>,
     fixups: Vec<Fixup>,
     relocs: Vec<Reloc>,
+    unwind: Vec<Unwind>,
 }
 
 impl Asm {
@@ -68,6 +71,7 @@ impl Asm {
             labels: vec![UNBOUND; labels],
             fixups: Vec::with_capacity(labels / 8),
             relocs: Vec::new(),
+            unwind: Vec::new(),
         }
     }
 
@@ -135,6 +139,11 @@ impl Asm {
         self.relocs.push(Reloc { offset: self.len as u32, kind, symbol });
     }
 
+    /// Notes what has happened to the frame.
+    pub fn frame(&mut self, step: Step) {
+        self.unwind.push(Unwind { offset: self.len as u32, step });
+    }
+
     /// Resolves every branch; keeps the places of the first `count` labels.
     pub fn finish(mut self, count: usize) -> Result<Finished, CompileError> {
         if self.len > Code::MAX_BYTES {
@@ -146,7 +155,7 @@ impl Asm {
         }
         self.bytes.truncate(self.len);
         self.labels.truncate(count);
-        Ok(Finished { bytes: self.bytes, relocs: self.relocs, places: self.labels })
+        Ok(Finished { bytes: self.bytes, relocs: self.relocs, places: self.labels, unwind: self.unwind })
     }
 
     fn resolve(&mut self, fixup: &Fixup, target: u32) -> Option<()> {

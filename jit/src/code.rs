@@ -81,6 +81,37 @@ pub struct Reloc {
     pub symbol: Symbol,
 }
 
+/// What happens to a frame of the native stack at a place in the code, for those who walk the stack.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Unwind {
+    /// Byte offset in the code, behind the instruction that does it.
+    pub offset: u32,
+    /// What.
+    pub step: Step,
+}
+
+/// See [`Unwind`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Step {
+    /// A function begins: the stack is as its caller left it.
+    Begins,
+    /// The stack grew by so many bytes, or shrank.
+    Grew(i32),
+    /// A register of the caller stands so many bytes below the caller's frame. Registers have the numbers of the psABI.
+    Saved {
+        /// Its number.
+        reg: u8,
+        /// Bytes.
+        below: u32,
+    },
+    /// What is known here holds again behind the next [`Step::Recalled`].
+    Keeps,
+    /// See [`Step::Keeps`].
+    Recalled,
+    /// What follows belongs to no frame that is known.
+    Ends,
+}
+
 /// Compiled code. Position-independent but for its relocations.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Code {
@@ -101,6 +132,8 @@ pub struct Code {
     pub functions: Vec<u32>,
     /// Entries for helpers of the subprograms that wide loads name: offset, and the subprogram's first instruction.
     pub callbacks: Vec<(u32, InsnIdx)>,
+    /// The frames of functions and stubs, by offset.
+    pub unwind: Vec<Unwind>,
     /// Entry and callbacks begin with landing pads.
     pub landing_pads: bool,
 }

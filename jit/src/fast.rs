@@ -10,7 +10,7 @@ use crate::Options;
 use crate::abi::Slot;
 use crate::asm::Label;
 use crate::blind::Masks;
-use crate::code::{CompileError, Symbol};
+use crate::code::{CompileError, Step, Symbol};
 use crate::encode::{Addr, Alu, Bin, Encode, Reach, Rhs, Shape};
 use crate::linker::{ArrayLookup, HelperTraits, Linker};
 use crate::opt::exits::{Cond, Exit};
@@ -163,6 +163,8 @@ impl<E: Encode> Fast<'_, E> {
             self.e.trap();
             self.exits();
         }
+        // Faults leave from any function.
+        self.e.asm().frame(Step::Ends);
         for fault in std::mem::take(&mut self.cold) {
             self.e.asm().bind(fault.from);
             self.e.fault(fault.refund, fault.code, fault.at, self.exit);

@@ -30,7 +30,7 @@ pub mod x64;
 
 use rtbpf_verifier::VerifiedProgram;
 
-pub use code::{Arch, Code, CompileError, Reloc, RelocKind, Symbol};
+pub use code::{Arch, Code, CompileError, Reloc, RelocKind, Step, Symbol, Unwind};
 pub use exec_mem::{PublishError, publish};
 pub use linker::{ArrayLookup, HelperTraits, Linker, NoLinker};
 pub use native::Native;
@@ -137,6 +137,7 @@ fn finish<E: Encode>(options: &Options, mut e: E, entries: fast::Entries, insns:
         offsets: done.places,
         functions,
         callbacks,
+        unwind: done.unwind,
         landing_pads,
     })
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rtbpf_abi::frame::{EntryFn, RunFrame};
 use rtbpf_isa::InsnIdx;
 
-use crate::code::Code;
+use crate::code::{Code, Unwind};
 use crate::exec_mem::Pages;
 use crate::tools::Registered;
 
@@ -29,6 +29,7 @@ pub(crate) struct Placed {
     offsets: Box<[u32]>,
     functions: Box<[u32]>,
     callbacks: Box<[(u32, InsnIdx)]>,
+    unwind: Box<[Unwind]>,
 }
 
 impl Placed {
@@ -42,6 +43,7 @@ impl Placed {
             offsets: code.offsets.as_slice().into(),
             functions: code.functions.as_slice().into(),
             callbacks: code.callbacks.as_slice().into(),
+            unwind: code.unwind.as_slice().into(),
         }
     }
 
@@ -97,6 +99,11 @@ impl Native {
     /// Where each instruction begins, likewise.
     pub(crate) fn offsets(&self) -> &[u32] {
         &self.placed().offsets
+    }
+
+    /// What happens to frames, likewise.
+    pub(crate) fn unwind(&self) -> &[Unwind] {
+        &self.placed().unwind
     }
 
     /// Keeps an entry on a debugger's list for as long as the code.

@@ -9,7 +9,7 @@ use super::regs::{Gpr, MAP, Mem, RESULT, RUN, SIXTH, T0, T1, T2};
 use super::{A64, alu, mem};
 use crate::abi::{FRAME_STRIDE, Slot};
 use crate::asm::{Field, Label};
-use crate::code::{RelocKind, Symbol};
+use crate::code::{RelocKind, Step, Symbol};
 use crate::encode::{Bin, Entered, FramePointer, Reach, Rhs, Shape};
 
 const R0: Gpr = MAP[0];
@@ -54,6 +54,7 @@ pub(super) fn tail_jump(e: &mut A64, shape: &Shape, exit: Label) {
             alu::mov(e, Width::W64, MAP[1], RUN);
             frame::unwind(e, shape);
             asm!(e.asm ; br X(R0));
+            e.asm.frame(Step::Recalled);
         }
         Entered::ByProgram => {
             // The target is an entry of its own, below this function's caller; its frame takes the place of ours.

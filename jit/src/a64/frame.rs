@@ -15,6 +15,7 @@ use super::regs::{CALLEE_SAVED, Gpr, LR, MAP, Mem, RESULT, RUN, SIXTH, T0};
 use super::{A64, alu, call, mem};
 use crate::abi::{FRAME_STRIDE, MAY_GOTO_BUDGET, Slot};
 use crate::asm::Label;
+use crate::code::Step;
 use crate::encode::{Entered, FramePointer, Reach, Rhs, Shape};
 use rtbpf_isa::CmpOp;
 
@@ -50,8 +51,19 @@ fn frame_bytes(shape: &Shape) -> u32 {
 
 fn push_all(e: &mut A64, set: u32, bytes: u32, from: u32) {
     asm!(e.asm ; sub sp, sp, bytes);
+    e.asm.frame(Step::Grew(bytes as i32));
     for (reg, at) in members(set).zip((from..).step_by(8)) {
         asm!(e.asm ; str X(reg), [sp, at]);
+        e.asm.frame(Step::Saved { reg: reg.number(), below: bytes - at });
+    }
+}
+
+/// The frame as `push_all` leaves it.
+fn assume_all(e: &mut A64, set: u32, bytes: u32, from: u32) {
+    e.asm.frame(Step::Begins);
+    e.asm.frame(Step::Grew(bytes as i32));
+    for (reg, at) in members(set).zip((from..).step_by(8)) {
+        e.asm.frame(Step::Saved { reg: reg.number(), below: bytes - at });
     }
 }
 
@@ -60,6 +72,7 @@ fn pop_all(e: &mut A64, set: u32, bytes: u32, from: u32) {
         asm!(e.asm ; ldr X(reg), [sp, at]);
     }
     asm!(e.asm ; add sp, sp, bytes);
+    e.asm.frame(Step::Grew(-(bytes as i32)));
 }
 
 fn note_entry(e: &mut A64) {
@@ -73,6 +86,7 @@ fn return_to_entry(e: &mut A64) {
 }
 
 pub(super) fn enter(e: &mut A64, shape: &Shape) {
+    e.asm.frame(Step::Begins);
     if frame_bytes(shape) != 0 {
         push_all(e, kept(shape), frame_bytes(shape), 8 * shape.may_goto as u32);
     }
@@ -116,8 +130,9 @@ fn zero_stack(e: &mut A64, bytes: u32) {
     branch::branch(e, CmpOp::Ne, Width::W64, T0, Rhs::Reg(FP), again, Reach::Near);
 }
 
-/// Everything that `enter` did, undone.
+/// Everything that `enter` did, undone. What follows the jump or return behind it is in the frame again.
 pub(super) fn unwind(e: &mut A64, shape: &Shape) {
+    e.asm.frame(Step::Keeps);
     if shape.entered == Entered::ByProgram && matches!(shape.fp, FramePointer::Own { .. }) {
         alu::add_imm(e, Width::W64, FP, FP, FRAME_STRIDE);
     }
@@ -132,9 +147,11 @@ pub(super) fn leave(e: &mut A64, shape: &Shape) {
         alu::mov(e, Width::W64, RESULT, R0);
     }
     asm!(e.asm ; ret);
+    e.asm.frame(Step::Recalled);
 }
 
 pub(super) fn exit(e: &mut A64, shape: &Shape) {
+    assume_all(e, kept(shape), frame_bytes(shape), 8 * shape.may_goto as u32);
     return_to_entry(e);
     leave(e, shape);
 }
@@ -143,6 +160,7 @@ const STUB_BYTES: u32 = 8 * 14;
 const EVERYTHING: u32 = CALLEE_SAVED | LR.bit();
 
 fn enter_stub(e: &mut A64, frame: Gpr) {
+    e.asm.frame(Step::Begins);
     push_all(e, EVERYTHING, STUB_BYTES, 16);
     alu::mov(e, Width::W64, RUN, frame);
     for (field, at) in [(Slot::EntrySp, 0u32), (Slot::Stack, 8)] {
@@ -181,6 +199,7 @@ pub(super) fn callback_stub(e: &mut A64, body: Label) {
 }
 
 pub(super) fn exit_stub(e: &mut A64) {
+    assume_all(e, EVERYTHING, STUB_BYTES, 16);
     return_to_entry(e);
     leave_stub(e);
 }

@@ -3,9 +3,10 @@
 //! ```text
 //!            ┌─ /tmp/perf-PID.map    name and address of each function       perf report, perf top
 //! Native ────┼─ jit-PID.dump         code and source lines, too              perf inject --jit, perf annotate
-//!            └─ GDB's list           symbols and source lines                gdb: break, list, info line
+//!            └─ GDB's list           symbols, source lines and frames        gdb: break, list, info line, backtrace
 //! ```
 
+mod frames;
 mod gdb;
 mod jitdump;
 mod perf_map;
@@ -17,6 +18,7 @@ use std::path::PathBuf;
 
 use rtbpf_isa::{InsnIdx, Program, SourceLine};
 
+use crate::code::Unwind;
 use crate::native::Native;
 
 pub(crate) use gdb::Registered;
@@ -28,7 +30,7 @@ pub struct Tools {
     pub perf_map: bool,
     /// Code and source lines go into `jit-PID.dump` in this folder: `perf record -k 1`, then `perf inject --jit`.
     pub jitdump: Option<PathBuf>,
-    /// Functions and source lines go onto GDB's list of compiled code, until the code is dropped.
+    /// Functions, source lines and frames go onto GDB's list of compiled code, until the code is dropped.
     pub gdb: bool,
 }
 
@@ -62,6 +64,8 @@ struct Seen<'a> {
     functions: Vec<(Range<usize>, String)>,
     /// Where each source line's code begins, by address.
     lines: Vec<(usize, &'a SourceLine)>,
+    /// What happens to frames of the stack, by offset.
+    unwind: &'a [Unwind],
 }
 
 impl<'a> Seen<'a> {
@@ -96,6 +100,6 @@ impl<'a> Seen<'a> {
                 last = line;
             }
         }
-        Seen { base, image, functions, lines }
+        Seen { base, image, functions, lines, unwind: native.unwind() }
     }
 }

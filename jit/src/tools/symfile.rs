@@ -5,6 +5,7 @@
 use object::elf;
 
 use super::Seen;
+use crate::code::Arch;
 
 /// Names, addresses and contents of sections; numbers follow the order.
 struct Section {
@@ -52,9 +53,15 @@ pub(super) fn symfile(seen: &Seen<'_>) -> Vec<u8> {
         data(".debug_abbrev", ABBREVIATIONS.to_vec()),
         data(".debug_info", info(seen)),
         data(".debug_line", lines(seen)),
+        data(".debug_frame", frames(seen)),
         Section::new(".shstrtab", elf::SHT_STRTAB, Vec::new()),
     ];
     assemble(sections.into())
+}
+
+fn frames(seen: &Seen<'_>) -> Vec<u8> {
+    let arch = Arch::host();
+    arch.map_or(Vec::new(), |arch| super::frames::frames(arch, seen.base, seen.image.len(), seen.unwind))
 }
 
 const HEADER: usize = 64;
@@ -204,7 +211,7 @@ fn lines(seen: &Seen<'_>) -> Vec<u8> {
 }
 
 /// LEB128 (DWARF 4, 7.6).
-fn unsigned(bytes: &mut Vec<u8>, mut value: u64) {
+pub(super) fn unsigned(bytes: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         bytes.push(value as u8 | 0x80);
         value >>= 7;

@@ -9,7 +9,7 @@ use super::regs::{Gpr, MAP, Mem, RUN, T0, T2};
 use super::{Rm, X64, alu, mem, op};
 use crate::abi::{FRAME_STRIDE, Slot};
 use crate::asm::{Field, Label};
-use crate::code::{RelocKind, Symbol};
+use crate::code::{RelocKind, Step, Symbol};
 use crate::encode::{Entered, FramePointer, Reach, Shape};
 
 const R0: Gpr = MAP[0];
@@ -63,6 +63,7 @@ pub(super) fn tail_jump(e: &mut X64, shape: &Shape, exit: Label) {
             alu::mov(e, Width::W64, MAP[1], RUN);
             frame::unwind(e, shape);
             e.rm(Width::W32, op(0xff), 4, Rm::Reg(R0));
+            e.asm.frame(Step::Recalled);
         }
         Entered::ByProgram => {
             // The target is an entry of its own, below this function's caller; its frame takes the place of ours.

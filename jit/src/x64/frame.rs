@@ -17,6 +17,7 @@ use super::regs::{CALLEE_SAVED, Gpr, MAP, Mem, RUN, T0};
 use super::{Rm, X64, alu, call, mem, op};
 use crate::abi::{FRAME_STRIDE, MAY_GOTO_BUDGET, Slot};
 use crate::asm::Label;
+use crate::code::Step;
 use crate::encode::{Bin, Entered, FramePointer, Shape};
 use Gpr::*;
 
@@ -69,10 +70,37 @@ pub(super) fn pop_slot(e: &mut X64, field: Slot) {
     e.rm(Width::W32, op(0x8f), 0, Rm::Mem(slot(field)));
 }
 
-pub(super) fn enter(e: &mut X64, shape: &Shape) {
-    for reg in Gpr::ALL.into_iter().filter(|reg| kept(shape) & reg.bit() != 0) {
-        push(e, reg);
+/// The registers in order, as the pushes of a function or stub that follow each other; whether they are emitted.
+fn push_all(e: &mut X64, registers: u32, emits: bool) {
+    e.asm.frame(Step::Begins);
+    let mut below = 8;
+    for reg in Gpr::ALL.into_iter().filter(|reg| registers & reg.bit() != 0) {
+        if emits {
+            push(e, reg);
+        }
+        below += 8;
+        e.asm.frame(Step::Grew(8));
+        e.asm.frame(Step::Saved { reg: dwarf(reg), below });
     }
+}
+
+/// Numbers of registers in the psABI for x86-64, figure 3.36.
+fn dwarf(reg: Gpr) -> u8 {
+    match reg {
+        Rax => 0,
+        Rdx => 1,
+        Rcx => 2,
+        Rbx => 3,
+        Rsi => 4,
+        Rdi => 5,
+        Rbp => 6,
+        Rsp => 7,
+        other => other as u8,
+    }
+}
+
+pub(super) fn enter(e: &mut X64, shape: &Shape) {
+    push_all(e, kept(shape), true);
     match shape.entered {
         Entered::ByHost => {
             if shape.run {
@@ -97,10 +125,12 @@ pub(super) fn enter(e: &mut X64, shape: &Shape) {
     }
     if locals(shape).0 {
         push(e, Rax);
+        e.asm.frame(Step::Grew(8));
     }
     if shape.may_goto {
         e.asm.put(0x68, 1);
         e.imm32(MAY_GOTO_BUDGET);
+        e.asm.frame(Step::Grew(8));
     }
     if shape.entered == Entered::ByHost && shape.run {
         mem::store(e, Size::D, slot(Slot::EntrySp), Rsp);
@@ -127,17 +157,25 @@ fn zero_stack(e: &mut X64, bytes: u32) {
     }
 }
 
-/// Everything that `enter` did, undone; no register but the kept ones changes.
+/// Everything that `enter` did, undone; no register but the kept ones changes. What follows the jump or return behind it
+/// is in the frame again.
 pub(super) fn unwind(e: &mut X64, shape: &Shape) {
+    e.asm.frame(Step::Keeps);
     let (_, words) = locals(shape);
     if words != 0 {
         alu::apply_imm(e, Bin::Add, Width::W64, Rsp, words as i32 * 8);
+        e.asm.frame(Step::Grew(words as i32 * -8));
     }
     if shape.entered == Entered::ByProgram && matches!(shape.fp, FramePointer::Own { .. }) {
         alu::apply_imm(e, Bin::Add, Width::W64, FP, FRAME_STRIDE);
     }
-    for reg in Gpr::ALL.into_iter().rev().filter(|reg| kept(shape) & reg.bit() != 0) {
+    pop_all(e, kept(shape));
+}
+
+fn pop_all(e: &mut X64, registers: u32) {
+    for reg in Gpr::ALL.into_iter().rev().filter(|reg| registers & reg.bit() != 0) {
         pop(e, reg);
+        e.asm.frame(Step::Grew(-8));
     }
 }
 
@@ -148,31 +186,36 @@ fn ret(e: &mut X64) {
 pub(super) fn leave(e: &mut X64, shape: &Shape) {
     unwind(e, shape);
     ret(e);
+    e.asm.frame(Step::Recalled);
 }
 
 pub(super) fn exit(e: &mut X64, shape: &Shape) {
+    push_all(e, kept(shape), false);
+    e.asm.frame(Step::Grew(locals(shape).1 as i32 * 8));
     mem::load(e, Size::D, false, Rsp, slot(Slot::EntrySp));
     leave(e, shape);
 }
 
 fn enter_stub(e: &mut X64, frame: Gpr) {
-    for reg in Gpr::ALL.into_iter().filter(|reg| CALLEE_SAVED & reg.bit() != 0) {
-        push(e, reg);
-    }
+    push_all(e, CALLEE_SAVED, true);
     alu::mov(e, Width::W64, RUN, frame);
     push_slot(e, Slot::EntrySp);
+    e.asm.frame(Step::Grew(8));
     push_slot(e, Slot::Stack);
+    e.asm.frame(Step::Grew(8));
     push(e, Rax);
+    e.asm.frame(Step::Grew(8));
     mem::store(e, Size::D, slot(Slot::EntrySp), Rsp);
 }
 
 fn leave_stub(e: &mut X64) {
     alu::apply_imm(e, Bin::Add, Width::W64, Rsp, 8);
+    e.asm.frame(Step::Grew(-8));
     pop_slot(e, Slot::Stack);
+    e.asm.frame(Step::Grew(-8));
     pop_slot(e, Slot::EntrySp);
-    for reg in Gpr::ALL.into_iter().rev().filter(|reg| CALLEE_SAVED & reg.bit() != 0) {
-        pop(e, reg);
-    }
+    e.asm.frame(Step::Grew(-8));
+    pop_all(e, CALLEE_SAVED);
     ret(e);
 }
 
@@ -195,6 +238,9 @@ pub(super) fn callback_stub(e: &mut X64, body: Label) {
 }
 
 pub(super) fn exit_stub(e: &mut X64) {
+    push_all(e, CALLEE_SAVED, false);
+    // The slots and the pad.
+    e.asm.frame(Step::Grew(3 * 8));
     mem::load(e, Size::D, false, Rsp, slot(Slot::EntrySp));
     leave_stub(e);
 }
