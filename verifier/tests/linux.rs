@@ -167,6 +167,16 @@ fn a_state_that_covered_another_is_compared_for_longer() {
     assert_eq!(processed(&format!("call 7\n r7 = r0\n {paths} r6 = 0\njoin:\n {used}")), 84);
 }
 
+/// A path within a loop ends in a state of an inner loop that is walked already.
+#[test]
+fn inner_loops_are_complete_when_outer_ones_are() {
+    let text =
+        "r6 = 0\n r7 = 0\nouter:\n may_goto out\n call 7\n if r0 == 0 goto skip\ninner:\n may_goto next\n call 7\n
+                if r0 == 1 goto skip\n r6 = 0\nskip:\n r8 = r10\n r8 += r7\n *(u8 *)(r8 - 8) = 1\n goto inner\nnext:\n
+                goto outer\nout:\n r0 = 0\n exit";
+    assert_eq!(processed(text), 20);
+}
+
 #[test]
 fn numbers_on_the_stack_cover_as_in_linux() {
     // What one path left unwritten is covered by any number, if the path wrote below it.

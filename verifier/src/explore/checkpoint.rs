@@ -122,6 +122,7 @@ impl Walk<'_> {
                 self.checkpoints.len() - 1
             }
         };
+        debug_assert!(!self.loops.contains_key(&id), "nothing waits for a state that is new");
         self.parent = Some(id);
         id
     }

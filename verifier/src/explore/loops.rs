@@ -125,6 +125,8 @@ impl Walk<'_> {
             written: self.written,
             depth: self.state.current(),
         };
+        let runs = |id: Id| self.checkpoints.get(id).is_some_and(|head| head.branches > 0);
+        debug_assert!(runs(head), "a loop whose paths are all walked is complete");
         let head_depth = self.checkpoints.get(head).map_or(0, |c| c.depth);
         let mut members = Vec::new();
         let mut at = self.parent;
