@@ -13,7 +13,7 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use rtbpf_abi::Errno;
-use rtbpf_rt::freelist::{Links, NONE};
+use rtbpf_rt::freelist::{FreeLists, Links, NONE};
 use rtbpf_rt::{Class, Guard, Lock, RawLock, RunCx};
 
 use crate::hash::{Bucket, Pool, Table};
@@ -318,8 +318,17 @@ struct Stock {
     replaced: AtomicU32,
 }
 
+/// What slots share, and what each keeps.
+struct Common {
+    lists: Lists,
+    stocks: Box<[Stock]>,
+    batch: u32,
+    /// Nodes that were taken from another slot for one whose lock could not be had again: on no list, free for all.
+    adrift: FreeLists,
+}
+
 enum Shape {
-    Common { lists: Lists, stocks: Box<[Stock]>, batch: u32 },
+    Common(Common),
     PerSlot(Box<[Lists]>),
 }
 
@@ -344,7 +353,7 @@ impl Lru {
             };
             // Small maps keep small stocks, so that one slot's stock does not starve the others.
             let batch = (entries / slots / 2).clamp(1, BATCH);
-            Shape::Common { lists, stocks: (0..slots).map(stock).collect(), batch }
+            Shape::Common(Common { lists, stocks: (0..slots).map(stock).collect(), batch, adrift: FreeLists::new(1) })
         } else {
             let share = entries / slots;
             Shape::PerSlot((0..slots).map(|slot| Lists::new(slot, slot * share..(slot + 1) * share)).collect())
@@ -363,38 +372,59 @@ impl Lru {
         &'a self,
         cx: &RunCx,
         table: &Table<RawLock>,
-        lists: &'a Lists,
-        stocks: &'a [Stock],
-        batch: u32,
+        common: &'a Common,
         hold: &mut Hold<'a>,
     ) -> Result<(), MapError> {
-        let nodes = &self.nodes;
-        let stock = &stocks[place_of(cx.slot, stocks.len())];
+        let stock = &common.stocks[place_of(cx.slot, common.stocks.len())];
         let mut held = stock.lock.lock(cx, Class::LruLocal).map_err(no_node)?;
         if stock.free.len() == 0 {
-            let _lists_held = lists.lock.lock(cx, Class::Lru).map_err(no_node)?;
-            self.refill(cx, table, lists, stock, batch);
+            let _lists_held = common.lists.lock.lock(cx, Class::Lru).map_err(no_node)?;
+            self.refill(cx, table, &common.lists, stock, common.batch);
         }
-        let node = match stock.free.pop(nodes) {
+        let node = match stock.free.pop(&self.nodes) {
             Some(node) => node,
             None => {
                 drop(held);
                 // Other slots hold everything: take one of theirs.
-                let stolen = self.steal(cx, table, lists, stocks)?;
-                held = stock.lock.lock(cx, Class::LruLocal).map_err(no_node)?;
+                let stolen = self.steal(cx, table, common)?;
+                held = Lru::lock_again(cx, table, common, stock, stolen)?;
                 stolen
             }
         };
-        nodes.set(node, USED, 0);
-        stock.pending.push(nodes, node);
-        hold.node = Some(node);
-        hold.held = Some(Held { _guard: held, of: Owner::Stock(stock) });
+        self.enter(&stock.pending, node, hold, Held { _guard: held, of: Owner::Stock(stock) });
         Ok(())
     }
 
+    /// The lock of a slot for which a node was taken from another one; where it cannot be had, the node is free for all.
     #[cold]
-    fn steal(&self, cx: &RunCx, table: &Table<RawLock>, lists: &Lists, stocks: &[Stock]) -> Result<u32, MapError> {
-        let nodes = &self.nodes;
+    fn lock_again<'a>(
+        cx: &RunCx,
+        table: &Table<RawLock>,
+        common: &Common,
+        stock: &'a Stock,
+        stolen: u32,
+    ) -> Result<Guard<'a, RawLock>, MapError> {
+        stock.lock.lock(cx, Class::LruLocal).map_err(|error| {
+            common.adrift.push(table, 0, stolen);
+            no_node(error)
+        })
+    }
+
+    /// Puts a node for an update on the list of those that are in use.
+    #[inline(always)]
+    fn enter<'a>(&self, list: &List, node: u32, hold: &mut Hold<'a>, held: Held<'a>) {
+        self.nodes.set(node, USED, 0);
+        list.push(&self.nodes, node);
+        hold.node = Some(node);
+        hold.held = Some(held);
+    }
+
+    #[cold]
+    fn steal(&self, cx: &RunCx, table: &Table<RawLock>, common: &Common) -> Result<u32, MapError> {
+        let (nodes, Common { lists, stocks, adrift, .. }) = (&self.nodes, common);
+        if let Some(node) = adrift.pop(table, 0) {
+            return Ok(node);
+        }
         let own = place_of(cx.slot, stocks.len());
         let stolen = (1..stocks.len()).find_map(|away| {
             let other = &stocks[(own + away) % stocks.len()];
@@ -470,10 +500,7 @@ impl Lru {
             lists.shrink(nodes, OWN_BATCH, OWN_BATCH, &lists.free, &|node| Lru::evict(cx, table, node));
         }
         let node = lists.take_free(nodes).ok_or(Errno::ENOMEM)?;
-        nodes.set(node, USED, 0);
-        lists.inactive.push(nodes, node);
-        hold.node = Some(node);
-        hold.held = Some(Held { _guard: held, of: Owner::Lists(lists) });
+        self.enter(&lists.inactive, node, hold, Held { _guard: held, of: Owner::Lists(lists) });
         Ok(())
     }
 
@@ -530,7 +557,7 @@ impl Pool for Lru {
     #[inline]
     fn begin<'a>(&'a self, cx: &RunCx, table: &Table<RawLock>, hold: &mut Hold<'a>) -> Result<(), MapError> {
         match &self.shape {
-            Shape::Common { lists, stocks, batch } => self.begin_common(cx, table, lists, stocks, *batch, hold),
+            Shape::Common(common) => self.begin_common(cx, table, common, hold),
             Shape::PerSlot(lists) => self.begin_own(cx, table, &lists[place_of(cx.slot, lists.len())], hold),
         }
     }
@@ -559,7 +586,7 @@ impl Pool for Lru {
         let nodes = &self.nodes;
         let slot = nodes.place(node).1;
         match &self.shape {
-            Shape::Common { lists, stocks, .. } => {
+            Shape::Common(Common { lists, stocks, .. }) => {
                 let stock = &stocks[place_of(slot, stocks.len())];
                 // A node that left the table becomes pending no more, so a look without the lock saves taking it.
                 if stock.pending.holds(nodes, node)
@@ -596,5 +623,34 @@ impl Pool for Lru {
         if self.nodes.get(node, USED) == 0 {
             self.nodes.set(node, USED, 1);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hash::Size;
+
+    const CX: RunCx = RunCx::program(0);
+
+    #[test]
+    fn a_node_whose_taker_is_refused_its_own_lock_is_found_again() {
+        let size = Size { entries: 1, nodes: 1, stripes: 1, spares: false, key: 4, value: 8 };
+        let table = Table::new(size, 1, Pages::Now).expect("there is memory");
+        let lru = Lru::new(1, 2, true, Pages::Now).expect("there is memory");
+        let Shape::Common(common) = &lru.shape else { panic!("lists are common") };
+        // The only node is free on slot 1.
+        let mut hold = Hold::default();
+        lru.begin(&RunCx::program(1), &table, &mut hold).expect("there is a node");
+        lru.end(&RunCx::program(1), &table, &mut hold);
+        let stolen = lru.steal(&CX, &table, common).expect("slot 1 has it");
+        {
+            let stock = &common.stocks[0];
+            let _held = stock.lock.lock(&CX, Class::LruLocal).expect("nobody has it");
+            assert!(Lru::lock_again(&CX, &table, common, stock, stolen).is_err(), "its own thread holds it");
+        }
+        let mut hold = Hold::default();
+        assert!(lru.begin(&CX, &table, &mut hold).is_ok());
+        assert_eq!(hold.node, Some(stolen));
     }
 }
