@@ -14,12 +14,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use rtbpf_abi::Errno;
 use rtbpf_rt::freelist::{FreeLists, Links, NONE};
+use rtbpf_rt::lock::prim::point;
 use rtbpf_rt::{Class, Guard, Lock, RawLock, RunCx};
 
 use crate::hash::{Bucket, Pool, Table};
 use crate::map::MapError;
 use crate::percpu::place_of;
-use crate::slab::{Headed, Pages};
+use crate::slab::{Pages, ZeroedArray};
 
 /// Nodes moved to a slot's stock at once, at most; and nodes looked at per rotation.
 const BATCH: u32 = 128;
@@ -53,36 +54,41 @@ struct List {
     len: AtomicU32,
 }
 
-/// The words of all nodes.
-struct Nodes(Headed);
+/// Words of a node.
+type Words = [AtomicU32; 4];
 
-impl Nodes {
+/// The words of all nodes.
+#[derive(Clone, Copy)]
+struct Nodes<'a>(&'a [Words]);
+
+impl<'a> Nodes<'a> {
     #[inline(always)]
-    fn word(&self, node: u32, at: usize) -> &AtomicU32 {
-        self.0.words(node).at(at)
+    fn word(self, node: u32, at: usize) -> &'a AtomicU32 {
+        point();
+        &self.0[node as usize][at]
     }
 
     #[inline(always)]
-    fn get(&self, node: u32, at: usize) -> u32 {
+    fn get(self, node: u32, at: usize) -> u32 {
         self.word(node, at).load(Ordering::Relaxed)
     }
 
     #[inline(always)]
-    fn set(&self, node: u32, at: usize, value: u32) {
+    fn set(self, node: u32, at: usize, value: u32) {
         self.word(node, at).store(value, Ordering::Relaxed);
     }
 
-    fn is_used(&self, node: u32) -> bool {
+    fn is_used(self, node: u32) -> bool {
         self.get(node, USED) == 1
     }
 
     /// Whether it left the table while its list could not be locked.
-    fn is_stray(&self, node: u32) -> bool {
+    fn is_stray(self, node: u32) -> bool {
         self.get(node, USED) == STRAY
     }
 
     #[inline]
-    fn place(&self, node: u32) -> (u32, u32) {
+    fn place(self, node: u32) -> (u32, u32) {
         let place = self.get(node, PLACE);
         (place & 0xff, place >> 8)
     }
@@ -103,12 +109,12 @@ impl List {
     }
 
     #[inline]
-    fn holds(&self, nodes: &Nodes, node: u32) -> bool {
+    fn holds(&self, nodes: Nodes<'_>, node: u32) -> bool {
         nodes.place(node) == (self.on as u32, self.slot)
     }
 
     #[inline]
-    fn push(&self, nodes: &Nodes, node: u32) {
+    fn push(&self, nodes: Nodes<'_>, node: u32) {
         let old = self.first.load(Ordering::Relaxed);
         nodes.set(node, PREV, NONE);
         nodes.set(node, NEXT, old);
@@ -122,7 +128,7 @@ impl List {
     }
 
     #[inline]
-    fn remove(&self, nodes: &Nodes, node: u32) {
+    fn remove(&self, nodes: Nodes<'_>, node: u32) {
         let (prev, next) = (nodes.get(node, PREV), nodes.get(node, NEXT));
         match prev {
             NONE => self.first.store(next, Ordering::Relaxed),
@@ -136,7 +142,7 @@ impl List {
     }
 
     /// Its nodes, oldest first. It is empty afterwards, and each node may go elsewhere before the next one is asked for.
-    fn drain<'a>(&self, nodes: &'a Nodes) -> impl Iterator<Item = u32> + 'a {
+    fn drain<'a>(&self, nodes: Nodes<'a>) -> impl Iterator<Item = u32> + 'a {
         let mut at = self.last();
         self.first.store(NONE, Ordering::Relaxed);
         self.last.store(NONE, Ordering::Relaxed);
@@ -166,7 +172,7 @@ impl Stack {
     }
 
     #[inline]
-    fn push(&self, nodes: &Nodes, node: u32) {
+    fn push(&self, nodes: Nodes<'_>, node: u32) {
         nodes.set(node, NEXT, self.top.load(Ordering::Relaxed));
         nodes.set(node, USED, 0);
         self.top.store(node, Ordering::Relaxed);
@@ -174,7 +180,7 @@ impl Stack {
     }
 
     #[inline]
-    fn pop(&self, nodes: &Nodes) -> Option<u32> {
+    fn pop(&self, nodes: Nodes<'_>) -> Option<u32> {
         let node = Some(self.top.load(Ordering::Relaxed)).filter(|node| *node != NONE)?;
         self.top.store(nodes.get(node, NEXT), Ordering::Relaxed);
         self.len.store(self.len() - 1, Ordering::Relaxed);
@@ -212,7 +218,7 @@ impl Lists {
 
     /// A free node.
     #[inline]
-    fn take_free(&self, nodes: &Nodes) -> Option<u32> {
+    fn take_free(&self, nodes: Nodes<'_>) -> Option<u32> {
         self.free.pop(nodes).or_else(|| {
             let fresh = self.fresh.load(Ordering::Relaxed);
             (fresh < self.fresh_end).then(|| {
@@ -228,7 +234,7 @@ impl Lists {
 
     /// Takes `node` out of whichever list it is on.
     #[inline]
-    fn detach(&self, nodes: &Nodes, node: u32) {
+    fn detach(&self, nodes: Nodes<'_>, node: u32) {
         if self.rotation.load(Ordering::Relaxed) == node {
             self.rotation.store(nodes.get(node, PREV), Ordering::Relaxed);
         }
@@ -237,7 +243,7 @@ impl Lists {
     }
 
     #[inline]
-    fn move_to(&self, nodes: &Nodes, node: u32, list: &List) {
+    fn move_to(&self, nodes: Nodes<'_>, node: u32, list: &List) {
         self.detach(nodes, node);
         nodes.set(node, USED, 0);
         list.push(nodes, node);
@@ -245,13 +251,13 @@ impl Lists {
 
     /// Frees a node that is on one of the lists and not in the table.
     #[inline]
-    fn release(&self, nodes: &Nodes, node: u32, free: &Stack) {
+    fn release(&self, nodes: Nodes<'_>, node: u32, free: &Stack) {
         self.detach(nodes, node);
         free.push(nodes, node);
     }
 
     /// Moves used nodes to active, and unused ones back when inactive has become short.
-    fn rotate(&self, nodes: &Nodes, looks: u32) {
+    fn rotate(&self, nodes: Nodes<'_>, looks: u32) {
         if self.inactive.len() < self.active.len() {
             for _ in 0..looks.min(self.active.len()) {
                 let Some(node) = self.active.last() else { break };
@@ -276,7 +282,7 @@ impl Lists {
     }
 
     /// Evicts up to `want` nodes to `free`: unused ones from inactive's tail; when there is none, one that is used.
-    fn shrink(&self, nodes: &Nodes, want: u32, looks: u32, free: &Stack, evict: &dyn Fn(u32) -> bool) {
+    fn shrink(&self, nodes: Nodes<'_>, want: u32, looks: u32, free: &Stack, evict: &dyn Fn(u32) -> bool) {
         let mut done = 0;
         let mut at = self.inactive.last();
         for _ in 0..looks {
@@ -334,14 +340,14 @@ enum Shape {
 
 /// See the module's head.
 pub(crate) struct Lru {
-    nodes: Nodes,
+    words: ZeroedArray<Words>,
     shape: Shape,
 }
 
 impl Lru {
     /// A pool of `entries` nodes. Without common lists `entries` must be a multiple of `slots`.
     pub(crate) fn new(entries: u32, slots: u32, common: bool, pages: Pages) -> Result<Lru, MapError> {
-        let nodes = Nodes(Headed::new(entries, 0, pages)?);
+        let words = ZeroedArray::new(entries as usize, pages)?;
         let slots = slots.max(1);
         let shape = if common {
             let lists = Lists::new(0, 0..entries);
@@ -358,7 +364,12 @@ impl Lru {
             let share = entries / slots;
             Shape::PerSlot((0..slots).map(|slot| Lists::new(slot, slot * share..(slot + 1) * share)).collect())
         };
-        Ok(Lru { nodes, shape })
+        Ok(Lru { words, shape })
+    }
+
+    #[inline(always)]
+    fn nodes(&self) -> Nodes<'_> {
+        Nodes(self.words.all())
     }
 
     /// Takes `node` out of the table, unless it is not (yet, or any more) in it.
@@ -381,7 +392,7 @@ impl Lru {
             let _lists_held = common.lists.lock.lock(cx, Class::Lru).map_err(no_node)?;
             self.refill(cx, table, &common.lists, stock, common.batch);
         }
-        let node = match stock.free.pop(&self.nodes) {
+        let node = match stock.free.pop(self.nodes()) {
             Some(node) => node,
             None => {
                 drop(held);
@@ -413,15 +424,15 @@ impl Lru {
     /// Puts a node for an update on the list of those that are in use.
     #[inline(always)]
     fn enter<'a>(&self, list: &List, node: u32, hold: &mut Hold<'a>, held: Held<'a>) {
-        self.nodes.set(node, USED, 0);
-        list.push(&self.nodes, node);
+        self.nodes().set(node, USED, 0);
+        list.push(self.nodes(), node);
         hold.node = Some(node);
         hold.held = Some(held);
     }
 
     #[cold]
     fn steal(&self, cx: &RunCx, table: &Table<RawLock>, common: &Common) -> Result<u32, MapError> {
-        let (nodes, Common { lists, stocks, adrift, .. }) = (&self.nodes, common);
+        let (nodes, Common { lists, stocks, adrift, .. }) = (self.nodes(), common);
         if let Some(node) = adrift.pop(table, 0) {
             return Ok(node);
         }
@@ -457,13 +468,13 @@ impl Lru {
         while at != NONE {
             let node = at;
             at = table.link(node).load(Ordering::Relaxed);
-            lists.release(&self.nodes, node, &stock.free);
+            lists.release(self.nodes(), node, &stock.free);
         }
     }
 
     /// Gives what a slot handed out to the common lists, and fills its stock. Both locks are held.
     fn refill(&self, cx: &RunCx, table: &Table<RawLock>, lists: &Lists, stock: &Stock, batch: u32) {
-        let nodes = &self.nodes;
+        let nodes = self.nodes();
         self.take_replaced(table, lists, stock);
         for node in stock.pending.drain(nodes) {
             if nodes.is_stray(node) {
@@ -493,7 +504,7 @@ impl Lru {
         lists: &'a Lists,
         hold: &mut Hold<'a>,
     ) -> Result<(), MapError> {
-        let nodes = &self.nodes;
+        let nodes = self.nodes();
         let held = lists.lock.lock(cx, Class::Lru).map_err(no_node)?;
         lists.rotate(nodes, OWN_BATCH);
         if !lists.has_free() {
@@ -507,7 +518,7 @@ impl Lru {
     /// Takes back a node that is out of the table, under the lock that `held` is; whether it could.
     #[inline]
     fn take_back(&self, table: &Table<RawLock>, held: &Held<'_>, node: u32) -> bool {
-        let nodes = &self.nodes;
+        let nodes = self.nodes();
         let (on, slot) = nodes.place(node);
         match held.of {
             Owner::Stock(stock) if stock.pending.holds(nodes, node) => {
@@ -583,7 +594,7 @@ impl Pool for Lru {
     }
 
     fn give_back(&self, cx: &RunCx, _: &Table<RawLock>, node: u32) {
-        let nodes = &self.nodes;
+        let nodes = self.nodes();
         let slot = nodes.place(node).1;
         match &self.shape {
             Shape::Common(Common { lists, stocks, .. }) => {
@@ -620,8 +631,8 @@ impl Pool for Lru {
     #[inline]
     fn touch(&self, node: u32) {
         // Read first: a hot node's line stays shared.
-        if self.nodes.get(node, USED) == 0 {
-            self.nodes.set(node, USED, 1);
+        if self.nodes().get(node, USED) == 0 {
+            self.nodes().set(node, USED, 1);
         }
     }
 }

@@ -347,6 +347,13 @@ impl<T: ZeroIsValid + Sync> ZeroedArray<T> {
     pub(crate) fn len(&self) -> usize {
         self.count
     }
+
+    /// All elements: what is asked of many is asked of where they are once.
+    #[inline(always)]
+    pub(crate) fn all(&self) -> &[T] {
+        // SAFETY: as for `get`.
+        unsafe { std::slice::from_raw_parts(self.region.base.cast(), self.count) }
+    }
 }
 
 #[cfg(test)]

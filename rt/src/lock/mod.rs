@@ -93,6 +93,8 @@ unsafe impl ZeroIsValid for PiMutex {}
 unsafe impl ZeroIsValid for std::sync::atomic::AtomicU32 {}
 // SAFETY: as above.
 unsafe impl ZeroIsValid for std::sync::atomic::AtomicU64 {}
+// SAFETY: elements in a row, each of which may be zero.
+unsafe impl<T: ZeroIsValid, const N: usize> ZeroIsValid for [T; N] {}
 
 /// Holds a lock. Stays on its thread: the owner is in the lock word.
 pub struct Guard<'a, L: Lock> {
