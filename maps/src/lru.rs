@@ -47,8 +47,8 @@ enum On {
 
 /// A list through the nodes. Changed under the lock of its owner only; atomics because lookups run beside.
 struct List {
-    on: On,
-    slot: u32,
+    /// What [`PLACE`] says of its nodes.
+    place: u32,
     first: AtomicU32,
     last: AtomicU32,
     len: AtomicU32,
@@ -97,7 +97,7 @@ impl<'a> Nodes<'a> {
 impl List {
     fn new(on: On, slot: u32) -> List {
         let word = || AtomicU32::new(NONE);
-        List { on, slot, first: word(), last: word(), len: AtomicU32::new(0) }
+        List { place: slot << 8 | on as u32, first: word(), last: word(), len: AtomicU32::new(0) }
     }
 
     fn len(&self) -> u32 {
@@ -110,7 +110,7 @@ impl List {
 
     #[inline]
     fn holds(&self, nodes: Nodes<'_>, node: u32) -> bool {
-        nodes.place(node) == (self.on as u32, self.slot)
+        nodes.get(node, PLACE) == self.place
     }
 
     #[inline]
@@ -118,7 +118,7 @@ impl List {
         let old = self.first.load(Ordering::Relaxed);
         nodes.set(node, PREV, NONE);
         nodes.set(node, NEXT, old);
-        nodes.set(node, PLACE, self.slot << 8 | self.on as u32);
+        nodes.set(node, PLACE, self.place);
         match old {
             NONE => self.last.store(node, Ordering::Relaxed),
             old => nodes.set(old, PREV, node),
@@ -378,7 +378,7 @@ impl Lru {
         bucket.lock(cx).is_ok_and(|_held| bucket.is_of(node) && bucket.unlink_node(node))
     }
 
-    #[inline]
+    #[inline(always)]
     fn begin_common<'a>(
         &'a self,
         cx: &RunCx,
@@ -473,6 +473,7 @@ impl Lru {
     }
 
     /// Gives what a slot handed out to the common lists, and fills its stock. Both locks are held.
+    #[inline(never)]
     fn refill(&self, cx: &RunCx, table: &Table<RawLock>, lists: &Lists, stock: &Stock, batch: u32) {
         let nodes = self.nodes();
         self.take_replaced(table, lists, stock);
@@ -496,7 +497,7 @@ impl Lru {
         }
     }
 
-    #[inline]
+    #[inline(never)]
     fn begin_own<'a>(
         &'a self,
         cx: &RunCx,
@@ -516,7 +517,7 @@ impl Lru {
     }
 
     /// Takes back a node that is out of the table, under the lock that `held` is; whether it could.
-    #[inline]
+    #[inline(always)]
     fn take_back(&self, table: &Table<RawLock>, held: &Held<'_>, node: u32) -> bool {
         let nodes = self.nodes();
         let (on, slot) = nodes.place(node);
@@ -529,7 +530,7 @@ impl Lru {
                 table.link(node).store(stock.replaced.load(Ordering::Relaxed), Ordering::Relaxed);
                 stock.replaced.store(node, Ordering::Relaxed);
             }
-            Owner::Lists(lists) if lists.inactive.slot == slot => lists.release(nodes, node, &lists.free),
+            Owner::Lists(lists) if lists.inactive.place >> 8 == slot => lists.release(nodes, node, &lists.free),
             Owner::Stock(_) | Owner::Lists(_) => return false,
         }
         true
@@ -565,7 +566,7 @@ impl Pool for Lru {
 
     type Hold<'a> = Hold<'a>;
 
-    #[inline]
+    #[inline(always)]
     fn begin<'a>(&'a self, cx: &RunCx, table: &Table<RawLock>, hold: &mut Hold<'a>) -> Result<(), MapError> {
         match &self.shape {
             Shape::Common(common) => self.begin_common(cx, table, common, hold),
@@ -583,7 +584,7 @@ impl Pool for Lru {
         hold.node.replace(old).expect("an update that may need a node has one, and needs no second one")
     }
 
-    #[inline]
+    #[inline(always)]
     fn end(&self, cx: &RunCx, table: &Table<RawLock>, hold: &mut Hold<'_>) {
         let Some(held) = &hold.held else { return };
         let left = hold.node.filter(|node| !self.take_back(table, held, *node));
