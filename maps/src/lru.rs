@@ -587,7 +587,10 @@ impl Pool for Lru {
     #[inline(always)]
     fn end(&self, cx: &RunCx, table: &Table<RawLock>, hold: &mut Hold<'_>) {
         let Some(held) = &hold.held else { return };
-        let left = hold.node.filter(|node| !self.take_back(table, held, *node));
+        let left = match hold.node {
+            Some(node) if !self.take_back(table, held, node) => Some(node),
+            _ => None,
+        };
         hold.held = None;
         if let Some(node) = left {
             self.give_back(cx, table, node);
