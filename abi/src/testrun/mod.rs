@@ -63,6 +63,11 @@ pub enum Runner {
 }
 
 impl Runner {
+    /// Whether a context that the caller does not give is one of zeros where it has a buffer for what comes back.
+    pub fn has_blank_ctx(self) -> bool {
+        matches!(self, Runner::Skb { .. } | Runner::SkLookup)
+    }
+
     /// Whether runs take `data_in`.
     pub fn takes_data(self) -> bool {
         !matches!(self, Runner::RawTracepoint | Runner::Syscall | Runner::SkLookup)
@@ -191,13 +196,11 @@ pub fn begin(prog: ProgType, attach: Option<AttachType>, input: &Input) -> Resul
     }
 }
 
-/// Whether runs of this kind have what the caller's buffers `data_out` and `ctx_out` ask for. `ctx_in`: whether there is one.
-pub fn check_buffers(runner: Runner, data_out: bool, ctx_out: bool, ctx_in: bool) -> Result<(), Errno> {
+/// Whether runs of this kind have what the caller's buffers `data_out` and `ctx_out` ask for.
+pub fn check_buffers(runner: Runner, data_out: bool, ctx_out: bool) -> Result<(), Errno> {
     match runner {
         Runner::RawTracepoint | Runner::Syscall if data_out || ctx_out => Err(Errno::EINVAL),
         Runner::SkLookup if data_out => Err(Errno::EINVAL),
-        // With a buffer, no context is one of zeros, which is of no family.
-        Runner::SkLookup if ctx_out && !ctx_in => Err(Errno::EAFNOSUPPORT),
         Runner::Netfilter if ctx_out => Err(Errno::EINVAL),
         _ => Ok(()),
     }

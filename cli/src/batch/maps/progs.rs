@@ -24,6 +24,8 @@ type Step = Fields<String, Value>;
 const MAX_INSNS: u64 = 1 << 30;
 /// The packet of a test run that names none.
 const PACKET: [u8; 64] = [0; 64];
+/// Bytes of a context of zeros: shorter ones than the structure are filled up.
+const BLANK: usize = 8;
 /// Names of kernel functions by their numbers on the recorded kernel.
 const KFUNCS: &[(i32, &str)] = &[(65271, "bpf_preempt_disable"), (65273, "bpf_preempt_enable")];
 
@@ -145,8 +147,11 @@ pub(super) fn test_run(step: &Step, world: &mut World) -> Result<Done, Errno> {
     if ctx_in.as_ref().is_some_and(Vec::is_empty) {
         return Err(Errno::EINVAL);
     }
+    let room = |name: &str| step.get(name).and_then(Value::as_u64).map(|room| room as usize);
+    let (data_room, ctx_room) = (room("data_size_out"), room("ctx_size_out"));
     let given_ctx = ctx_in.is_some();
-    let ctx_in = ctx_in.unwrap_or_default();
+    let blank = if ctx_room.is_some() && runner.has_blank_ctx() { vec![0; BLANK] } else { Vec::new() };
+    let ctx_in = ctx_in.unwrap_or(blank);
     let cpu = number(step, "cpu") as u32;
     // A step that names a CPU asks for it.
     let on_cpu = if step.get("cpu").is_some_and(|cpu| !cpu.is_null()) { testrun::ON_CPU } else { 0 };
@@ -164,9 +169,7 @@ pub(super) fn test_run(step: &Step, world: &mut World) -> Result<Done, Errno> {
         // Tracing programs have runs in the kernel alone, and their flags are looked at first.
         return Err(if prog_type == ProgType::Tracing && input.flags != 0 { Errno::EINVAL } else { errno });
     }
-    let room = |name: &str| step.get(name).and_then(Value::as_u64).map(|room| room as usize);
-    let (data_room, ctx_room) = (room("data_size_out"), room("ctx_size_out"));
-    testrun::check_buffers(runner, data_room.is_some(), ctx_room.is_some(), given_ctx)?;
+    testrun::check_buffers(runner, data_room.is_some(), ctx_room.is_some())?;
     let mut ctx = Ctx::test_run_with(prog_type, attach_type, &input).map_err(|error| error.errno)?;
     let mut session = programs.engine.session(cpu % world.cpus);
     let mut retval = 0;

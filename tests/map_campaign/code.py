@@ -1,0 +1,254 @@
+"""Small programs over maps, as slots in hex with the maps they name."""
+import struct
+
+LOOKUP, UPDATE, DELETE, TAIL_CALL, PERF_OUTPUT, STACKID, REDIRECT = 1, 2, 3, 12, 25, 27, 51
+PUSH, POP, PEEK, LOCK, UNLOCK, OUTPUT, RESERVE, SUBMIT, DISCARD, QUERY = 87, 88, 89, 93, 94, 130, 131, 132, 133, 134
+TIMER_INIT, TIMER_START, TIMER_CANCEL, LOOKUP_PERCPU = 169, 171, 172, 195
+SKB_UNDER_CGROUP, TASK_UNDER_CGROUP, PERF_READ, PERF_READ_VALUE = 33, 37, 22, 55
+KEY, VALUE = -8, -32
+UPDATE_FLAGS = [0, 0, 0, 0, 1, 2, 3, 4, 8, 16, -1]
+NONE, MISS = 0, 77
+
+
+def signed(word):
+    return word - (1 << 32) if word >> 31 else word
+
+
+class Code:
+    """An assembler for what the campaign needs."""
+
+    def __init__(self):
+        self.slots, self.maps = [], {}
+
+    def add(self, op, dst=0, src=0, off=0, imm=0):
+        self.slots.append(struct.pack("<BBhi", op, dst | src << 4, off, imm))
+
+    def set(self, dst, imm):
+        self.add(0xB7, dst, imm=imm)
+
+    def set64(self, dst, value):
+        self.add(0x18, dst, imm=signed(value & 0xFFFFFFFF))
+        self.add(0, imm=signed(value >> 32 & 0xFFFFFFFF))
+
+    def move(self, dst, src):
+        self.add(0xBF, dst, src)
+
+    def map(self, dst, name):
+        self.maps[str(len(self.slots))] = name
+        self.add(0x18, dst, 1)
+        self.add(0)
+
+    def stack(self, dst, off):
+        self.move(dst, 10)
+        self.add(0x07, dst, imm=off)
+
+    def store(self, off, value):
+        self.set64(1, value)
+        self.add(0x7B, 10, 1, off=off)
+
+    def call(self, helper):
+        self.add(0x85, imm=helper)
+
+    def unless_null(self, body, instead=MISS):
+        """Runs `body` if r0 is not 0; else r0 is `instead`."""
+        self.add(0x55, 0, off=2, imm=0)
+        self.set(0, instead)
+        at = len(self.slots)
+        self.add(0x05)
+        body()
+        self.slots[at] = struct.pack("<BBhi", 0x05, 0, len(self.slots) - at - 1, 0)
+
+    def mix(self):
+        """Makes r0 part of the result, which is in r7."""
+        self.add(0x27, 7, imm=31)
+        self.add(0x0F, 7, 0)
+
+    def hex(self):
+        return b"".join(self.slots).hex()
+
+
+def key_of(random, kind):
+    if kind == "lpm_trie":
+        address = random.choice([(10, 0, 0, 0), (10, 1, 0, 0), (10, 1, 2, 3), (192, 168, 0, 1), (11, 255, 0, 128)])
+        return struct.pack("<IBBBB", random.choice([0, 1, 8, 16, 24, 31, 32, 33, 40]), *address)
+    return struct.pack("<I", random.choice([0, 1, 2, 3, 4, 5, 7, 8, 100, 0xFFFFFFFF]))
+
+
+def operations(spec):
+    """What programs do with such a map."""
+    kind = spec["type"]
+    if kind in ("queue", "stack", "bloom_filter"):
+        return ["push", "pop", "peek"]
+    own = {
+        "ringbuf": ["output", "reserve", "query"], "prog_array": ["tail"] * 3 + ["lookup"], "stack_trace": ["stackid", "lookup", "delete"],
+        "perf_event_array": ["perf_output", "perf_read", "perf_read_value"], "cgroup_array": ["under", "task_under", "lookup"],
+        "hash_of_maps": ["lookup", "inner", "inner", "update"], "array_of_maps": ["lookup", "inner", "inner", "update"],
+    }
+    if kind in ("devmap", "devmap_hash", "cpumap", "xskmap"):
+        return ["redirect"] * 3 + ["lookup"]
+    if kind in own:
+        return own[kind]
+    more = ["lookup_percpu"] * 3 if kind in ("percpu_hash", "percpu_array", "lru_percpu_hash") else []
+    more += {7: ["timer"] * 6, 5: ["spin"] * 4}.get(spec.get("btf_value_id"), [])
+    return ["lookup"] * 4 + ["update"] * 4 + ["delete"] * 2 + more
+
+
+ALL = ["lookup", "update", "delete", "push", "pop", "peek", "output", "redirect", "lookup_percpu", "perf_output", "stackid", "tail"]
+
+
+def add_operation(code, random, operation, name, kind):
+    """Adds one operation on map `name`; its result is in r0."""
+    pick = random.choice
+    key = lambda: code.store(KEY, int.from_bytes(key_of(random, kind).ljust(8, b"\0"), "little"))
+    value = lambda: code.store(VALUE, random.getrandbits(16))
+    load = lambda: code.add(0x79, 0, 0)
+    key_arguments = lambda: (key(), code.map(1, name), code.stack(2, KEY))
+
+    def in_value(what):
+        key_arguments()
+        code.call(LOOKUP)
+        code.unless_null(what)
+
+    def locked():
+        code.move(8, 0)
+        code.move(1, 8)
+        code.call(LOCK)
+        code.add(0x61, 9, 8, off=4)
+        code.add(0x07, 9, imm=1)
+        code.add(0x63, 8, 9, off=4)
+        code.move(1, 8)
+        code.call(UNLOCK)
+        code.move(0, 9)
+
+    def timer():
+        code.move(1, 0)
+        code.add(0x07, 1, imm=pick([8, 8, 8, 0]))
+        which = pick([TIMER_INIT, TIMER_START, TIMER_CANCEL])
+        if which == TIMER_INIT:
+            code.map(2, name)
+            code.set(3, pick([0, 1, 7, 2, 15, 16]))
+        elif which == TIMER_START:
+            code.set(2, 1000)
+            code.set(3, pick([0, 1, 2, 3, 4, 8]))
+        code.call(which)
+
+    def inner():
+        code.move(1, 0)
+        code.add(0x62, 10, off=KEY, imm=pick([0, 1, 2]))
+        code.stack(2, KEY)
+        which = pick([LOOKUP, UPDATE, DELETE])
+        if which == UPDATE:
+            code.stack(3, VALUE)
+            code.set(4, 0)
+        code.call(which)
+        if which == LOOKUP:
+            code.unless_null(load, 55)
+
+    def ended():
+        code.move(1, 0)
+        code.set(2, pick([0, 1, 2, 3, 4]))
+        code.call(pick([SUBMIT, DISCARD]))
+        code.set(0, 5)
+
+    if operation == "lookup":
+        in_value(load)
+    elif operation == "spin":
+        in_value(locked)
+    elif operation == "timer":
+        in_value(timer)
+    elif operation == "inner":
+        in_value(inner)
+    elif operation == "lookup_percpu":
+        key_arguments()
+        code.set(3, pick([0, 1, 2, 3, -1]))
+        code.call(LOOKUP_PERCPU)
+        code.unless_null(load)
+    elif operation == "update":
+        value()
+        key_arguments()
+        code.stack(3, VALUE)
+        code.set(4, pick(UPDATE_FLAGS))
+        code.call(UPDATE)
+    elif operation == "delete":
+        key_arguments()
+        code.call(DELETE)
+    elif operation in ("push", "pop", "peek"):
+        value()
+        code.map(1, name)
+        code.stack(2, VALUE)
+        if operation == "push":
+            code.set(3, pick(UPDATE_FLAGS))
+        code.call({"push": PUSH, "pop": POP, "peek": PEEK}[operation])
+        if operation != "push":
+            code.mix()
+            code.add(0x79, 0, 10, off=VALUE)
+    elif operation == "output":
+        value()
+        code.map(1, name)
+        code.stack(2, VALUE)
+        code.set(3, pick([8, 1, 7, 16, 24, 32, 0]))
+        code.set(4, pick([0, 1, 2, 3, 4, 8]))
+        code.call(OUTPUT)
+    elif operation == "reserve":
+        code.map(1, name)
+        code.set(2, pick([8, 16, 1, 1000, 2048, 4080, 4088, 4089, 4096, 0]))
+        code.set(3, pick([0, 0, 0, 0, 1, 2]))
+        code.call(RESERVE)
+        code.unless_null(ended)
+    elif operation == "query":
+        code.map(1, name)
+        code.set(2, pick([0, 1, 2, 3, 4, 9]))
+        code.call(QUERY)
+    elif operation == "redirect":
+        code.map(1, name)
+        code.set(2, pick([0, 1, 2, 3, 4, 100]))
+        code.set(3, pick([0, 1, 2, 3, 4, 5, 8, 16, 24]))
+        code.call(REDIRECT)
+    elif operation == "perf_read":
+        code.map(1, name)
+        code.set64(2, pick([0, 1, 0xFFFFFFFF, 1 << 32]))
+        code.call(PERF_READ)
+    elif operation == "perf_read_value":
+        code.map(1, name)
+        code.set64(2, pick([0, 1, 0xFFFFFFFF]))
+        code.stack(3, VALUE)
+        code.set(4, pick([24, 16]))
+        code.call(PERF_READ_VALUE)
+    elif operation == "task_under":
+        code.map(1, name)
+        code.set(2, pick([0, 1, 100]))
+        code.call(TASK_UNDER_CGROUP)
+    else:
+        code.move(1, 6)
+        code.map(2, name)
+        if operation == "perf_output":
+            code.set64(3, pick([0, 1, 2, 0xFFFFFFFF, 1 << 32, 1 << 52]))
+            code.stack(4, VALUE)
+            code.set(5, 8)
+            code.call(PERF_OUTPUT)
+        else:
+            code.set(3, pick([0, 1, 2, 100, 256, 512, 1024, 2048]))
+            code.call({"tail": TAIL_CALL, "stackid": STACKID, "under": SKB_UNDER_CGROUP}[operation])
+            # Stacks have other numbers here.
+            code.add(0x77, 0, imm=63) if operation == "stackid" else code.set(0, 9) if operation == "tail" else None
+
+
+def program(random, maps, prog_type):
+    """A program of some operations on `maps`, pairs of name and step that creates it."""
+    code = Code()
+    code.move(6, 1)
+    code.set(7, 0)
+    for off in range(8, 120, 8):
+        code.add(0x7A, 10, off=-off)
+    for _ in range(random.randrange(1, 5)):
+        name, spec = random.choice(maps)
+        operation = random.choice(ALL if random.random() < 0.03 else operations(spec))
+        add_operation(code, random, operation, name, spec["type"])
+        code.mix()
+    code.move(0, 7)
+    if prog_type in ("cgroup_skb", "sk_lookup", "lwt_in", "lwt_xmit"):
+        code.add(0x57, 0, imm=1)
+    elif prog_type == "flow_dissector":
+        code.set(0, random.choice([0, 1, 2, 129]))
+    code.add(0x95)
+    return code
