@@ -384,10 +384,9 @@ impl Lru {
         cx: &RunCx,
         table: &Table<RawLock>,
         common: &'a Common,
-        hold: &mut Hold<'a>,
-    ) -> Result<(), MapError> {
+    ) -> Result<Hold<'a>, MapError> {
         let stock = &common.stocks[place_of(cx.slot, common.stocks.len())];
-        let mut held = stock.lock.lock(cx, Class::LruLocal).map_err(no_node)?;
+        let mut guard = stock.lock.lock(cx, Class::LruLocal).map_err(no_node)?;
         if stock.free.len() == 0 {
             let _lists_held = common.lists.lock.lock(cx, Class::Lru).map_err(no_node)?;
             self.refill(cx, table, &common.lists, stock, common.batch);
@@ -395,15 +394,14 @@ impl Lru {
         let node = match stock.free.pop(self.nodes()) {
             Some(node) => node,
             None => {
-                drop(held);
+                drop(guard);
                 // Other slots hold everything: take one of theirs.
                 let stolen = self.steal(cx, table, common)?;
-                held = Lru::lock_again(cx, table, common, stock, stolen)?;
+                guard = Lru::lock_again(cx, table, common, stock, stolen)?;
                 stolen
             }
         };
-        self.enter(&stock.pending, node, hold, Held { _guard: held, of: Owner::Stock(stock) });
-        Ok(())
+        Ok(self.enter(&stock.pending, node, guard, Owner::Stock(stock)))
     }
 
     /// The lock of a slot for which a node was taken from another one; where it cannot be had, the node is free for all.
@@ -423,11 +421,10 @@ impl Lru {
 
     /// Puts a node for an update on the list of those that are in use.
     #[inline(always)]
-    fn enter<'a>(&self, list: &List, node: u32, hold: &mut Hold<'a>, held: Held<'a>) {
+    fn enter<'a>(&self, list: &List, node: u32, guard: Guard<'a, RawLock>, of: Owner<'a>) -> Hold<'a> {
         self.nodes().set(node, USED, 0);
         list.push(self.nodes(), node);
-        hold.node = Some(node);
-        hold.held = Some(held);
+        Hold { node: Some(node), guard: Some(guard), of }
     }
 
     #[cold]
@@ -498,30 +495,23 @@ impl Lru {
     }
 
     #[inline(never)]
-    fn begin_own<'a>(
-        &'a self,
-        cx: &RunCx,
-        table: &Table<RawLock>,
-        lists: &'a Lists,
-        hold: &mut Hold<'a>,
-    ) -> Result<(), MapError> {
+    fn begin_own<'a>(&self, cx: &RunCx, table: &Table<RawLock>, lists: &'a Lists) -> Result<Hold<'a>, MapError> {
         let nodes = self.nodes();
-        let held = lists.lock.lock(cx, Class::Lru).map_err(no_node)?;
+        let guard = lists.lock.lock(cx, Class::Lru).map_err(no_node)?;
         lists.rotate(nodes, OWN_BATCH);
         if !lists.has_free() {
             lists.shrink(nodes, OWN_BATCH, OWN_BATCH, &lists.free, &|node| Lru::evict(cx, table, node));
         }
         let node = lists.take_free(nodes).ok_or(Errno::ENOMEM)?;
-        self.enter(&lists.inactive, node, hold, Held { _guard: held, of: Owner::Lists(lists) });
-        Ok(())
+        Ok(self.enter(&lists.inactive, node, guard, Owner::Lists(lists)))
     }
 
-    /// Takes back a node that is out of the table, under the lock that `held` is; whether it could.
+    /// Takes back a node that is out of the table, under the owner's lock; whether it could.
     #[inline(always)]
-    fn take_back(&self, table: &Table<RawLock>, held: &Held<'_>, node: u32) -> bool {
+    fn take_back(&self, table: &Table<RawLock>, of: Owner<'_>, node: u32) -> bool {
         let nodes = self.nodes();
         let (on, slot) = nodes.place(node);
-        match held.of {
+        match of {
             Owner::Stock(stock) if stock.pending.holds(nodes, node) => {
                 stock.pending.remove(nodes, node);
                 stock.free.push(nodes, node);
@@ -531,27 +521,27 @@ impl Lru {
                 stock.replaced.store(node, Ordering::Relaxed);
             }
             Owner::Lists(lists) if lists.inactive.place >> 8 == slot => lists.release(nodes, node, &lists.free),
-            Owner::Stock(_) | Owner::Lists(_) => return false,
+            Owner::Stock(_) | Owner::Lists(_) | Owner::Nobody => return false,
         }
         true
     }
 }
 
-/// What an update has of the lists while it goes on.
+/// What an update has of the lists while it goes on. In parts that fit registers: together they would go through memory.
 #[derive(Default)]
 pub(crate) struct Hold<'a> {
     /// A node for it; once that is used, the one that it replaced: what is left when the update ends.
     node: Option<u32>,
-    held: Option<Held<'a>>,
-}
-
-/// The lock under which a node was taken, held.
-struct Held<'a> {
-    _guard: Guard<'a, RawLock>,
+    /// The lock under which the node was taken.
+    guard: Option<Guard<'a, RawLock>>,
+    /// Whose it is.
     of: Owner<'a>,
 }
 
+#[derive(Clone, Copy, Default)]
 enum Owner<'a> {
+    #[default]
+    Nobody,
     Stock(&'a Stock),
     Lists(&'a Lists),
 }
@@ -567,10 +557,10 @@ impl Pool for Lru {
     type Hold<'a> = Hold<'a>;
 
     #[inline(always)]
-    fn begin<'a>(&'a self, cx: &RunCx, table: &Table<RawLock>, hold: &mut Hold<'a>) -> Result<(), MapError> {
+    fn begin<'a>(&'a self, cx: &RunCx, table: &Table<RawLock>) -> Result<Hold<'a>, MapError> {
         match &self.shape {
-            Shape::Common(common) => self.begin_common(cx, table, common, hold),
-            Shape::PerSlot(lists) => self.begin_own(cx, table, &lists[place_of(cx.slot, lists.len())], hold),
+            Shape::Common(common) => self.begin_common(cx, table, common),
+            Shape::PerSlot(lists) => self.begin_own(cx, table, &lists[place_of(cx.slot, lists.len())]),
         }
     }
 
@@ -585,13 +575,12 @@ impl Pool for Lru {
     }
 
     #[inline(always)]
-    fn end(&self, cx: &RunCx, table: &Table<RawLock>, hold: &mut Hold<'_>) {
-        let Some(held) = &hold.held else { return };
+    fn end(&self, cx: &RunCx, table: &Table<RawLock>, hold: Hold<'_>) {
         let left = match hold.node {
-            Some(node) if !self.take_back(table, held, node) => Some(node),
+            Some(node) if !self.take_back(table, hold.of, node) => Some(node),
             _ => None,
         };
-        hold.held = None;
+        drop(hold.guard);
         if let Some(node) = left {
             self.give_back(cx, table, node);
         }
@@ -655,17 +644,15 @@ mod tests {
         let lru = Lru::new(1, 2, true, Pages::Now).expect("there is memory");
         let Shape::Common(common) = &lru.shape else { panic!("lists are common") };
         // The only node is free on slot 1.
-        let mut hold = Hold::default();
-        lru.begin(&RunCx::program(1), &table, &mut hold).expect("there is a node");
-        lru.end(&RunCx::program(1), &table, &mut hold);
+        let hold = lru.begin(&RunCx::program(1), &table).expect("there is a node");
+        lru.end(&RunCx::program(1), &table, hold);
         let stolen = lru.steal(&CX, &table, common).expect("slot 1 has it");
         {
             let stock = &common.stocks[0];
             let _held = stock.lock.lock(&CX, Class::LruLocal).expect("nobody has it");
             assert!(Lru::lock_again(&CX, &table, common, stock, stolen).is_err(), "its own thread holds it");
         }
-        let mut hold = Hold::default();
-        assert!(lru.begin(&CX, &table, &mut hold).is_ok());
+        let hold = lru.begin(&CX, &table).expect("what was stolen is there");
         assert_eq!(hold.node, Some(stolen));
     }
 }

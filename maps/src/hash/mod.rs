@@ -259,12 +259,9 @@ where
         let hash = self.table.hash(key);
         // A per-CPU value that must exist is written in place; every other update may need a node.
         let may_need = !(self.is_percpu() && flags & 3 == update::EXIST);
-        let mut hold = P::Hold::default();
-        if may_need {
-            self.pool.begin(cx, &self.table, &mut hold)?;
-        }
+        let mut hold = if may_need { self.pool.begin(cx, &self.table)? } else { P::Hold::default() };
         let done = self.insert(cx, key, hash, value, flags, &mut hold);
-        self.pool.end(cx, &self.table, &mut hold);
+        self.pool.end(cx, &self.table, hold);
         done
     }
 }

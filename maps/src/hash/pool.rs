@@ -23,7 +23,7 @@ pub(crate) trait Pool: Send + Sync {
         Self: 'a;
 
     /// Begins an update, before its bucket is locked.
-    fn begin<'a>(&'a self, cx: &RunCx, table: &Table<Self::Lock>, hold: &mut Self::Hold<'a>) -> Result<(), MapError>;
+    fn begin<'a>(&'a self, cx: &RunCx, table: &Table<Self::Lock>) -> Result<Self::Hold<'a>, MapError>;
 
     /// A node for a new key. Under the bucket lock.
     fn take(&self, cx: &RunCx, table: &Table<Self::Lock>, hold: &mut Self::Hold<'_>) -> Result<u32, MapError>;
@@ -32,7 +32,7 @@ pub(crate) trait Pool: Send + Sync {
     fn swap(&self, bucket: &Bucket<'_, Self::Lock>, hold: &mut Self::Hold<'_>, old: u32) -> u32;
 
     /// Ends an update, after the bucket lock.
-    fn end(&self, cx: &RunCx, table: &Table<Self::Lock>, hold: &mut Self::Hold<'_>);
+    fn end(&self, cx: &RunCx, table: &Table<Self::Lock>, hold: Self::Hold<'_>);
 
     /// Takes back a node that left the table for good, or was taken and never entered it.
     fn give_back(&self, cx: &RunCx, table: &Table<Self::Lock>, node: u32);
@@ -72,7 +72,7 @@ impl Pool for Prealloc {
     type Hold<'a> = ();
 
     #[inline(always)]
-    fn begin(&self, _: &RunCx, _: &Table<RawLock>, (): &mut ()) -> Result<(), MapError> {
+    fn begin(&self, _: &RunCx, _: &Table<RawLock>) -> Result<(), MapError> {
         Ok(())
     }
 
@@ -89,7 +89,7 @@ impl Pool for Prealloc {
     }
 
     #[inline(always)]
-    fn end(&self, _: &RunCx, _: &Table<RawLock>, (): &mut ()) {}
+    fn end(&self, _: &RunCx, _: &Table<RawLock>, (): ()) {}
 
     #[inline]
     fn give_back(&self, cx: &RunCx, table: &Table<RawLock>, node: u32) {
@@ -138,7 +138,7 @@ where
         L: 'a;
 
     #[inline(always)]
-    fn begin(&self, _: &RunCx, _: &Table<L>, (): &mut ()) -> Result<(), MapError> {
+    fn begin(&self, _: &RunCx, _: &Table<L>) -> Result<(), MapError> {
         Ok(())
     }
 
@@ -159,7 +159,7 @@ where
     }
 
     #[inline(always)]
-    fn end(&self, _: &RunCx, _: &Table<L>, (): &mut ()) {}
+    fn end(&self, _: &RunCx, _: &Table<L>, (): ()) {}
 
     fn give_back(&self, cx: &RunCx, table: &Table<L>, node: u32) {
         self.count.fetch_sub(1, Ordering::Relaxed);
