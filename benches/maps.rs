@@ -2,16 +2,19 @@
 //!
 //! Each program does one operation, or a pair that undo each other, in a loop; the two machines run it in turn, in one
 //! run. Ours as native code. The loop around an operation costs both about a nanosecond. First come pairs of locks, taken and
-//! given back by nobody else, and the two locked instructions that such a pair takes at least. `maps NAME…` measures those
-//! whose names hold one of these words; `--alone` leaves the kernel out; `--least` shows the fastest run in place of the
-//! median, for busy machines; `--once` runs once and `--long` a hundred times as often, for tools that look inside.
+//! given back by nobody else, and the two locked instructions that such a pair takes at least; last the same programs on all
+//! CPUs at once, on the same map: nanoseconds an operation on each. `maps NAME…` measures those whose names hold one of these
+//! words; `--alone` leaves the kernel out; `--least` shows the fastest run in place of the median, for busy machines; `--once`
+//! runs once and `--long` a hundred times as often, for tools that look inside. What an operation costs as maps grow,
+//! `cargo run --release -p rtbpf-maps --example growth` plots.
 
 use std::hint::black_box;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Barrier, Mutex};
 use std::time::Instant;
 
-use rtbpf::maps::{CreateCx, create};
+use rtbpf::maps::{CreateCx, MapRef, create};
+use rtbpf::rt::pin::pin_to;
 use rtbpf::rt::{Class, Lock, PiMutex, RawLock, RunCx};
 use rtbpf::{Config, Ctx, Engine, Native, Session};
 use rtbpf_abi::map_spec::flags;
@@ -25,6 +28,8 @@ use rtbpf_verifier::Assumptions;
 const ROUNDS: usize = 4096;
 /// Runs of each machine, in turn.
 const SAMPLES: usize = 31;
+/// Runs on each of several CPUs.
+const CROWDED: usize = 17;
 
 /// Keys are drawn from `keys`, a power of two, in an order that no cache guesses.
 fn case(name: &str, spec: MapSpec, keys: usize, operation: &str) -> Case {
@@ -105,19 +110,23 @@ struct Ours {
     ctx: Ctx,
 }
 
-impl Ours {
-    fn new(case: &Case) -> Ours {
-        let engine = Engine::new(Config { max_insns: None, ..Config::linux() });
-        let mut maps = Vec::new();
-        for map in &case.maps {
-            // As the kernel does: all pages of what exists from the start.
-            let live =
-                create(&map.spec, &CreateCx { prefault: true, ..CreateCx::new(2) }).expect("the map can be made");
-            for (key, value) in &map.init {
-                live.update(&RunCx::CONTROL, key, value.as_slice().into(), 0).expect("it has room");
-            }
-            maps.push(live);
+/// The maps of a case, filled.
+fn maps_of(case: &Case) -> Vec<MapRef> {
+    let mut maps = Vec::new();
+    for map in &case.maps {
+        // As the kernel does: all pages of what exists from the start.
+        let live = create(&map.spec, &CreateCx { prefault: true, ..CreateCx::new(2) }).expect("the map can be made");
+        for (key, value) in &map.init {
+            live.update(&RunCx::CONTROL, key, value.as_slice().into(), 0).expect("it has room");
         }
+        maps.push(live);
+    }
+    maps
+}
+
+impl Ours {
+    fn new(case: &Case, maps: Vec<MapRef>, cpu: u32) -> Ours {
+        let engine = Engine::new(Config { max_insns: None, slots: cpu + 1, ..Config::linux() });
         let given = Assumptions {
             maps: case.maps.iter().map(|map| Arc::new(map.spec.clone())).collect(),
             ..Assumptions::new(case.prog_type())
@@ -126,12 +135,35 @@ impl Ours {
         let verified = engine.verify(program, given).unwrap_or_else(|error| panic!("{}: {error}", case.name));
         let native = engine.bind_native(verified, maps).expect("it has native code");
         let ctx = Ctx::test_run(case.prog_type(), None, &[0; 64], &[]).expect("the packet is good");
-        Ours { native, session: engine.session(0), ctx }
+        Ours { native, session: engine.session(cpu), ctx }
     }
 
     fn run(&mut self) {
         self.native.run(&mut self.session, &mut self.ctx).expect("it was proved");
     }
+}
+
+/// Runs on all CPUs at once what `begin` makes for each of them; all times.
+fn crowd<R: FnMut()>(cpus: u32, begin: impl Fn(u32) -> R + Sync) -> Vec<f64> {
+    let (start, all) = (Barrier::new(cpus as usize), Mutex::new(Vec::new()));
+    std::thread::scope(|scope| {
+        for cpu in 0..cpus {
+            let (begin, start, all) = (&begin, &start, &all);
+            scope.spawn(move || {
+                // A hint: where it cannot be had, threads go where the system puts them.
+                let _ = pin_to(cpu as usize);
+                let mut run = begin(cpu);
+                let mut times = Vec::new();
+                for _ in 0..CROWDED {
+                    start.wait();
+                    times.push(time(&mut run));
+                }
+                // The first ones warm caches and tables.
+                all.lock().expect("no panic").extend(times.split_off(2));
+            });
+        }
+    });
+    all.into_inner().expect("no panic")
 }
 
 type Part = Box<dyn Fn()>;
@@ -191,14 +223,13 @@ fn main() {
     println!("{:<34} {:>16} {:>16} {:>7}", "ns an operation (spread)", "rtbpf", "Linux", "ratio");
     let wanted = |name: &str| names.is_empty() || names.iter().any(|word| name.contains(word.as_str()));
     for (name, part) in parts().into_iter().filter(|(name, _)| wanted(name)) {
-        let (mine, spread) = middle((0..SAMPLES).map(|_| time(&part)).collect(), has("--least"));
-        println!("{name:<34} {:>16} {:>16}", format!("{mine:.1} ({spread:.1})"), "-");
+        row(name, middle((0..SAMPLES).map(|_| time(&part)).collect(), has("--least")), None);
     }
     for case in cases() {
         if !wanted(&case.name) {
             continue;
         }
-        let mut ours = Ours::new(&case);
+        let mut ours = Ours::new(&case, maps_of(&case), 0);
         if has("--once") {
             ours.run();
             continue;
@@ -220,14 +251,41 @@ fn main() {
                 b.extend(linux);
             }
         }
-        let (mine, spread) = middle(a, has("--least"));
-        match theirs {
-            Some(_) => {
-                let (linux, wide) = middle(b, has("--least"));
-                let columns = (format!("{mine:.1} ({spread:.1})"), format!("{linux:.1} ({wide:.1})"));
-                println!("{:<34} {:>16} {:>16} {:>7.2}", case.name, columns.0, columns.1, mine / linux);
-            }
-            None => println!("{:<34} {:>16} {:>16}", case.name, format!("{mine:.1} ({spread:.1})"), "-"),
+        let theirs = theirs.map(|_| middle(b, has("--least")));
+        row(&case.name, middle(a, has("--least")), theirs);
+    }
+    let cpus = cpus();
+    if cpus < 2 || has("--once") || has("--long") {
+        return;
+    }
+    println!("on {cpus} CPUs at once");
+    for case in cases().into_iter().filter(|case| wanted(&case.name)) {
+        let maps = maps_of(&case);
+        let ours = crowd(cpus, |cpu| {
+            let mut ours = Ours::new(&case, maps.clone(), cpu);
+            move || ours.run()
+        });
+        let theirs = (linux.is_ok() && !has("--alone")).then(|| {
+            let loaded = kernel::load(&case, false).unwrap_or_else(|error| panic!("{}: {error}", case.name));
+            crowd(cpus, |_| || drop(loaded.run(&[0; 64])))
+        });
+        row(&case.name, middle(ours, has("--least")), theirs.map(|times| middle(times, has("--least"))));
+    }
+}
+
+/// CPUs that are there; not those that the pinned thread may use.
+fn cpus() -> u32 {
+    let possible = std::fs::read_to_string("/sys/devices/system/cpu/online").unwrap_or_default();
+    possible.trim().rsplit(['-', ',']).next().and_then(|last| last.parse().ok()).map_or(1, |last: u32| last + 1)
+}
+
+/// A line of the table.
+fn row(name: &str, (mine, spread): (f64, f64), linux: Option<(f64, f64)>) {
+    let mine_text = format!("{mine:.1} ({spread:.1})");
+    match linux {
+        Some((linux, wide)) => {
+            println!("{name:<34} {mine_text:>16} {:>16} {:>7.2}", format!("{linux:.1} ({wide:.1})"), mine / linux);
         }
+        None => println!("{name:<34} {mine_text:>16} {:>16}", "-"),
     }
 }
