@@ -4,37 +4,10 @@
 
 use std::time::Instant;
 
+use rtbpf_benches::shapes::mix;
 use rtbpf_benches::{assumed, recorded};
 use rtbpf_jit::{NoLinker, Options, compile};
 use rtbpf_verifier::VerifiedProgram;
-
-/// A program of `count` instructions: additions, moves, shifts, masks, products, loads and stores of the stack.
-fn mix(count: usize) -> VerifiedProgram {
-    let mut bytes = Vec::with_capacity(count * 8);
-    let mut push = |code: u8, dst: u8, src: u8, off: i16, imm: i32| {
-        let (off, imm) = (off.to_le_bytes(), imm.to_le_bytes());
-        bytes.extend([code, src << 4 | dst, off[0], off[1], imm[0], imm[1], imm[2], imm[3]]);
-    };
-    (0..10).for_each(|reg| push(0xb7, reg, 0, 0, reg as i32));
-    for i in 0..count.saturating_sub(11) {
-        let (dst, src) = ((i % 10) as u8, ((i * 7 + 3) % 10) as u8);
-        let off = -8 - (i % 60) as i16 * 8;
-        match i % 10 {
-            0 => push(0x0f, dst, src, 0, 0),
-            1 => push(0xaf, dst, src, 0, 0),
-            2 => push(0x7b, 10, src, off, 0),
-            3 => push(0x67, dst, 0, 0, 7),
-            4 => push(0xbf, dst, src, 0, 0),
-            5 => push(0x79, dst, 10, off, 0),
-            6 => push(0x07, dst, 0, 0, i as i32),
-            7 => push(0x1c, dst, src, 0, 0),
-            8 => push(0x2f, dst, src, 0, 0),
-            _ => push(0x57, dst, 0, 0, 0xff),
-        }
-    }
-    push(0x95, 0, 0, 0, 0);
-    assumed(&bytes)
-}
 
 fn report(name: &str, program: &VerifiedProgram, options: &Options) {
     let count = program.code().len() as f64;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use rtbpf_abi::{MapKind, ProgKind, ProgType};
-use rtbpf_benches::{MEM, recorded};
+use rtbpf_benches::{MEM, recorded, shapes};
 use rtbpf_isa::{RawInsn, asm, decode};
 use rtbpf_tests::generate::{Case, CaseMap};
 use rtbpf_tests::kernel;
@@ -34,19 +34,7 @@ fn of_text(name: &str, text: &str) -> Case {
 
 /// Additions, products, shifts, masks, loads and stores of the stack.
 fn straight(count: usize) -> Case {
-    let mut text = String::from("r6 = *(u32 *)(r1 + 0)\n");
-    for reg in [0, 2, 3, 4, 5, 7, 8, 9] {
-        let _ = writeln!(text, "r{reg} = r6");
-    }
-    for i in 0..count / 10 {
-        let (a, b, off) = ([0, 2, 3, 4, 5, 7, 8, 9][i % 8], [3, 4, 5, 7, 8, 9, 0, 2][i % 8], 8 + i % 60 * 8);
-        let _ = writeln!(
-            text,
-            "r{a} += r{b}\n r{a} ^= r{b}\n *(u64 *)(r10 - {off}) = r{b}\n r{a} <<= 7\n r{a} = r{b}\n \
-             r{b} = *(u64 *)(r10 - {off})\n r{a} += {i}\n w{a} -= w{b}\n r{a} *= r{b}\n r{b} &= 255"
-        );
-    }
-    of_text(&format!("straight {count}"), &(text + "r0 = 0\n exit"))
+    of_text(&format!("straight {count}"), &shapes::straight(count))
 }
 
 /// One forward branch each 16 instructions, on a number that is not known.
@@ -64,12 +52,7 @@ fn branchy(count: usize) -> Case {
 
 /// A counted loop.
 fn counted(rounds: usize) -> Case {
-    of_text(
-        &format!("loop {rounds}"),
-        &format!(
-            "r0 = 0\n r1 = 0\nagain:\n r0 += r1\n r0 ^= 5\n r1 += 1\n if r1 != {rounds} goto again\n r0 = 0\n exit"
-        ),
-    )
+    of_text(&format!("loop {rounds}"), &shapes::counted(rounds))
 }
 
 /// A loop that branches on numbers that are not known.

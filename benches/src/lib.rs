@@ -1,5 +1,7 @@
 //! Inputs and engines that the benches share.
 
+pub mod shapes;
+
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
