@@ -163,7 +163,7 @@ pub trait Encode: Sized {
     /// Whether the code of `insn` uses those.
     fn takes_extra(&self, insn: &Insn) -> bool;
 
-    /// Operations and comparisons take one operand from memory.
+    /// Operations and comparisons take one operand from memory, and comparisons the low byte of a register.
     const MEMORY_OPERANDS: bool;
 
     /// Machine registers that a callee keeps, as bits by number.
