@@ -75,7 +75,7 @@ impl Ringbuf {
     /// Room for a record of `size` bytes; `None` when there is none. The caller submits or discards it.
     ///
     /// Semantics: `bpf_ringbuf_reserve`, bpf-helpers(7).
-    #[inline]
+    #[inline(always)]
     pub fn reserve(&self, _: &RunCx, size: u64, flags: u64) -> Option<ValuePtr> {
         if flags != 0 {
             return None;

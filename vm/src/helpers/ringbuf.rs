@@ -24,7 +24,7 @@ pub(crate) enum End {
 }
 
 /// Ends the record at `sample`, if this run reserved it.
-#[inline]
+#[inline(always)]
 pub(crate) fn end(cx: &mut Cx<'_>, sample: u64, flags: u64, how: End) {
     let Some(ring) = cx.host().records.take(sample) else { return };
     match how {
@@ -34,7 +34,7 @@ pub(crate) fn end(cx: &mut Cx<'_>, sample: u64, flags: u64, how: End) {
 }
 
 /// Reserves a record in the ring buffer of argument `n`, and remembers it.
-#[inline]
+#[inline(always)]
 pub(crate) fn reserve_in(cx: &mut Cx<'_>, n: usize, size: u64, flags: u64) -> Option<u64> {
     let (run, head) = (cx.run_cx(), cx.arg(n));
     let known = cx.host().records.rings.iter().position(|used| used.head == head);
@@ -120,7 +120,7 @@ impl Records {
         Some(self.rings.len() - 1)
     }
 
-    #[inline]
+    #[inline(always)]
     fn reserve(&mut self, at: usize, run: &RunCx, size: u64, flags: u64) -> Option<u64> {
         let sample = self.rings.get(at)?.ring.reserve(run, size, flags)?.addr();
         self.open.push((sample, at));
@@ -128,7 +128,7 @@ impl Records {
     }
 
     /// Forgets the record at `sample`, and answers the ring buffer that it is in.
-    #[inline]
+    #[inline(always)]
     fn take(&mut self, sample: u64) -> Option<&Ringbuf> {
         // The newest one, most often.
         let at = match self.open.last() {
