@@ -641,7 +641,7 @@ mod tests {
             let mut model: Vec<(u32, Vec<u8>, u64)> = Vec::new();
             let mut state = u64::from(data_bytes);
             let matches = |len: u32, a: &[u8], b: &[u8]| (0..len).all(|at| bit(a, at) == bit(b, at));
-            for step in 0..6_000u64 {
+            for step in 0..2_000u64 {
                 let max = u64::from(data_bytes) * 8;
                 let len = if below(&mut state, 3) == 0 { max } else { below(&mut state, max + 1) } as u32;
                 let mut data = vec![0; data_bytes as usize];
