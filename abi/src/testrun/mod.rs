@@ -387,6 +387,10 @@ mod tests {
         assert_eq!(word(&started(ProgType::SchedCls, &data, &[0, 0, 0, 0, 0, 0, 0, 0, 7]).ctx, 8), 7);
         refused(ProgType::SchedCls, &Input::new(&data, &with(193, 1)), Errno::E2BIG);
         refused(ProgType::SchedCls, &Input::new(&data, &with(4097, 0)), Errno::E2BIG);
+        // That is looked at before the packet is, but for a socket buffer's size.
+        refused(ProgType::SchedCls, &Input::new(&frame(0x0800, 14), &with(193, 1)), Errno::E2BIG);
+        refused(ProgType::SchedCls, &Input::new(&data[..13], &with(193, 1)), Errno::EINVAL);
+        refused(ProgType::Xdp, &Input::new(&data[..13], &with(96, 1)), Errno::E2BIG);
         assert_eq!(started(ProgType::SchedCls, &data, &with(4096, 0)).ctx.len(), 192);
     }
 

@@ -33,6 +33,8 @@ pub(super) fn skb(mut start: Start, input: &Input, ethernet: bool) -> Result<Sta
     if data.len() > SKB_MAX {
         return Err((Errno::EINVAL, "data_in does not fit into one buffer (3712 bytes)"));
     }
+    let size = start.ctx.len();
+    let given = if input.ctx.is_empty() { None } else { Some(known_ctx(input.ctx, size)?) };
     let ethertype = u16::from_be_bytes([data[12], data[13]]);
     let network = &data[ETHERNET..];
     let header = match ethertype {
@@ -43,8 +45,6 @@ pub(super) fn skb(mut start: Start, input: &Input, ethernet: bool) -> Result<Sta
     if network.len() < header {
         return Err((Errno::EINVAL, "data_in ends within its IP header"));
     }
-    let size = start.ctx.len();
-    let given = if input.ctx.is_empty() { None } else { Some(known_ctx(input.ctx, size)?) };
     start.packet = if ethernet { 0..data.len() } else { ETHERNET..data.len() };
     start.frags_end = data.len();
     let len = start.packet.len() as u32;
@@ -132,13 +132,13 @@ fn sock(ethertype: u16, network: &[u8]) -> [u8; 80] {
 
 pub(super) fn xdp(mut start: Start, input: &Input) -> Result<Start, Refusal> {
     let len = input.data.len();
+    let given = if input.ctx.is_empty() { None } else { Some(known_ctx(input.ctx, start.ctx.len())?) };
     if len < ETHERNET {
         return Err((Errno::EINVAL, "data_in is shorter than an Ethernet header (14 bytes)"));
     }
     let (mut meta, mut end) = (0, len.min(XDP_LINEAR_MAX));
     set_word(&mut start.ctx, 12, 1);
-    if !input.ctx.is_empty() {
-        let given = known_ctx(input.ctx, start.ctx.len())?;
+    if let Some(given) = given {
         let [data, data_end, data_meta] = [0, 4, 8].map(|at| word(&given, at));
         let [ifindex, queue, egress] = [12, 16, 20].map(|at| word(&given, at));
         let behind = len.saturating_sub(data as usize);
