@@ -42,6 +42,16 @@ fn accepted_programs_stay_within_their_states_at_the_leaders_of_blocks() {
     check_all(Profile::Strict, KeepStates::Leaders, 60);
 }
 
+/// Found by a long campaign.
+#[test]
+fn a_program_that_escaped_once_stays_within_its_states() {
+    // An atomic on a part of what is behind a dynptr, which begins in the middle of a word.
+    let case = Generator::Shaped.case(731_421_582);
+    let found = Oracle::new(Profile::Compat).check(&case);
+    assert_eq!(found.escape, None, "{}\n{}", case.name, case.listing());
+    assert!(found.accepted > 0 && found.runs > 0, "{}", case.name);
+}
+
 /// Small programs of all kinds.
 fn small_cases(count: u64) -> impl Iterator<Item = Case> {
     let generators = [Generator::Shaped, Generator::NearMiss, Generator::Siblings, Generator::Helpers];

@@ -154,8 +154,6 @@ pub enum FaultKind {
     Denied { region: RegionKind, write: bool },
     #[error("{} of {size} bytes at context offset {off}", access(*.write))]
     Context { off: i64, size: u32, write: bool },
-    #[error("misaligned {size}-byte atomic at {}{off:+}", .region.name())]
-    Misaligned { region: RegionKind, off: i64, size: u32 },
     #[error("invalid instruction: {0:?}")]
     BadInsn(BadField),
     #[error("write to the frame pointer r10")]

@@ -6,6 +6,8 @@
 //! Program memory may be written by other CPUs at any time. All accesses are therefore relaxed atomics of the access'
 //! size where the address is aligned, and of single bytes where it is not; no reference to the bytes is ever made.
 
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+use std::arch::asm;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 
@@ -186,13 +188,10 @@ impl Span {
         Some(())
     }
 
-    /// Performs a read-modify-write and returns the old value, zero-extended; `None` outside the span or misaligned.
+    /// Performs a read-modify-write and returns the old value, zero-extended; `None` outside the span.
     pub fn atomic(&self, op: AtomicOp, width: Width, off: i64, src: u64, r0: u64) -> Option<u64> {
         let ptr = self.ptr(off, width.size().bytes() as u64)?;
-        if !ptr.addr().is_multiple_of(width.size().bytes() as usize) {
-            return None;
-        }
-        // SAFETY: `ptr` is aligned, covers the operand, and `keep` keeps it alive.
+        // SAFETY: `ptr` covers the operand, and `keep` keeps it alive.
         Some(unsafe { atomic(ptr, op, width, src, r0) })
     }
 
@@ -280,26 +279,89 @@ pub(crate) unsafe fn store(ptr: *mut u8, size: Size, value: u64) {
     }
 }
 
-/// A read-modify-write; the old value, zero-extended.
+/// A read-modify-write; the old value, zero-extended. Programs may have memory that begins anywhere, such as a part of what is
+/// behind a dynptr: there it is one exchange on x86_64, as in Linux, and on other machines two accesses.
 ///
 /// # Safety
 ///
-/// `ptr` is aligned to the width, and readable and writable for its bytes.
+/// `ptr` is readable and writable for the width's bytes.
 pub(crate) unsafe fn atomic(ptr: *mut u8, op: AtomicOp, width: Width, src: u64, r0: u64) -> u64 {
+    if !ptr.addr().is_multiple_of(width.size().bytes() as usize) {
+        // SAFETY: the caller's promise.
+        return unsafe { atomic_misaligned(ptr, op, width, src, r0) };
+    }
     match width {
         Width::W32 => {
             let step = |old: u32| Some(eval::atomic(op, width, old as u64, src, r0) as u32);
-            // SAFETY: the caller's promise.
+            // SAFETY: the caller's promise, and the test above.
             let cell = unsafe { AtomicU32::from_ptr(ptr.cast()) };
             cell.fetch_update(SeqCst, SeqCst, step).unwrap_or_else(|old| old) as u64
         }
         Width::W64 => {
             let step = |old| Some(eval::atomic(op, width, old, src, r0));
-            // SAFETY: the caller's promise.
+            // SAFETY: as above.
             let cell = unsafe { AtomicU64::from_ptr(ptr.cast()) };
             cell.fetch_update(SeqCst, SeqCst, step).unwrap_or_else(|old| old)
         }
     }
+}
+
+/// # Safety
+///
+/// As for [`atomic`].
+#[cold]
+#[inline(never)]
+unsafe fn atomic_misaligned(ptr: *mut u8, op: AtomicOp, width: Width, src: u64, r0: u64) -> u64 {
+    loop {
+        // SAFETY: the caller's promise.
+        let old = unsafe { load(ptr, width.size()) };
+        let new = eval::atomic(op, width, old, src, r0);
+        // SAFETY: the caller's promise.
+        if unsafe { replace_misaligned(ptr, width, old, new) } {
+            return old;
+        }
+    }
+}
+
+/// Stores the low bytes of `new` where those of `old` are; whether they were.
+///
+/// # Safety
+///
+/// As for [`atomic`].
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+unsafe fn replace_misaligned(ptr: *mut u8, width: Width, old: u64, new: u64) -> bool {
+    match width {
+        Width::W32 => {
+            let found: u32;
+            // SAFETY: one locked exchange of 4 bytes, which the caller vouches for; it needs no alignment.
+            unsafe {
+                asm!("lock cmpxchg dword ptr [{ptr}], {new:e}", ptr = in(reg) ptr, new = in(reg) new as u32,
+                    inout("eax") old as u32 => found, options(nostack));
+            }
+            found == old as u32
+        }
+        Width::W64 => {
+            let found: u64;
+            // SAFETY: as above, of 8 bytes.
+            unsafe {
+                asm!("lock cmpxchg qword ptr [{ptr}], {new}", ptr = in(reg) ptr, new = in(reg) new,
+                    inout("rax") old => found, options(nostack));
+            }
+            found == old
+        }
+    }
+}
+
+/// Stores the low bytes of `new`, whatever is there.
+///
+/// # Safety
+///
+/// As for [`atomic`].
+#[cfg(not(all(target_arch = "x86_64", not(miri))))]
+unsafe fn replace_misaligned(ptr: *mut u8, width: Width, _old: u64, new: u64) -> bool {
+    // SAFETY: the caller's promise.
+    unsafe { store(ptr, width.size(), new) };
+    true
 }
 
 /// Copies program memory out, by words where it is aligned.
@@ -384,11 +446,18 @@ mod tests {
     }
 
     #[test]
-    fn misaligned_atomics_are_refused() {
-        let span = Span::of(&Buffer::zeroed(16), 0, 16);
-        assert_eq!(span.atomic(AtomicOp::Add, Width::W64, 4, 1, 0), None);
-        assert_eq!(span.atomic(AtomicOp::Add, Width::W64, 8, 1, 0), Some(0));
-        assert_eq!(span.atomic(AtomicOp::Cmpxchg, Width::W64, 8, 7, 1), Some(1));
-        assert_eq!(span.load(8, Size::D), Some(7));
+    fn atomics_need_no_alignment() {
+        for at in 0..9 {
+            let span = Span::of(&Buffer::zeroed(24), 0, 24);
+            let run = |op, width, src, r0| span.atomic(op, width, at, src, r0);
+            let wide = u64::MAX << 32 | 5;
+            assert_eq!(run(AtomicOp::Add, Width::W64, wide, 0), Some(0), "{at}");
+            assert_eq!(run(AtomicOp::Add, Width::W32, 3, 0), Some(5), "{at}");
+            assert_eq!(run(AtomicOp::Cmpxchg, Width::W32, 1, 9), Some(8), "{at}");
+            assert_eq!(run(AtomicOp::Cmpxchg, Width::W32, 1, 8), Some(8), "{at}");
+            assert_eq!(run(AtomicOp::Xchg, Width::W64, 7, 0), Some(u64::MAX << 32 | 1), "{at}");
+            assert_eq!(span.load(at, Size::D), Some(7), "{at}");
+        }
+        assert_eq!(Span::of(&Buffer::zeroed(8), 0, 8).atomic(AtomicOp::Add, Width::W64, 4, 1, 0), None);
     }
 }

@@ -371,13 +371,7 @@ impl Checked {
         if !region.writable || region.kind == RegionKind::Ctx && self.host.ctx.has_layout() {
             return Err(FaultKind::Denied { region: region.kind, write: true });
         }
-        match region.span.atomic(op, width, off, src, r0) {
-            Some(old) => Ok(old),
-            None if region.span.at(off, size.bytes() as u64).is_some() => {
-                Err(FaultKind::Misaligned { region: region.kind, off, size: size.bytes() })
-            }
-            None => Err(refused(region, off, size, true)),
-        }
+        region.span.atomic(op, width, off, src, r0).ok_or_else(|| refused(region, off, size, true))
     }
 
     /// A load of the context: bytes, or a pointer to what a field stands for.

@@ -118,15 +118,12 @@ pub(super) fn fence(at: At, m: &mut Machine<'_>, jumps: u32) -> At {
     at.next(m, jumps)
 }
 
-/// `imm`: 2 for 64 bits wide, 1 for fetch, from bit 8 the operation, from bit 32 the instruction.
+/// `imm`: 2 for 64 bits wide, 1 for fetch, from bit 8 the operation.
 pub(super) fn atomic(at: At, m: &mut Machine<'_>, jumps: u32) -> At {
     let op = at.op();
     let (width, address) = (width(op.imm & 2 != 0), ea(m, op.lhs, op.off));
-    if !address.addr().is_multiple_of(width.size().bytes() as usize) {
-        return m.fault(FaultCode::Memory, (op.imm >> 32) as u32);
-    }
     let Some(&what) = ATOMICS.get((op.imm >> 8) as usize & 0xff) else { return At::END };
-    // SAFETY: the verifier proved that the program may write there; it is aligned by the test above.
+    // SAFETY: the verifier proved that the program may write there.
     let old = unsafe { mem::atomic(address, what, width, m.get(op.rhs), m.regs[0]) };
     match what {
         AtomicOp::Cmpxchg => m.regs[0] = old,

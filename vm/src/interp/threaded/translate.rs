@@ -138,7 +138,7 @@ impl Translation<'_> {
                     AtomicOp::Xchg => 4,
                     AtomicOp::Cmpxchg => 5u64,
                 };
-                let imm = u64::from(at.0) << 32 | number << 8 | value(width == Width::W64) << 1 | value(fetch);
+                let imm = number << 8 | value(width == Width::W64) << 1 | value(fetch);
                 self.push(ops::atomic, 0, base as u8, src as u8, off.into(), imm);
             }
             Insn::Packet { size, index, off } => {
