@@ -108,6 +108,8 @@ def main():
     folder = asked.folder or tempfile.mkdtemp(prefix="planted-")
     tree = Path(folder) / "tree"
     files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
+    for left in set(tree.rglob("*.rs")) - {tree / name for name in files}:
+        left.unlink()
     for name in filter(None, files):
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, tree / name)
@@ -165,7 +167,12 @@ def run(asked, tree):
     # What costs least comes first.
     order = ["linux", "regions", "globals", "rules", "variants", "mechanisms", "soundness", "nasty", "agreement", "rtbpf_verifier"]
     suites = sorted((s for s in suites if s[0] in order), key=lambda s: order.index(s[0]))
-    campaign = next((m["executable"] for m in cargo(tree, "build", "-q", "-p", "rtbpf-tests", "--bin", "campaign")[1] if m.get("executable")), None) if asked.fuzz else None
+    campaign = None
+    if asked.fuzz:
+        code, messages, errors = cargo(tree, "build", "-q", "-p", "rtbpf-tests", "--bin", "campaign")
+        if code:
+            sys.exit(errors)
+        campaign = next(m["executable"] for m in messages if m.get("executable"))
 
     def fails(number, command, folder, seconds):
         environment = {**os.environ, "RTBPF_PLANTED": str(number), "RUST_BACKTRACE": "0"}
