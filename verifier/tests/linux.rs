@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rtbpf_abi::map_spec::flags;
 use rtbpf_abi::{AttachType, Errno, MapKind, MapSpec, ProgType, prog_rules};
 use rtbpf_isa::{RawInsn, asm, decode};
-use rtbpf_verifier::{Assumptions, Options, Rejection, verify};
+use rtbpf_verifier::{Assumptions, Options, Rejection, VerifiedProgram, verify};
 
 fn map(name: &str) -> Arc<MapSpec> {
     Arc::new(match name {
@@ -150,11 +150,16 @@ fn states_are_kept_as_often_as_linux_keeps_them() {
     assert_eq!(counts(&format!("r6 = r1\n r0 = 0\n{forks} r0 = 0\n exit")), (269, 27));
 }
 
-/// Instructions processed where a state is kept at each jump and each place that jumps lead to.
-fn processed(text: &str) -> u64 {
+/// The verdict where a state is kept at each jump and each place that jumps lead to.
+fn kept_often(text: &str) -> Result<VerifiedProgram, Rejection> {
     let program = decode(&asm::assemble(text).expect("the case assembles").slots).expect("the case decodes");
     let given = Assumptions { prog_flags: prog_rules::flags::TEST_STATE_FREQ, ..Assumptions::new(ProgType::SchedCls) };
-    verify(program, given, &Options::default()).expect(text).stats().processed
+    verify(program, given, &Options::default())
+}
+
+/// Instructions processed then.
+fn processed(text: &str) -> u64 {
+    kept_often(text).expect(text).stats().processed
 }
 
 #[test]
@@ -175,6 +180,22 @@ fn inner_loops_are_complete_when_outer_ones_are() {
                 if r0 == 1 goto skip\n r6 = 0\nskip:\n r8 = r10\n r8 += r7\n *(u8 *)(r8 - 8) = 1\n goto inner\nnext:\n
                 goto outer\nout:\n r0 = 0\n exit";
     assert_eq!(processed(text), 20);
+}
+
+/// What a loop's last path reads, an earlier one reads through the loop's head: who enters in its middle must bring it.
+#[test]
+fn what_is_read_in_a_loop_is_read_on_every_way_round() {
+    let program = |late: &str| {
+        format!(
+            "call 7\n if r0 == 5 goto late\n *(u64 *)(r10 - 16) = r10\nhead:\n may_goto out\n call 7\n
+             if r0 == 1 goto straight\n if r0 == 2 goto back\n *(u64 *)(r10 - 16) = r10\nuse:\n
+             r1 = *(u64 *)(r10 - 16)\n *(u8 *)(r1 - 8) = 1\n goto head\nback:\n r3 = 1\n goto head\nstraight:\n
+             goto use\nlate:\n *(u64 *)(r10 - 16) = {late}\n goto back\nout:\n r0 = 0\n exit"
+        )
+    };
+    let errno = |late: &str| kept_often(&program(late)).err().map(|rejection| rejection.errno);
+    assert_eq!(errno("r10"), None);
+    assert_eq!(errno("7"), Some(Errno::EACCES));
 }
 
 #[test]
