@@ -172,10 +172,13 @@ fn frame_covers(index: usize, a: &Frame, b: &Frame, live: RegSet, view: &View, h
             if tears(a, b) {
                 return false;
             }
+            if !is_live(at) {
+                continue;
+            }
             let needed = view.need.all || view.need.slots[index] >> at & 1 != 0;
             let how = if how == Match::Needed && needed { Match::Within } else { how };
-            let b = if is_live(at) && reads_as_number(at, b) { NUMBER } else { b };
-            if is_live(at) && !slot_covers(a, b, view.uninit_stack, how, ids) {
+            let b = if reads_as_number(at, b) { NUMBER } else { b };
+            if !slot_covers(a, b, view.uninit_stack, how, ids) {
                 return false;
             }
         }

@@ -135,9 +135,8 @@ fn a_loop_in_which_live_numbers_stay_is_endless() {
 #[test]
 fn states_are_kept_as_often_as_linux_keeps_them() {
     let counts = |text: &str| {
-        let program = decode(&asm::assemble(text).expect("the case assembles").slots).expect("the case decodes");
-        let verified = verify(program, Assumptions::new(ProgType::SchedCls), &Options::default()).expect(text);
-        (verified.stats().processed, verified.stats().states)
+        let stats = proof(text, 0).expect(text).stats();
+        (stats.processed, stats.states)
     };
     let counted = |rounds: u32| {
         format!("r0 = 0\n r1 = 0\nagain:\n r0 += r1\n r1 += 1\n if r1 != {rounds} goto again\n r0 = 0\n exit")
@@ -150,11 +149,14 @@ fn states_are_kept_as_often_as_linux_keeps_them() {
     assert_eq!(counts(&format!("r6 = r1\n r0 = 0\n{forks} r0 = 0\n exit")), (269, 27));
 }
 
+fn proof(text: &str, prog_flags: u32) -> Result<VerifiedProgram, Rejection> {
+    let program = decode(&asm::assemble(text).expect("the case assembles").slots).expect("the case decodes");
+    verify(program, Assumptions { prog_flags, ..Assumptions::new(ProgType::SchedCls) }, &Options::default())
+}
+
 /// The verdict where a state is kept at each jump and each place that jumps lead to.
 fn kept_often(text: &str) -> Result<VerifiedProgram, Rejection> {
-    let program = decode(&asm::assemble(text).expect("the case assembles").slots).expect("the case decodes");
-    let given = Assumptions { prog_flags: prog_rules::flags::TEST_STATE_FREQ, ..Assumptions::new(ProgType::SchedCls) };
-    verify(program, given, &Options::default())
+    proof(text, prog_rules::flags::TEST_STATE_FREQ)
 }
 
 /// Instructions processed then.

@@ -8,6 +8,11 @@ use super::{
 use super::{known_ctx, set_word, word};
 use crate::errno::Errno;
 
+/// `ctx_in` as [`known_ctx`] has it, where there is one.
+fn given_ctx(input: &Input, size: usize) -> Result<Option<Vec<u8>>, Refusal> {
+    if input.ctx.is_empty() { Ok(None) } else { known_ctx(input.ctx, size).map(Some) }
+}
+
 /// The largest `wire_len`.
 const WIRE_LEN_MAX: u32 = 65_536;
 
@@ -33,8 +38,7 @@ pub(super) fn skb(mut start: Start, input: &Input, ethernet: bool) -> Result<Sta
     if data.len() > SKB_MAX {
         return Err((Errno::EINVAL, "data_in does not fit into one buffer (3712 bytes)"));
     }
-    let size = start.ctx.len();
-    let given = if input.ctx.is_empty() { None } else { Some(known_ctx(input.ctx, size)?) };
+    let given = given_ctx(input, start.ctx.len())?;
     let ethertype = u16::from_be_bytes([data[12], data[13]]);
     let network = &data[ETHERNET..];
     let header = match ethertype {
@@ -132,7 +136,7 @@ fn sock(ethertype: u16, network: &[u8]) -> [u8; 80] {
 
 pub(super) fn xdp(mut start: Start, input: &Input) -> Result<Start, Refusal> {
     let len = input.data.len();
-    let given = if input.ctx.is_empty() { None } else { Some(known_ctx(input.ctx, start.ctx.len())?) };
+    let given = given_ctx(input, start.ctx.len())?;
     if len < ETHERNET {
         return Err((Errno::EINVAL, "data_in is shorter than an Ethernet header (14 bytes)"));
     }
@@ -173,8 +177,7 @@ pub(super) fn flow_dissector(mut start: Start, input: &Input) -> Result<Start, R
         return Err((Errno::EINVAL, "data_in has fewer than 14 or more than 4096 bytes"));
     }
     let mut keys = [0; 56];
-    if !input.ctx.is_empty() {
-        let given = known_ctx(input.ctx, keys.len())?;
+    if let Some(given) = given_ctx(input, keys.len())? {
         if given.iter().enumerate().any(|(at, &byte)| byte != 0 && !(48..52).contains(&at)) {
             return Err((Errno::EINVAL, "ctx_in sets flow keys other than flags"));
         }

@@ -82,6 +82,13 @@ impl Prefix<'_> {
     }
 }
 
+/// The first 64 bits of a node's data, the first bit on top. Data is followed by zeroes up to a multiple of 8, so they are
+/// always there.
+#[inline(always)]
+fn first_word(cell: Cell<'_>) -> u64 {
+    u64::from_be(cell.load_u64(HEADER))
+}
+
 /// The first `bits` bits of `word`, fewer than 64, and then `byte`.
 fn behind(word: u64, bits: u32, byte: u8) -> u64 {
     word & !(u64::MAX >> bits) | u64::from(byte) << (64 - BITS) >> bits
@@ -160,12 +167,6 @@ impl<L: Lock> Lpm<L> {
         usize::from(byte[0] >> (7 - at % 8) & 1)
     }
 
-    /// The first 64 bits of a node's data, the first bit on top.
-    fn word_of(&self, node: u32) -> u64 {
-        // Data is followed by zeroes up to a multiple of 8, so its first word is always there.
-        u64::from_be(self.cell(node).load_u64(HEADER))
-    }
-
     fn value_of(&self, node: u32) -> Cell<'_> {
         self.cell(node).part(self.value_at, self.head.spec().value_size as usize)
     }
@@ -181,8 +182,7 @@ impl<L: Lock> Lpm<L> {
     /// How many of the first `limit` bits of a node agree with `key`.
     #[inline]
     fn matching_in(&self, cell: Cell<'_>, limit: u32, key: Prefix<'_>) -> u32 {
-        // Data is followed by zeroes up to a multiple of 8, so its first word is always there.
-        let bits = (u64::from_be(cell.load_u64(HEADER)) ^ key.word).leading_zeros();
+        let bits = (first_word(cell) ^ key.word).leading_zeros();
         if bits < 64 || limit <= 64 { bits.min(limit) } else { self.matching_behind(cell, key, limit) }
     }
 
@@ -227,9 +227,8 @@ impl<L: Lock> Lpm<L> {
         let (link, found) = if key.len >= self.max_prefix() { self.jump(key) } else { (self.start(), 0) };
         match self.data_bytes {
             0..=8 => self.walk_by(key, link, found, |cell, len| {
-                // What agrees up to `len` has nothing but zeroes there. Data is followed by zeroes up to 8 bytes.
-                let differ = u64::from_be(cell.load_u64(HEADER)) ^ key.word;
-                differ.leading_zeros() >= len
+                // What agrees up to `len` has nothing but zeroes there.
+                (first_word(cell) ^ key.word).leading_zeros() >= len
             }),
             _ => self.walk_long(key, link, found),
         }
@@ -319,7 +318,7 @@ impl<L: Lock> Lpm<L> {
         let mut found = 0;
         while let Some(node) = link.checked_sub(1) {
             let (len, joins) = self.prefix_of(node);
-            if (self.word_of(node) ^ word).leading_zeros() < len.min(bits + BITS) {
+            if (first_word(self.cell(node)) ^ word).leading_zeros() < len.min(bits + BITS) {
                 break;
             }
             if len >= bits + BITS {

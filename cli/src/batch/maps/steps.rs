@@ -31,10 +31,10 @@ pub(super) fn run(op: &str, step: &Step, world: &mut World) -> Done {
         "get_next_key" => next_key(step, world),
         "walk_keys" => walk_keys(step, world),
         "bulk_update" => bulk_update(step, world),
-        "lookup_batch" => lookup_batch(step, world, false),
-        "lookup_and_delete_batch" => lookup_batch(step, world, true),
-        "update_batch" => write_batch(step, world, true),
-        "delete_batch" => write_batch(step, world, false),
+        "lookup_batch" => on_map(step, world, |map| lookup_batch(step, world, map, false)),
+        "lookup_and_delete_batch" => on_map(step, world, |map| lookup_batch(step, world, map, true)),
+        "update_batch" => on_map(step, world, |map| write_batch(step, world, map, true)),
+        "delete_batch" => on_map(step, world, |map| write_batch(step, world, map, false)),
         "freeze" => world.map(text(step, "map")).and_then(|map| control::freeze(&*map)).map(|()| Done::nothing()),
         "mmap" => mmap(step, world),
         "munmap" => {
@@ -356,27 +356,24 @@ fn batched(map: &MapRef, asked: &Batch, done: Batched, reads: bool) -> Done {
     }
 }
 
-/// The map of a batch; a refusal leaves the count as it was.
-fn map_of_batch(step: &Step, world: &World) -> Result<MapRef, Done> {
-    let count = || [("count_out".to_string(), json!(small(step, "count_in")))].into_iter().collect();
-    world.map(text(step, "map")).map_err(|errno| Done::Failed(errno, count()))
+/// A batch on its map; where there is none, the count is left as it was.
+fn on_map(step: &Step, world: &World, run: impl FnOnce(&MapRef) -> Result<Done, Errno>) -> Result<Done, Errno> {
+    match world.map(text(step, "map")) {
+        Ok(map) => run(&map),
+        Err(errno) => {
+            let count = ("count_out".to_string(), json!(small(step, "count_in")));
+            Ok(Done::Failed(errno, [count].into_iter().collect()))
+        }
+    }
 }
 
-fn lookup_batch(step: &Step, world: &World, take: bool) -> Result<Done, Errno> {
-    let map = match map_of_batch(step, world) {
-        Ok(map) => map,
-        Err(done) => return Ok(done),
-    };
+fn lookup_batch(step: &Step, world: &World, map: &MapRef, take: bool) -> Result<Done, Errno> {
     let asked = batch_of(step)?;
-    let done = control::lookup_batch(&*map, &world.programs.control(), &asked, take);
-    Ok(batched(&map, &asked, done, true))
+    let done = control::lookup_batch(&**map, &world.programs.control(), &asked, take);
+    Ok(batched(map, &asked, done, true))
 }
 
-fn write_batch(step: &Step, world: &World, updates: bool) -> Result<Done, Errno> {
-    let map = match map_of_batch(step, world) {
-        Ok(map) => map,
-        Err(done) => return Ok(done),
-    };
+fn write_batch(step: &Step, world: &World, map: &MapRef, updates: bool) -> Result<Done, Errno> {
     let asked = batch_of(step)?;
     let (keys, values) = (bytes(step, "keys")?.unwrap_or_default(), bytes(step, "values")?.unwrap_or_default());
     let chunks = |bytes: &[u8], size: usize| -> Vec<Vec<u8>> {
@@ -386,17 +383,17 @@ fn write_batch(step: &Step, world: &World, updates: bool) -> Result<Done, Errno>
     let keys = chunks(&keys, map.spec().key_size as usize);
     let cx = world.programs.control();
     let done = if updates {
-        let values: Vec<Argument> = chunks(&values, control::value_bytes(&*map))
+        let values: Vec<Argument> = chunks(&values, control::value_bytes(&**map))
             .into_iter()
             .map(|value| Argument::read(Some(&json!(hex::encode(value))), world, kind, holds_objects(kind)))
             .collect::<Result<_, _>>()?;
         let pairs: Vec<_> = keys.iter().zip(&values).map(|(key, value)| (Given::Bytes(key), value.given())).collect();
-        control::update_batch(&*map, &cx, &asked, &pairs)
+        control::update_batch(&**map, &cx, &asked, &pairs)
     } else {
         let keys: Vec<_> = keys.iter().map(|key| Given::Bytes(key)).collect();
-        control::delete_batch(&*map, &cx, &asked, &keys)
+        control::delete_batch(&**map, &cx, &asked, &keys)
     };
-    Ok(batched(&map, &asked, done, false))
+    Ok(batched(map, &asked, done, false))
 }
 
 fn mmap(step: &Step, world: &mut World) -> Result<Done, Errno> {
