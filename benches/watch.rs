@@ -3,13 +3,12 @@
 //! `cargo bench -p rtbpf-benches --bench watch -- NAME` takes those whose names match. To compare with other engines, use
 //! the benches that run them in turn.
 
-use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use rtbpf::{Config, Ctx};
 use rtbpf_abi::ProgType;
-use rtbpf_benches::{Run, assumed, memory, native, recorded, shapes};
+use rtbpf_benches::runs::{checked, ours, threaded};
+use rtbpf_benches::{recorded, shapes};
 use rtbpf_isa::{Program, asm, decode};
 use rtbpf_jit::{NoLinker, Options, compile};
 use rtbpf_verifier::{Assumptions, Options as Rules, Profile, verify};
@@ -62,23 +61,12 @@ fn compilers(criterion: &mut Criterion) {
 fn engines(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("run");
     group.warm_up_time(Duration::from_millis(200)).measurement_time(Duration::from_millis(500)).sample_size(20);
-    let engine = rtbpf::Engine::new(Config { max_insns: None, ..Config::linux() });
-    let bytes: Vec<u8> = memory().iter().flat_map(|word| word.to_le_bytes()).collect();
-    for recorded in recorded() {
-        let mut session = engine.session(0);
-        let mut ctx = Ctx::plain(&bytes);
-        let bound = engine.bind(assumed(&recorded.bytes), vec![]).expect("compute programs call nobody");
-        group.bench_function(format!("{}/checked", recorded.name), |bencher| {
-            bencher.iter(|| bound.run(&mut session, &mut ctx).expect("it stays within its memory"))
-        });
-        let bound = engine.bind_threaded(assumed(&recorded.bytes), vec![]).expect("compute programs call nobody");
-        let Ok(mut prepared) = bound.prepare(&mut session, Ctx::plain(&bytes)) else { panic!("the context is plain") };
-        group.bench_function(format!("{}/threaded", recorded.name), |bencher| {
-            bencher.iter(|| prepared.run(&session).expect("it stays within its memory"))
-        });
-        for (tier, options) in tiers() {
-            let mut run = Run::new(native(&assumed(&recorded.bytes), &options), &memory());
-            group.bench_function(format!("{}/{tier}", recorded.name), |bencher| bencher.iter(|| black_box(run.run())));
+    for program in recorded() {
+        let natives = tiers().into_iter().map(|(tier, options)| (tier, ours(&program, &options)));
+        for (engine, mut run) in
+            [("checked", checked(&program)), ("threaded", threaded(&program))].into_iter().chain(natives)
+        {
+            group.bench_function(format!("{}/{engine}", program.name), |bencher| bencher.iter(&mut run));
         }
     }
     group.finish();

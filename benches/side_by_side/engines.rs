@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use rtbpf::{Config, Ctx, Session};
 use rtbpf_abi::{MapKind, ProgKind, ProgType};
-use rtbpf_benches::{Library, MEM, Recorded, Run, assumed, memory, native};
+use rtbpf_benches::runs::{checked, ours, threaded};
+use rtbpf_benches::{Library, MEM, Recorded, memory};
 use rtbpf_isa::RawInsn;
 use rtbpf_jit::Options;
 use rtbpf_tests::generate::{Case, CaseMap};
@@ -76,32 +76,6 @@ fn compiled(library: &Library, name: &str) -> Option<Box<dyn FnMut() -> u64>> {
     let (function, mut mem) = (library.get(name)?, memory());
     // SAFETY: the function stays within the 4096 bytes that `mem` has.
     Some(Box::new(move || unsafe { function(mem.as_mut_ptr().cast(), MEM as u64) }))
-}
-
-fn ours(program: &Recorded, options: &Options) -> Box<dyn FnMut() -> u64> {
-    let mut run = Run::new(native(&assumed(&program.bytes), options), &memory());
-    Box::new(move || run.run())
-}
-
-/// An engine without limits, and a session and a context for it.
-fn machine() -> (rtbpf::Engine, Session, Ctx) {
-    let engine = rtbpf::Engine::new(Config { max_insns: None, ..Config::linux() });
-    let bytes: Vec<u8> = memory().iter().flat_map(|word| word.to_le_bytes()).collect();
-    let session = engine.session(0);
-    (engine, session, Ctx::plain(&bytes))
-}
-
-fn threaded(program: &Recorded) -> Box<dyn FnMut() -> u64> {
-    let (engine, mut session, ctx) = machine();
-    let bound = engine.bind_threaded(assumed(&program.bytes), vec![]).expect("compute programs call nobody");
-    let Ok(mut prepared) = bound.prepare(&mut session, ctx) else { panic!("the context is plain") };
-    Box::new(move || prepared.run(&session).expect("it stays within its memory"))
-}
-
-fn checked(program: &Recorded) -> Box<dyn FnMut() -> u64> {
-    let (engine, mut session, mut ctx) = machine();
-    let bound = engine.bind(assumed(&program.bytes), vec![]).expect("compute programs call nobody");
-    Box::new(move || bound.run(&mut session, &mut ctx).expect("it stays within its memory"))
 }
 
 /// The program's bytes for ever: other engines borrow them, and the bench ends with the process.

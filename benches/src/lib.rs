@@ -1,5 +1,6 @@
 //! Inputs and engines that the benches share.
 
+pub mod runs;
 pub mod shapes;
 
 use std::ffi::CString;
