@@ -10,7 +10,7 @@ use rtbpf_rt::{Lock, PiMutex, RawLock, ZeroIsValid};
 use crate::arena::Arena;
 use crate::array::Array;
 use crate::bloom::Bloom;
-use crate::hash::{Dynamic, Hash, Prealloc, Size, Stripe, Table, Values};
+use crate::hash::{Hash, Listed, Size, Stripe, Table, Values};
 use crate::head::{Head, publish};
 use crate::lpm::Lpm;
 use crate::lru::Lru;
@@ -155,38 +155,37 @@ fn seed(spec: &MapSpec, cx: &CreateCx) -> u32 {
 
 /// How large the table of a map is. Per-CPU values are written in place, and LRU nodes come from the lists: only other
 /// tables have spares.
-fn size(spec: &MapSpec, cx: &CreateCx, nodes: u32, spares: bool) -> Size {
+fn size(spec: &MapSpec, cx: &CreateCx, spares: bool) -> Size {
     let stripes = Size::stripes(spec.max_entries, cx.cpus);
     let value = if spec.kind.is_percpu() { 0 } else { spec.value_size };
     let spares = spares && !spec.kind.is_percpu();
-    Size { entries: spec.max_entries, nodes, stripes, spares, key: spec.key_size, value }
+    Size { entries: spec.max_entries, stripes, spares, key: spec.key_size, value }
 }
 
-fn values(spec: &MapSpec, cx: &CreateCx, nodes: u32, pages: Pages) -> Result<Values, MapError> {
+fn values(spec: &MapSpec, cx: &CreateCx, pages: Pages) -> Result<Values, MapError> {
     Ok(match spec.kind.is_percpu() {
-        true => Values::Percpu(PercpuCells::new(nodes, spec.value_size, cx.cpus, pages)?),
+        true => Values::Percpu(PercpuCells::new(spec.max_entries, spec.value_size, cx.cpus, pages)?),
         false => Values::Inline,
     })
 }
 
 fn hash(spec: MapSpec, cx: &CreateCx, preallocated: Pages) -> Result<Box<dyn Map>, MapError> {
-    if !spec.is_preallocated() {
-        return if cx.sleeping_locks { dynamic::<PiMutex>(spec, cx) } else { dynamic::<RawLock>(spec, cx) };
+    if spec.is_preallocated() {
+        listed::<RawLock>(spec, cx, preallocated)
+    } else if cx.sleeping_locks {
+        listed::<PiMutex>(spec, cx, Pages::OnTouch)
+    } else {
+        listed::<RawLock>(spec, cx, Pages::OnTouch)
     }
-    let (entries, seed) = (spec.max_entries, seed(&spec, cx));
-    let values = values(&spec, cx, entries, preallocated)?;
-    let table = Table::new(size(&spec, cx, entries, true), seed, preallocated)?;
-    Ok(Box::new(Hash::new(Head::new(spec, cx.cpus), table, values, Prealloc::new(entries, cx.cpus))))
 }
 
-fn dynamic<L: Lock + 'static>(spec: MapSpec, cx: &CreateCx) -> Result<Box<dyn Map>, MapError>
+fn listed<L: Lock + 'static>(spec: MapSpec, cx: &CreateCx, pages: Pages) -> Result<Box<dyn Map>, MapError>
 where
     Stripe<L>: ZeroIsValid,
 {
-    let nodes = Dynamic::<L>::nodes(spec.max_entries, cx.cpus).ok_or(Errno::E2BIG)?;
-    let values = values(&spec, cx, nodes, Pages::OnTouch)?;
-    let table = Table::<L>::new(size(&spec, cx, nodes, true), seed(&spec, cx), Pages::OnTouch)?;
-    let pool = Dynamic::new(spec.max_entries, nodes, cx.cpus);
+    let values = values(&spec, cx, pages)?;
+    let table = Table::<L>::new(size(&spec, cx, true), seed(&spec, cx), pages)?;
+    let pool = Listed::new(spec.max_entries, cx.cpus, !spec.is_preallocated());
     Ok(Box::new(Hash::new(Head::new(spec, cx.cpus), table, values, pool)))
 }
 
@@ -196,9 +195,8 @@ fn lru(mut spec: MapSpec, cx: &CreateCx, pages: Pages) -> Result<Box<dyn Map>, M
         // Every slot gets the same share.
         spec.max_entries = spec.max_entries.checked_next_multiple_of(cx.cpus.max(1)).ok_or(Errno::E2BIG)?;
     }
-    let entries = spec.max_entries;
-    let values = values(&spec, cx, entries, pages)?;
-    let table = Table::new(size(&spec, cx, entries, false), seed(&spec, cx), pages)?;
-    let pool = Lru::new(entries, cx.cpus, common, pages)?;
+    let values = values(&spec, cx, pages)?;
+    let table = Table::new(size(&spec, cx, false), seed(&spec, cx), pages)?;
+    let pool = Lru::new(spec.max_entries, cx.cpus, common, pages)?;
     Ok(Box::new(Hash::new(Head::new(spec, cx.cpus), table, values, pool)))
 }

@@ -5,7 +5,7 @@ mod pool;
 mod table;
 
 pub(crate) use key::{Key, by_width};
-pub(crate) use pool::{Dynamic, Pool, Prealloc, bump};
+pub(crate) use pool::{Listed, Pool, bump};
 pub(crate) use table::{Bucket, Size, Stripe, Table};
 
 use table::Glance;

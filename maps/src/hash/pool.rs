@@ -1,18 +1,16 @@
-//! Where nodes come from and go to: the one difference between the allocation modes.
+//! Where nodes come from and go to.
 
+use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use rtbpf_abi::Errno;
 use rtbpf_rt::freelist::FreeLists;
-use rtbpf_rt::{Lock, RawLock, RunCx, ZeroIsValid};
+use rtbpf_rt::{Lock, RunCx, ZeroIsValid};
 
 use crate::hash::table::{Bucket, Stripe, Table};
 use crate::map::MapError;
 
-/// Levels that can interrupt one another on a slot.
-const LEVELS: u32 = 4;
-
-/// An allocation mode.
+/// A way to have nodes.
 pub(crate) trait Pool: Send + Sync {
     /// The bucket lock that goes with it.
     type Lock: Lock;
@@ -53,81 +51,25 @@ pub(crate) fn bump(next: &AtomicU32, end: u32) -> Option<u32> {
     next.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |next| (next < end).then_some(next + 1)).ok()
 }
 
-/// All nodes exist from the start.
-pub(crate) struct Prealloc {
+/// As many nodes as the map may have keys, so that nobody counts those: what all writers count, all CPUs wait for. Nodes that
+/// are free are listed, those that a slot gave back by that slot.
+pub(crate) struct Listed<L> {
     free: FreeLists,
     /// Nodes from here on were never used; they need not be listed one by one.
     fresh: AtomicU32,
     entries: u32,
+    /// Whether the memory of a node comes when it is first used: then what other slots gave back is used before.
+    is_dynamic: bool,
+    lock: PhantomData<L>,
 }
 
-impl Prealloc {
-    pub(crate) fn new(entries: u32, slots: u32) -> Prealloc {
-        Prealloc { free: FreeLists::new(slots), fresh: AtomicU32::new(0), entries }
-    }
-}
-
-impl Pool for Prealloc {
-    type Lock = RawLock;
-    type Hold<'a> = ();
-
-    #[inline(always)]
-    fn begin(&self, _: &RunCx, _: &Table<RawLock>) -> Result<(), MapError> {
-        Ok(())
-    }
-
-    #[inline]
-    fn take(&self, cx: &RunCx, table: &Table<RawLock>, (): &mut ()) -> Result<u32, MapError> {
-        let own = self.free.pop_own(table, cx.slot).or_else(|| bump(&self.fresh, self.entries));
-        // The other slots' lists.
-        own.or_else(|| self.free.pop(table, cx.slot)).ok_or(Errno::E2BIG.into())
-    }
-
-    #[inline(always)]
-    fn swap(&self, bucket: &Bucket<'_, RawLock>, (): &mut (), old: u32) -> u32 {
-        bucket.swap_spare(old)
-    }
-
-    #[inline(always)]
-    fn end(&self, _: &RunCx, _: &Table<RawLock>, (): ()) {}
-
-    #[inline]
-    fn give_back(&self, cx: &RunCx, table: &Table<RawLock>, node: u32) {
-        self.free.push(table, cx.slot, node);
+impl<L> Listed<L> {
+    pub(crate) fn new(entries: u32, slots: u32, is_dynamic: bool) -> Listed<L> {
+        Listed { free: FreeLists::new(slots), fresh: AtomicU32::new(0), entries, is_dynamic, lock: PhantomData }
     }
 }
 
-/// Nodes come into being when they are first used.
-pub(crate) struct Dynamic<L> {
-    free: FreeLists,
-    /// Nodes of the slab that were ever used.
-    used: AtomicU32,
-    /// Keys in the map.
-    count: AtomicU32,
-    max_entries: u32,
-    nodes: u32,
-    lock: std::marker::PhantomData<L>,
-}
-
-impl<L: Lock> Dynamic<L> {
-    /// Nodes that a map of `entries` keys may use: one that is given back is counted out before it is free again.
-    pub(crate) fn nodes(entries: u32, slots: u32) -> Option<u32> {
-        entries.checked_add(slots.checked_mul(LEVELS)?)
-    }
-
-    pub(crate) fn new(max_entries: u32, nodes: u32, slots: u32) -> Dynamic<L> {
-        Dynamic {
-            free: FreeLists::new(slots),
-            used: AtomicU32::new(0),
-            count: AtomicU32::new(0),
-            max_entries,
-            nodes,
-            lock: std::marker::PhantomData,
-        }
-    }
-}
-
-impl<L: Lock> Pool for Dynamic<L>
+impl<L: Lock> Pool for Listed<L>
 where
     Stripe<L>: ZeroIsValid,
 {
@@ -142,15 +84,13 @@ where
         Ok(())
     }
 
+    #[inline]
     fn take(&self, cx: &RunCx, table: &Table<L>, (): &mut ()) -> Result<u32, MapError> {
-        let room = |count: u32| (count < self.max_entries).then_some(count + 1);
-        if self.count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_err() {
-            return Err(Errno::E2BIG.into());
-        }
-        self.free.pop(table, cx.slot).or_else(|| bump(&self.used, self.nodes)).ok_or_else(|| {
-            self.count.fetch_sub(1, Ordering::Relaxed);
-            Errno::ENOMEM.into()
-        })
+        let own = self.free.pop_own(table, cx.slot);
+        let listed = || self.free.pop(table, cx.slot);
+        let fresh = || bump(&self.fresh, self.entries);
+        let other = || if self.is_dynamic { listed().or_else(fresh) } else { fresh().or_else(listed) };
+        own.or_else(other).ok_or(Errno::E2BIG.into())
     }
 
     #[inline(always)]
@@ -161,8 +101,32 @@ where
     #[inline(always)]
     fn end(&self, _: &RunCx, _: &Table<L>, (): ()) {}
 
+    #[inline]
     fn give_back(&self, cx: &RunCx, table: &Table<L>, node: u32) {
-        self.count.fetch_sub(1, Ordering::Relaxed);
         self.free.push(table, cx.slot, node);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rtbpf_rt::RawLock;
+
+    use super::*;
+    use crate::hash::Size;
+    use crate::slab::Pages;
+
+    #[test]
+    fn a_slot_takes_what_others_gave_back_before_it_touches_new_memory_and_no_more_than_there_is() {
+        let check = |is_dynamic: bool, expected: [Option<u32>; 4]| {
+            let size = Size { entries: 3, stripes: 1, spares: false, key: 4, value: 8 };
+            let table = Table::<RawLock>::new(size, 1, Pages::Now).expect("there is memory");
+            let pool = Listed::<RawLock>::new(3, 2, is_dynamic);
+            let take = |slot| pool.take(&RunCx::program(slot), &table, &mut ()).ok();
+            let node = take(1).expect("there are three");
+            pool.give_back(&RunCx::program(1), &table, node);
+            assert_eq!([(); 4].map(|()| take(0)), expected, "dynamic: {is_dynamic}");
+        };
+        check(true, [Some(0), Some(1), Some(2), None]);
+        check(false, [Some(1), Some(2), Some(0), None]);
     }
 }

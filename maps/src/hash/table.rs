@@ -45,10 +45,8 @@ pub(crate) struct Stripe<L> {
 /// How large a table is.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Size {
-    /// Keys.
+    /// Keys, and nodes beside the spares.
     pub entries: u32,
-    /// Nodes beside the spares.
-    pub nodes: u32,
     /// Locks.
     pub stripes: u32,
     /// Whether each lock has a spare: the last nodes.
@@ -68,7 +66,7 @@ impl Size {
 
     /// All nodes.
     pub(crate) fn all(&self) -> Option<u32> {
-        self.nodes.checked_add(if self.spares { self.stripes } else { 0 })
+        self.entries.checked_add(if self.spares { self.stripes } else { 0 })
     }
 }
 
@@ -132,7 +130,7 @@ where
         let nodes = size.all().filter(|nodes| *nodes <= END).ok_or(Errno::E2BIG)?;
         let stripes = ZeroedArray::<Stripe<L>>::new(size.stripes as usize, pages)?;
         for stripe in 0..if size.spares { size.stripes } else { 0 } {
-            stripes.get(stripe as usize).spare.store(size.nodes + stripe, Ordering::Relaxed);
+            stripes.get(stripe as usize).spare.store(size.entries + stripe, Ordering::Relaxed);
         }
         let buckets = buckets(size.entries);
         Ok(Table {
