@@ -10,7 +10,7 @@ use rtbpf_rt::{Lock, PiMutex, RawLock, ZeroIsValid};
 use crate::arena::Arena;
 use crate::array::Array;
 use crate::bloom::Bloom;
-use crate::hash::{Hash, Listed, Size, Stripe, Table, Values};
+use crate::hash::{Hash, Listed, Place, Size, Table, Values};
 use crate::head::{Head, publish};
 use crate::lpm::Lpm;
 use crate::lru::Lru;
@@ -156,10 +156,9 @@ fn seed(spec: &MapSpec, cx: &CreateCx) -> u32 {
 /// How large the table of a map is. Per-CPU values are written in place, and LRU nodes come from the lists: only other
 /// tables have spares.
 fn size(spec: &MapSpec, cx: &CreateCx, spares: bool) -> Size {
-    let stripes = Size::stripes(spec.max_entries, cx.cpus);
     let value = if spec.kind.is_percpu() { 0 } else { spec.value_size };
     let spares = spares && !spec.kind.is_percpu();
-    Size { entries: spec.max_entries, stripes, spares, key: spec.key_size, value }
+    Size { entries: spec.max_entries, slots: cx.cpus, spares, key: spec.key_size, value }
 }
 
 fn values(spec: &MapSpec, cx: &CreateCx, pages: Pages) -> Result<Values, MapError> {
@@ -181,7 +180,7 @@ fn hash(spec: MapSpec, cx: &CreateCx, preallocated: Pages) -> Result<Box<dyn Map
 
 fn listed<L: Lock + 'static>(spec: MapSpec, cx: &CreateCx, pages: Pages) -> Result<Box<dyn Map>, MapError>
 where
-    Stripe<L>: ZeroIsValid,
+    Place<L>: ZeroIsValid,
 {
     let values = values(&spec, cx, pages)?;
     let table = Table::<L>::new(size(&spec, cx, true), seed(&spec, cx), pages)?;

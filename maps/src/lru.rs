@@ -639,7 +639,7 @@ mod tests {
 
     #[test]
     fn a_node_whose_taker_is_refused_its_own_lock_is_found_again() {
-        let size = Size { entries: 1, stripes: 1, spares: false, key: 4, value: 8 };
+        let size = Size { entries: 1, slots: 1, spares: false, key: 4, value: 8 };
         let table = Table::new(size, 1, Pages::Now).expect("there is memory");
         let lru = Lru::new(1, 2, true, Pages::Now).expect("there is memory");
         let Shape::Common(common) = &lru.shape else { panic!("lists are common") };

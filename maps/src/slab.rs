@@ -316,8 +316,8 @@ impl Headed {
     }
 }
 
-// SAFETY: a word of 0 is a node, and a lock of zeroes is free; neither has a destructor.
-unsafe impl<L: ZeroIsValid> ZeroIsValid for crate::hash::Stripe<L> {}
+// SAFETY: words may be 0, and a lock of zeroes is free; neither has a destructor.
+unsafe impl<L: ZeroIsValid> ZeroIsValid for crate::hash::Place<L> {}
 
 // SAFETY: a null pointer is an empty place. Its destructor does nothing then; what is filled is emptied by the owner.
 unsafe impl<T> ZeroIsValid for crate::retire::Shared<T> {}

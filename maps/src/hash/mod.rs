@@ -6,7 +6,7 @@ mod table;
 
 pub(crate) use key::{Key, by_width};
 pub(crate) use pool::{Listed, Pool, bump};
-pub(crate) use table::{Bucket, Size, Stripe, Table};
+pub(crate) use table::{Bucket, Place, Size, Table};
 
 use table::Glance;
 
@@ -44,7 +44,7 @@ pub(crate) struct Hash<P: Pool> {
 
 impl<P: Pool> Hash<P>
 where
-    Stripe<P::Lock>: ZeroIsValid,
+    Place<P::Lock>: ZeroIsValid,
 {
     pub(crate) fn new(head: Head, table: Table<P::Lock>, values: Values, pool: P) -> Hash<P> {
         let shape = Shape::of(head.spec());
@@ -317,7 +317,7 @@ fn check_rare_flags(flags: UpdateFlags, with_lock: bool, spec: &MapSpec) -> Resu
 
 impl<P: Pool + 'static> Map for Hash<P>
 where
-    Stripe<P::Lock>: ZeroIsValid,
+    Place<P::Lock>: ZeroIsValid,
 {
     fn head(&self) -> &Head {
         &self.head
@@ -433,7 +433,7 @@ where
 
 impl<P: Pool> Buckets for Hash<P>
 where
-    Stripe<P::Lock>: ZeroIsValid,
+    Place<P::Lock>: ZeroIsValid,
 {
     fn bucket_count(&self) -> u32 {
         self.table.bucket_count()

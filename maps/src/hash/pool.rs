@@ -7,7 +7,7 @@ use rtbpf_abi::Errno;
 use rtbpf_rt::freelist::FreeLists;
 use rtbpf_rt::{Lock, RunCx, ZeroIsValid};
 
-use crate::hash::table::{Bucket, Stripe, Table};
+use crate::hash::table::{Bucket, Place, Table};
 use crate::map::MapError;
 
 /// A way to have nodes.
@@ -71,7 +71,7 @@ impl<L> Listed<L> {
 
 impl<L: Lock> Pool for Listed<L>
 where
-    Stripe<L>: ZeroIsValid,
+    Place<L>: ZeroIsValid,
 {
     type Lock = L;
     type Hold<'a>
@@ -118,7 +118,7 @@ mod tests {
     #[test]
     fn a_slot_takes_what_others_gave_back_before_it_touches_new_memory_and_no_more_than_there_is() {
         let check = |is_dynamic: bool, expected: [Option<u32>; 4]| {
-            let size = Size { entries: 3, stripes: 1, spares: false, key: 4, value: 8 };
+            let size = Size { entries: 3, slots: 1, spares: false, key: 4, value: 8 };
             let table = Table::<RawLock>::new(size, 1, Pages::Now).expect("there is memory");
             let pool = Listed::<RawLock>::new(3, 2, is_dynamic);
             let take = |slot| pool.take(&RunCx::program(slot), &table, &mut ()).ok();
