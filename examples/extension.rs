@@ -24,12 +24,14 @@ out:
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let total = Arc::new(AtomicU64::new(0));
     let seen = total.clone();
-    let mut engine = Engine::new(Config::default());
+    // Every record has four bytes: programs may read them without a test, and shorter ones do not come in.
+    let mut engine = Engine::new(Config { plain_ctx_bytes: 4, ..Config::default() });
     engine.helper("report", move |_: &mut HelperCx, amount: u64| seen.fetch_add(amount, Ordering::Relaxed) + amount)?;
 
     let by_name = |name: &str| engine.helper_id(name).map(|id| id.0 as i32);
     let slots = asm::assemble_with(POLICY, &by_name)?.slots;
-    let program = engine.bind_unverified(decode(&slots)?, Assumptions::new(ProgType::Plain), vec![])?;
+    let given = Assumptions { plain_ctx_bytes: 4, ..Assumptions::new(ProgType::Plain) };
+    let program = engine.bind_threaded(engine.verify(decode(&slots)?, given.clone())?, vec![])?;
 
     let mut session = engine.session(0);
     for amount in [7u32, 150, 99, 1000] {
@@ -38,8 +40,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     println!("total reported: {}", total.load(Ordering::Relaxed));
 
-    // A record that is too short is a fault with a place, not a crash.
-    let fault = program.run(&mut session, &mut Ctx::plain(&[1, 2]));
-    println!("short record: {}", fault.err().ok_or("the program reads four bytes")?);
+    let short = program.run(&mut session, &mut Ctx::plain(&[1, 2]));
+    println!("short record: {}", short.err().ok_or("the program reads four bytes")?);
+
+    // A program that calls the function without its argument is refused before it runs.
+    let careless = asm::assemble_with("r1 = 1\ncall report\ncall report\nexit", &by_name)?.slots;
+    let refused = engine.verify(decode(&careless)?, given);
+    println!("careless program: {}", refused.err().ok_or("the second call has no argument")?);
     Ok(())
 }

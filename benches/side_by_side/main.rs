@@ -66,7 +66,5 @@ fn main() {
         Ok(folder) => println!("table and plot: {folder}"),
         Err(error) => println!("table and plot are not written: {error}"),
     }
-    if words.is_empty() {
-        calls::print(linux);
-    }
+    calls::print(linux, wanted);
 }

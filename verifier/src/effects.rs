@@ -1,6 +1,5 @@
 //! What calling a subprogram may do, whatever the path: callee to caller, to a fix point.
 
-use rtbpf_abi::helper::{self, HelperId};
 use rtbpf_isa::{Callee, Insn, InsnIdx, Program};
 
 use crate::verified::Assumptions;
@@ -24,10 +23,9 @@ pub fn of(program: &Program, given: &Assumptions) -> Vec<Effects> {
         for at in subprog.start.0..subprog.end.0 {
             match program.get(InsnIdx(at)) {
                 Some(Insn::Call(Callee::Helper(id))) => {
-                    let id = HelperId(*id as u32);
-                    let proto = helper::proto(id, given.prog_type, given.attach_type, given.sleepable).found();
-                    let tail_call = id.0 == crate::call::id::TAIL_CALL;
-                    let writes_packet = packet_dynptrs && id.0 == crate::call::id::DYNPTR_WRITE;
+                    let proto = given.helper(*id).found();
+                    let tail_call = *id as u32 == crate::call::id::TAIL_CALL;
+                    let writes_packet = packet_dynptrs && *id as u32 == crate::call::id::DYNPTR_WRITE;
                     effects[index].moves_packet |=
                         tail_call || writes_packet || proto.is_some_and(|p| p.invalidates_packet);
                     effects[index].sleeps |= proto.is_some_and(|p| p.might_sleep);

@@ -8,7 +8,6 @@
 //!
 //! They count for every check but the depth of the stack.
 
-use rtbpf_abi::helper::{self, HelperId};
 use rtbpf_isa::{Callee, Insn, InsnIdx, Operand, Program, Reg, Size};
 
 use crate::verified::Assumptions;
@@ -78,11 +77,7 @@ impl Spills {
 /// Whether `insn` calls a helper that takes nothing and changes R0 only.
 fn spares_arguments(insn: &Insn, given: &Assumptions) -> bool {
     match *insn {
-        Insn::Call(Callee::Helper(id)) => {
-            let id = HelperId(u32::try_from(id).unwrap_or(u32::MAX));
-            let proto = helper::proto(id, given.prog_type, given.attach_type, given.sleepable).found();
-            proto.is_some_and(|proto| proto.spares_arguments)
-        }
+        Insn::Call(Callee::Helper(id)) => given.helper(id).found().is_some_and(|proto| proto.spares_arguments),
         _ => false,
     }
 }

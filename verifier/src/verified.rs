@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use rtbpf_abi::{AttachType, MapSpec, Policy, ProgType, limits};
+use rtbpf_abi::helper::{self, HelperProto, Lookup};
+use rtbpf_abi::{AttachType, HelperId, MapSpec, Policy, ProgType, limits};
 use rtbpf_btf::Btf;
 use rtbpf_isa::Program;
 
@@ -61,6 +62,8 @@ pub struct Assumptions {
     pub prog_flags: u32,
     /// Maps by index.
     pub maps: Vec<Arc<MapSpec>>,
+    /// The embedder's helpers, with their names.
+    pub helpers: Vec<(String, HelperProto)>,
     /// Names of kernel functions by the id that calls use.
     pub kfuncs: Vec<(i32, String)>,
     /// Number of slots (CPUs).
@@ -83,12 +86,30 @@ impl Assumptions {
             sleepable: false,
             prog_flags: 0,
             maps: Vec::new(),
+            helpers: Vec::new(),
             kfuncs: Vec::new(),
             cpus: 2,
             policy: Policy::V6_18,
             btf: None,
             plain_ctx_bytes: 0,
         }
+    }
+
+    /// What calling helper `number` gives: one of the embedder's, or one of Linux's.
+    pub fn helper(&self, number: i32) -> Lookup<'_> {
+        let id = HelperId(number as u32);
+        match self.helpers.iter().find(|(_, proto)| proto.id == id) {
+            Some((_, proto)) => Lookup::Found(proto),
+            None => helper::proto(id, self.prog_type, self.attach_type, self.sleepable),
+        }
+    }
+}
+
+impl rtbpf_isa::text::Names for Assumptions {
+    fn helper(&self, id: i32) -> Option<&str> {
+        let id = HelperId(id as u32);
+        let custom = self.helpers.iter().find(|(_, proto)| proto.id == id);
+        custom.map(|(name, _)| name.as_str()).or_else(|| helper::name(id))
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use rtbpf_abi::{HelperId, Policy};
+use rtbpf_abi::{HelperId, HelperProto, Policy};
 use rtbpf_isa::Program;
 use rtbpf_maps::MapRef;
 use rtbpf_rt::Slots;
@@ -112,7 +112,8 @@ impl Engine {
         &self.inner.slots
     }
 
-    /// Adds a helper that programs call by name or by the number returned.
+    /// Adds a helper that programs call by name or by the number returned, which begin at [`HelperId::FIRST_CUSTOM`].
+    /// Programs verified by this engine may call it, whatever their type; the proof covers its arguments.
     ///
     /// `function` takes up to five arguments after the [`HelperCx`](crate::HelperCx): numbers, booleans, or
     /// [`Bytes`](crate::Bytes), which takes a pointer and a length. It may keep state. A panic in it ends the run with
@@ -142,7 +143,12 @@ impl Engine {
 
     /// The number of the embedder's helper with this name.
     pub fn helper_id(&self, name: &str) -> Option<HelperId> {
-        self.inner.custom.iter().find(|custom| custom.name == name).map(|custom| custom.id)
+        self.inner.custom.iter().find(|custom| custom.name == name).map(|custom| custom.proto.id)
+    }
+
+    /// The rows of its own helpers, as [`Assumptions::helpers`] wants them.
+    pub fn custom_helpers(&self) -> Vec<(String, HelperProto)> {
+        self.inner.custom.iter().map(|custom| (custom.name.clone(), custom.proto)).collect()
     }
 
     /// The configuration.

@@ -15,7 +15,8 @@ use rtbpf_verifier::{Assumptions, Facts};
 use crate::ctx::Ctx;
 use crate::engine::{CancelHandle, Inner};
 use crate::error::{Error, FaultKind};
-use crate::helpers::{self, BoundHelper};
+use crate::helpers::custom::Custom;
+use crate::helpers::{self, Action, BoundHelper};
 use crate::interp::{Checked, Observer};
 use crate::mem::Buffer;
 use crate::region::Regions;
@@ -120,6 +121,15 @@ impl Bound {
     pub fn map(&self, map: MapIdx) -> Result<&MapRef, FaultKind> {
         let found = self.maps.get(map.index());
         found.ok_or(FaultKind::Expected { expected: "the index of a map", found: map.0 as u64 })
+    }
+
+    /// The embedder's helper with this number, which some call names.
+    pub fn custom(&self, id: i32) -> Option<&Custom> {
+        let at = self.helpers.binary_search_by_key(&id, |(known, _)| *known).ok()?;
+        match &self.helpers.get(at)?.1 {
+            Ok(BoundHelper { action: Action::Custom(custom), .. }) => Some(custom),
+            Ok(_) | Err(_) => None,
+        }
     }
 
     /// The helper with this number, which some call names.

@@ -132,6 +132,7 @@ impl Instance {
             sleepable: spec.sleepable(),
             prog_flags: spec.flags,
             maps: self.maps.iter().map(|map| Arc::new(assumed(map))).collect(),
+            helpers: self.engine.custom_helpers(),
             kfuncs: self.object.kfuncs.iter().map(|kfunc| (kfunc.id, kfunc.name.clone())).collect(),
             cpus: config.slots,
             policy: config.policy,
@@ -236,8 +237,9 @@ impl std::fmt::Debug for Instance {
 }
 
 impl Engine {
-    /// Verifies a program by this engine's profile and policy.
-    pub fn verify(&self, program: Program, given: Assumptions) -> Result<VerifiedProgram, Error> {
+    /// Verifies a program by this engine's profile and policy, with its helpers.
+    pub fn verify(&self, program: Program, mut given: Assumptions) -> Result<VerifiedProgram, Error> {
+        given.helpers = self.custom_helpers();
         let options = Options { profile: self.config().profile, ..Options::default() };
         verify(program, given, &options).map_err(|rejection| Error::Rejected(Box::new(rejection)))
     }

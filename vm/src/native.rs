@@ -92,7 +92,7 @@ impl Linker for BoundLinker<'_> {
     fn resolve(&self, symbol: Symbol) -> Option<u64> {
         let function: HelperFn = match symbol {
             Symbol::Helper(id) => match &self.0.helper(id).ok()?.action {
-                Action::Native(function) => *function,
+                Action::Native(function) => function.entry,
                 Action::Custom(_) => custom,
                 Action::Flow(Flow::Loop) => repeat,
                 Action::Flow(Flow::ForEach) => for_each,
@@ -111,9 +111,11 @@ impl Linker for BoundLinker<'_> {
 
     fn helper(&self, id: i32) -> HelperTraits {
         match self.0.helper(id).map(|helper| &helper.action) {
-            Ok(Action::Native(_)) => {
-                HelperTraits { can_fault: true, answers_cpu: id == GET_SMP_PROCESSOR_ID, ..HelperTraits::PLAIN }
-            }
+            Ok(Action::Native(function)) => HelperTraits {
+                can_fault: !function.sure,
+                answers_cpu: id == GET_SMP_PROCESSOR_ID,
+                ..HelperTraits::PLAIN
+            },
             Ok(Action::Custom(_)) => HelperTraits { can_fault: true, wants_number: true, ..HelperTraits::PLAIN },
             Ok(Action::Flow(_)) | Err(_) => HelperTraits::ANY,
         }
@@ -279,6 +281,47 @@ mod tests {
         let panics = panics.expect("a new name").0;
         let fault = both_faults(&engine, &format!("call {panics}\nexit"));
         assert_eq!(fault, InsnIdx(0));
+    }
+
+    #[test]
+    fn proved_programs_call_embedders_helpers_and_only_as_they_were_proved() {
+        let mut engine = Engine::new(Config { plain_ctx_bytes: 8, ..Config::linux() });
+        let sum =
+            engine.helper("sum", |_: &mut HelperCx<'_>, bytes: Bytes| bytes.iter().map(|b| *b as u64).sum::<u64>());
+        let fill = engine.helper("fill", |cx: &mut HelperCx<'_>, out: OutBytes| cx.write(&out, &[9, 9]) as u64);
+        let (sum, fill) = (sum.expect("a new name").0, fill.expect("a new name").0);
+        let given = Assumptions { plain_ctx_bytes: 8, ..Assumptions::new(ProgType::Plain) };
+        let verify = |text: &str| engine.verify(program(text), given.clone());
+        let run = |text: &str| {
+            let verified = verify(text).unwrap_or_else(|error| panic!("{text}: {error}"));
+            let checked = engine.bind(verified.clone(), vec![]).expect("it binds");
+            let threaded = engine.bind_threaded(verified.clone(), vec![]).expect("it binds");
+            let native = engine.bind_native(verified, vec![]).expect("it has native code");
+            let want = checked.run(&mut engine.session(0), &mut bytes()).expect("it is proved");
+            assert_eq!(threaded.run(&mut engine.session(0), &mut bytes()).expect("it is proved"), want);
+            assert_eq!(native.run(&mut engine.session(0), &mut bytes()).expect("it is proved"), want);
+            want
+        };
+        assert_eq!(run(&format!("r2 = 8\ncall {sum}\nexit")), 36);
+        // What the helper leaves unwritten is no secret of the stack's.
+        let filled = format!("r1 = r10\nr1 += -8\nr2 = 8\ncall {fill}\nr0 = *(u64 *)(r10 - 8)\nexit");
+        assert_eq!(run(&filled), 0x0909);
+        for (refused, why) in [
+            (format!("r2 = 9\ncall {sum}\nexit"), "outside of the allowed memory range"),
+            (format!("r1 = 1\nr2 = 8\ncall {sum}\nexit"), "R1 type=scalar"),
+            (format!("r2 = 8\ncall {sum}\nr2 = 8\ncall {sum}\nexit"), "R1 !read_ok"),
+            (format!("call {}\nexit", fill + 1), "invalid func"),
+        ] {
+            let error = verify(&refused).expect_err(&refused).to_string();
+            assert!(error.contains(why), "{refused}: {error}");
+        }
+        let proved = verify(&format!("r2 = 8\ncall {sum}\nexit")).expect("it is proved");
+        let mut other = Engine::new(Config::linux());
+        other.helper("sum", |_: &mut HelperCx<'_>, number: u64| number).expect("a new name");
+        assert!(other.bind_native(proved.clone(), vec![]).is_err(), "its helper with this number takes something else");
+        assert!(other.bind_threaded(proved.clone(), vec![]).is_err());
+        let run = other.bind(proved, vec![]).expect("calls are looked at when they come");
+        assert!(run.run(&mut other.session(0), &mut bytes()).is_err());
     }
 
     /// Where both engines fault; the native one does not know the helper's name.

@@ -13,7 +13,7 @@
 use std::collections::HashMap;
 
 use rtbpf_isa::InsnIdx;
-use rtbpf_maps::{MapRef, ProgOut};
+use rtbpf_maps::MapRef;
 
 use crate::error::FaultKind;
 use crate::mem::{Keep, Span};
@@ -229,13 +229,6 @@ impl Regions {
         }
         let outside = || FaultKind::OutOfBounds { region: region.kind, off, size: len, len: region.span.len(), write };
         region.span.at(off, len).ok_or_else(outside)
-    }
-
-    /// The bytes behind a pointer, for a host function, after the same checks.
-    pub(crate) fn prog_out(&self, pointer: u64, len: u64, write: bool) -> Result<ProgOut<'_>, FaultKind> {
-        self.native(pointer, len, write)?;
-        let (region, off) = self.resolve(pointer)?;
-        region.span.out(off, len).ok_or(FaultKind::NotAPointer { value: pointer })
     }
 
     /// Forgets everything.

@@ -6,12 +6,11 @@
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
 
+use rtbpf_abi::Errno;
 use rtbpf_abi::frame::{FaultCode, RunFrame};
-use rtbpf_abi::helper::MemSize;
 use rtbpf_abi::limits::MAX_LOOPS;
-use rtbpf_abi::{Arg, Errno};
 use rtbpf_isa::InsnIdx;
-use rtbpf_maps::{Layout, MapRef, ProgOut};
+use rtbpf_maps::{Layout, MapRef};
 #[cfg(feature = "jit")]
 use rtbpf_rt::{Interrupted, RunCx};
 use rtbpf_verifier::VerifiedProgram;
@@ -21,7 +20,7 @@ use crate::engine::Engine;
 use crate::error::{Error, Fault, FaultKind};
 use crate::executable::{Bound, Executable, Session};
 use crate::helpers::dynptr::Dynptr;
-use crate::helpers::{Action, ringbuf};
+use crate::helpers::ringbuf;
 use crate::mem::Buffer;
 use crate::run::Host;
 
@@ -215,7 +214,7 @@ impl<C: Code> Prepared<C> {
         frames: Vec<u64>,
     ) -> (bool, Vec<u64>) {
         for (register, value) in at.registers().into_iter().enumerate() {
-            self.host.ctx.set(register * 8, rtbpf_isa::Size::D, value);
+            self.host.ctx.put(register * 8, rtbpf_isa::Size::D, value);
         }
         self.host.ctx.set_field("sample_period", at.period_ns());
         self.host.cx = cx;
@@ -254,6 +253,13 @@ pub(crate) fn host(frame: &mut RunFrame) -> &mut Host {
     // SAFETY: `Prepared::run` set `host` to the state of this run, which lives as long as the run, and the code
     // waits for the function that asks; `&mut frame` makes this the only reference made from it meanwhile.
     unsafe { &mut *frame.host.cast::<Host>() }
+}
+
+/// The program that runs now, for a function that it called.
+fn current<'a>(frame: &mut RunFrame) -> Option<&'a Bound> {
+    let bound = host(frame).current().map(ptr::from_ref);
+    // SAFETY: the run holds its programs until its code returns, which waits for the function that asks.
+    bound.map(|bound| unsafe { &*bound })
 }
 
 /// `bpf_loop`; `body` calls the callback.
@@ -340,26 +346,8 @@ pub(crate) fn for_each(
 /// Every embedder's helper; its number stands in the frame.
 pub(crate) extern "C" fn custom(r1: u64, r2: u64, r3: u64, r4: u64, r5: u64, frame: &mut RunFrame) -> u64 {
     let args = [r1, r2, r3, r4, r5];
-    let number = frame.helper as i32;
-    let host = host(frame);
-    let bound = host.current().and_then(|bound| bound.me.upgrade());
-    let helper = bound.as_ref().and_then(|bound| bound.helper(number).ok());
-    let result = match helper.map(|helper| (&helper.action, &helper.args)) {
-        Some((Action::Custom(custom), kinds)) => {
-            let mut memory = [None; 5];
-            for (at, (slot, kind)) in memory.iter_mut().zip(kinds).enumerate() {
-                if let Arg::Mem { size: MemSize::Arg(n), .. } = kind
-                    && args[at] != 0
-                {
-                    let len = args.get((*n as usize).wrapping_sub(1)).copied().unwrap_or_default() as usize;
-                    // SAFETY: the verifier proved that the argument covers as many bytes as its size argument says.
-                    *slot = Some(unsafe { ProgOut::new(args[at] as *mut u8, len) });
-                }
-            }
-            custom.call(host, memory, &args).ok()
-        }
-        Some(_) | None => None,
-    };
+    let helper = current(frame).and_then(|bound| bound.custom(frame.helper as i32));
+    let result = helper.and_then(|helper| helper.call(host(frame), &args));
     result.unwrap_or_else(|| {
         frame.fault = FaultCode::Helper;
         0

@@ -56,9 +56,9 @@ const fn by_id() -> ([HelperProto; ROW_COUNT], [u16; LAST as usize + 2]) {
 
 /// What asking for a helper gives.
 #[derive(Clone, Copy, PartialEq, Debug)]
-pub enum Lookup {
+pub enum Lookup<'a> {
     /// Programs of this kind may call it, by this prototype.
-    Found(&'static HelperProto),
+    Found(&'a HelperProto),
     /// Programs of this kind know it, and every call is refused with this error and reason.
     Refused(Errno, &'static str),
     /// It exists, for other kinds of program.
@@ -67,9 +67,9 @@ pub enum Lookup {
     Unknown,
 }
 
-impl Lookup {
+impl<'a> Lookup<'a> {
     /// The prototype, where there is one.
-    pub fn found(self) -> Option<&'static HelperProto> {
+    pub fn found(self) -> Option<&'a HelperProto> {
         match self {
             Lookup::Found(proto) => Some(proto),
             Lookup::Refused(..) | Lookup::NotForKind | Lookup::Unknown => None,
@@ -100,7 +100,7 @@ pub fn rows_of(id: HelperId) -> &'static [HelperProto] {
 }
 
 /// The prototype of helper `id` for a program of this type, expected attach type (`None` is 0) and sleepable flag.
-pub fn proto(id: HelperId, prog: ProgType, attach: Option<AttachType>, sleepable: bool) -> Lookup {
+pub fn proto(id: HelperId, prog: ProgType, attach: Option<AttachType>, sleepable: bool) -> Lookup<'static> {
     if matches!(prog, ProgType::SockOps | ProgType::CgroupDevice | ProgType::CgroupSysctl) && RETVAL.contains(&id.0) {
         return match rows_of(id).first() {
             Some(proto) if answers_errno(attach) => Lookup::Found(proto),
@@ -139,7 +139,7 @@ fn answers_errno(attach: Option<AttachType>) -> bool {
 }
 
 /// The prototype of helper `id` for a program of this kind, at an attach type of the kind.
-pub fn proto_for(id: HelperId, kind: ProgKind) -> Lookup {
+pub fn proto_for(id: HelperId, kind: ProgKind) -> Lookup<'static> {
     let rows = rows_of(id);
     if rows.is_empty() {
         // Linux has a name for number 0, `unspec`, and nobody who may call it.

@@ -239,6 +239,12 @@ pub struct HelperProto {
 }
 
 impl HelperProto {
+    /// The row of an embedder's helper: it takes `args`, which are scalars, memory and its sizes, returns a number, and
+    /// has no other effect.
+    pub const fn custom(id: HelperId, args: [Arg; 5]) -> HelperProto {
+        HelperProto::new(id.0, "(custom)", &args, Ret::Int, ProgKinds::ALL)
+    }
+
     /// A row without effects; `args` beyond its end are [`Arg::None`].
     pub(crate) const fn new(id: u32, name: &'static str, args: &[Arg], ret: Ret, kinds: ProgKinds) -> HelperProto {
         let mut five = [Arg::None; 5];

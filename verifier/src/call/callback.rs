@@ -17,7 +17,7 @@ use crate::value::{DynptrKind, Kind, MapRef, Trust, Value};
 
 impl Walk<'_> {
     /// Enters the callback of a call that has one. `None`: the call has none to enter now.
-    pub(super) fn call_back(&mut self, proto: &'static HelperProto, call: &Call) -> Checked<Option<Next>> {
+    pub(super) fn call_back(&mut self, proto: &HelperProto, call: &Call) -> Checked<Option<Next>> {
         let Some(subprog) = call.callback else { return Ok(None) };
         debug_assert!(proto.args.contains(&Arg::Func));
         let Some(target) = self.program.subprogs().get(subprog).cloned() else { return Ok(None) };

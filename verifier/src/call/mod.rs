@@ -89,7 +89,7 @@ pub(crate) fn checked_pointer(walk: &Walk, value: &Value) -> Value {
     new
 }
 
-impl Walk<'_> {
+impl<'a> Walk<'a> {
     pub(crate) fn call_helper(&mut self, number: i32) -> Checked<Next> {
         if self.state.held.lock.is_some() && number as u32 != id::SPIN_UNLOCK {
             return refuse!(Lock, EINVAL, "function calls are not allowed while holding a lock");
@@ -115,11 +115,11 @@ impl Walk<'_> {
         Ok(Next::Go(self.at.next()))
     }
 
-    fn prototype(&mut self, number: i32) -> Checked<&'static HelperProto> {
+    fn prototype(&mut self, number: i32) -> Checked<&'a HelperProto> {
         let id = HelperId(number as u32);
-        let known = helper::proto(id, self.given.prog_type, self.given.attach_type, self.given.sleepable);
         let name = || helper::rows_of(id).first().map_or("unknown", |row| row.name);
-        let proto = match known {
+        let given = self.given;
+        let proto = match given.helper(number) {
             Lookup::Found(proto) => proto,
             Lookup::Unknown => return refuse!(Helper, EINVAL, "invalid func unknown#{number}"),
             Lookup::NotForKind => {
@@ -219,7 +219,7 @@ impl Walk<'_> {
     }
 
     /// What holds after a helper returned.
-    pub(super) fn finish(&mut self, proto: &'static HelperProto, call: &Call) -> Checked {
+    pub(super) fn finish(&mut self, proto: &HelperProto, call: &Call) -> Checked {
         if proto.releases != 0 {
             self.release_argument(proto, call)?;
         }

@@ -167,7 +167,7 @@ impl<'a> Log<'a> {
         {
             self.line(format_args!("; {} @ {}:{}", line.text, line.file, line.line));
         }
-        self.line(format_args!("{}: {}", program.slot(at), text::log(program, at, &HelperNames)));
+        self.line(format_args!("{}: {}", program.slot(at), text::log(program, at, self.given)));
     }
 
     /// What `insn` read and wrote, as it is afterwards, behind its text.

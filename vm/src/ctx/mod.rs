@@ -88,15 +88,20 @@ impl Ctx {
     }
 
     /// A context whose first bytes are `bytes` and whose other bytes are 0 (tracepoint, kprobe, raw_tracepoint,
-    /// perf_event, syscall …). Fields that are never null point to zeroes, the others nowhere.
+    /// perf_event, syscall …). Pointer fields are not taken from `bytes`: those that are never null point to zeroes, the
+    /// others nowhere.
     pub fn bytes(prog_type: ProgType, attach_type: Option<AttachType>, bytes: &[u8]) -> Ctx {
         let layout = layout(prog_type, attach_type);
         // Linux knows at attach how much of an open context exists; here all that a program may touch does.
         let open = layout.and_then(|layout| layout.open).map_or(0, |open| open.end);
         let least = layout.map_or(0, |layout| layout.native_size.max(open) as usize);
-        let memory = Buffer::zeroed(bytes.len().max(least));
-        memory.write(0, bytes);
-        let len = layout.map_or(bytes.len(), |layout| bytes.len().max(layout.size.max(open) as usize));
+        let len = layout.map_or(bytes.len(), |layout| layout.size.max(open) as usize);
+        let memory = Buffer::zeroed(len.max(least));
+        memory.write(0, bytes.get(..len).unwrap_or(bytes));
+        for field in layout.into_iter().flat_map(|layout| layout.fields).filter(|field| field.kind != FieldKind::Scalar)
+        {
+            memory.write(field.offset as usize, &[0; 8][..field.size as usize]);
+        }
         let parts = Parts {
             prog_type,
             attach_type,
@@ -187,8 +192,18 @@ impl Ctx {
         Span::of(&self.parts.memory, 0, self.parts.len).load(off as i64, size).unwrap_or(0)
     }
 
-    /// Sets the `size` bytes at `off`; nothing outside.
+    /// Sets the `size` bytes at `off`; nothing outside, and no pointer.
     pub fn set(&mut self, off: usize, size: Size, value: u64) {
+        let end = off.saturating_add(size.bytes() as usize);
+        let meets = |field: &&CtxField| (field.offset as usize) < end && off < (field.offset + field.size) as usize;
+        let fields = self.parts.layout.map_or(&[][..], |layout| layout.fields);
+        if fields.iter().filter(meets).all(|field| field.kind == FieldKind::Scalar) {
+            self.put(off, size, value);
+        }
+    }
+
+    #[inline]
+    pub(crate) fn put(&mut self, off: usize, size: Size, value: u64) {
         Span::of(&self.parts.memory, 0, self.parts.len).store(off as i64, size, value);
     }
 
@@ -203,7 +218,7 @@ impl Ctx {
         self.field(name).and_then(|f| Some(self.get(f.offset as usize, size(f)?))).unwrap_or(0)
     }
 
-    /// Sets a field by name; nothing where there is none.
+    /// Sets a number by name; nothing where there is none.
     pub fn set_field(&mut self, name: &str, value: u64) {
         if let Some(field) = self.field(name)
             && let Some(size) = Size::from_bytes(field.size as u32)
@@ -224,7 +239,7 @@ impl Ctx {
     /// Puts memory behind a pointer field, zeroes to a null pointer.
     pub(crate) fn set_object(&mut self, name: &str, kind: RegionKind, memory: Arc<Buffer>, writable: bool) {
         if let Some(field) = self.field(name) {
-            self.set(field.offset as usize, Size::D, memory.addr());
+            self.put(field.offset as usize, Size::D, memory.addr());
             self.parts.objects.retain(|object| object.field != field.offset);
             self.parts.objects.push(CtxObject { field: field.offset, kind, memory, writable });
         }
@@ -352,5 +367,31 @@ impl Ctx {
             LINK.. => packet.load_from_link(at - LINK, size),
             _ => None,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pointers_of_a_context_are_the_machines() {
+        let (ones, at) =
+            ([0xff; 400], |ctx: &Ctx, name: &str| ctx.field(name).map_or(0, |field| field.offset as usize));
+        let mut ctx = Ctx::bytes(ProgType::SchedCls, None, &ones);
+        assert_eq!(ctx.field_value("mark"), u32::MAX as u64);
+        let sk = at(&ctx, "sk");
+        for size in [Size::B, Size::W, Size::D] {
+            ctx.set(sk, size, 1);
+        }
+        ctx.set(sk - 4, Size::D, u64::MAX);
+        ctx.set_field("sk", 1);
+        assert_eq!(ctx.get(sk, Size::D), 0, "a program would follow it");
+        // Native slots of packet pointers lie behind what programs see.
+        let native = Span::of(&ctx.parts.memory, 0, ctx.parts.memory.len());
+        let data = ctx.field("data").expect("there is one").native_offset;
+        assert_eq!(native.load(data as i64, Size::D), Some(0));
+        ctx.set_field("mark", 7);
+        assert_eq!(ctx.field_value("mark"), 7);
     }
 }

@@ -3,36 +3,43 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use rtbpf_abi::helper::{MemSize, MemUse, Null};
-use rtbpf_abi::{Arg, HelperId};
+use rtbpf_abi::{Arg, HelperId, HelperProto};
+use rtbpf_isa::Size;
 use rtbpf_maps::ProgOut;
 
-use crate::error::FaultKind;
+use crate::ctx::Ctx;
+use crate::helpers::native;
 use crate::run::Host;
 
 type Call = dyn Fn(&mut HelperCx<'_>, &[u64; 5]) -> u64 + Send + Sync;
 
 /// An embedder's helper.
 pub(crate) struct Custom {
-    pub id: HelperId,
     pub name: String,
-    pub args: [Arg; 5],
+    /// What programs are verified by.
+    pub proto: HelperProto,
+    /// The arguments that are memory, a bit each.
+    memory: u8,
     call: Box<Call>,
 }
 
 impl Custom {
-    /// Calls it with arguments that its argument kinds were checked against.
-    pub fn call(&self, host: &mut Host, memory: [Option<ProgOut<'_>>; 5], args: &[u64; 5]) -> Result<u64, FaultKind> {
-        let mut cx = HelperCx { host, memory };
-        catch_unwind(AssertUnwindSafe(|| (self.call)(&mut cx, args)))
-            .map_err(|_| FaultKind::HelperPanicked(self.name.clone()))
+    /// Calls it; `None` when it panics.
+    ///
+    /// Pointers among the arguments are native addresses that an engine vouches for, as for every helper.
+    #[inline]
+    pub fn call(&self, host: &mut Host, args: &[u64; 5]) -> Option<u64> {
+        let mut cx = HelperCx { host, args, memory: self.memory };
+        catch_unwind(AssertUnwindSafe(|| (self.call)(&mut cx, args))).ok()
     }
 }
 
 /// What an embedder's helper can reach while it runs.
 pub struct HelperCx<'a> {
     host: &'a mut Host,
-    /// The memory behind each argument that is some.
-    memory: [Option<ProgOut<'a>>; 5],
+    args: &'a [u64; 5],
+    /// The arguments that are memory, a bit each.
+    memory: u8,
 }
 
 impl HelperCx<'_> {
@@ -42,13 +49,18 @@ impl HelperCx<'_> {
     }
 
     /// The context of the run.
-    pub fn ctx(&self) -> &crate::Ctx {
+    pub fn ctx(&self) -> &Ctx {
         &self.host.ctx
     }
 
-    /// The context of the run, to change fields of it.
-    pub fn ctx_mut(&mut self) -> &mut crate::Ctx {
-        &mut self.host.ctx
+    /// Sets a field of the run's context by its UAPI name, as [`Ctx::set_field`] does.
+    pub fn set_ctx_field(&mut self, name: &str, value: u64) {
+        self.host.ctx.set_field(name, value);
+    }
+
+    /// Sets the `size` bytes at `off` of the run's context, as [`Ctx::set`] does.
+    pub fn set_ctx(&mut self, off: usize, size: Size, value: u64) {
+        self.host.ctx.set(off, size, value);
     }
 
     /// A random number from the run's seeded source.
@@ -58,13 +70,19 @@ impl HelperCx<'_> {
 
     /// Copies `bytes` to the start of the program's memory, as much as fits. Returns how many bytes that was.
     pub fn write(&mut self, target: &OutBytes, bytes: &[u8]) -> usize {
-        match self.memory.get(target.arg).copied().flatten() {
+        match self.memory(target.arg) {
             Some(memory) => {
                 memory.fill(bytes.into());
                 memory.len().min(bytes.len())
             }
             None => 0,
         }
+    }
+
+    /// The memory in argument `at` (0 to 4), if it is some.
+    fn memory(&self, at: usize) -> Option<ProgOut<'_>> {
+        let is_memory = at < self.args.len() && self.memory & 1 << at != 0;
+        is_memory.then(|| native::sized(self.args, at)).flatten()
     }
 }
 
@@ -80,7 +98,8 @@ impl std::ops::Deref for Bytes {
     }
 }
 
-/// Memory that a program passed as a pointer and a length (two arguments), to be filled by [`HelperCx::write`].
+/// Memory that a program passed as a pointer and a length (two arguments), to be filled by [`HelperCx::write`]. It begins
+/// as zeroes, and what it held before is gone.
 #[derive(PartialEq, Eq, Debug)]
 pub struct OutBytes {
     arg: usize,
@@ -139,7 +158,7 @@ impl HelperArg for Bytes {
     const ARGS: &'static [Arg] = &[memory(MemUse::Read), Arg::Size { of: 0, zero: true }];
 
     fn take(cx: &HelperCx<'_>, _: &[u64; 5], at: usize) -> Bytes {
-        Bytes(cx.memory[at].map_or_else(Vec::new, |memory| memory.as_bytes().to_vec()))
+        Bytes(cx.memory(at).map_or_else(Vec::new, |memory| memory.as_bytes().to_vec()))
     }
 }
 
@@ -147,7 +166,14 @@ impl HelperArg for OutBytes {
     const ARGS: &'static [Arg] = &[memory(MemUse::Write), Arg::Size { of: 0, zero: true }];
 
     fn take(cx: &HelperCx<'_>, _: &[u64; 5], at: usize) -> OutBytes {
-        OutBytes { arg: at, len: cx.memory[at].map_or(0, |memory| memory.len()) }
+        // The program may have left it uninitialised, and takes it for written afterwards.
+        OutBytes {
+            arg: at,
+            len: cx.memory(at).map_or(0, |memory| {
+                memory.zero();
+                memory.len()
+            }),
+        }
     }
 }
 
@@ -209,7 +235,10 @@ macro_rules! into_helper {
                     )*
                     self(cx, $($arg),*).into_r0()
                 });
-                Custom { id, name: name.into(), args: positioned(parts), call }
+                let args = positioned(parts);
+                let is_memory = |(at, arg): (usize, &Arg)| u8::from(matches!(arg, Arg::Mem { .. })) << at;
+                let memory = args.iter().enumerate().map(is_memory).sum();
+                Custom { name: name.into(), proto: HelperProto::custom(id, args), memory, call }
             }
         }
     };

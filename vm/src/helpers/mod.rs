@@ -45,7 +45,7 @@ use custom::Custom;
 #[derive(Clone)]
 pub(crate) enum Action {
     /// Calls a function.
-    Native(HelperFn),
+    Native(&'static Function),
     /// Changes where the program runs.
     Flow(Flow),
     /// Calls an embedder's closure.
@@ -78,11 +78,15 @@ pub(crate) struct BoundHelper {
 /// The helper `id` for a program verified (or not) under `given`.
 pub(crate) fn bind(engine: &Inner, id: i32, given: &Assumptions) -> Result<BoundHelper, FaultKind> {
     let number = HelperId(u32::try_from(id).map_err(|_| FaultKind::UnknownHelper(id))?);
-    if let Some(custom) = engine.custom.iter().find(|custom| custom.id == number) {
+    if let Some(custom) = engine.custom.iter().find(|custom| custom.proto.id == number) {
+        // What a program was verified by on another engine may be something else here.
+        if given.helper(id).found().is_some_and(|proved| *proved != custom.proto) {
+            return Err(FaultKind::UnknownHelper(id));
+        }
         return Ok(BoundHelper {
             id: number,
             name: Cow::Owned(custom.name.clone()),
-            args: custom.args,
+            args: custom.proto.args,
             ret: Ret::Int,
             moves_packet: false,
             releases: 0,
@@ -121,21 +125,38 @@ pub(crate) fn bind(engine: &Inner, id: i32, given: &Assumptions) -> Result<Bound
 /// The function behind helper `id`, as native code calls it.
 ///
 /// It trusts its arguments: call it only as the helper's prototype row allows, with a frame of a live run.
-pub(crate) fn function(id: HelperId) -> Option<HelperFn> {
-    FUNCTIONS.iter().find(|(known, _)| *known == id.0).map(|(_, function)| *function)
+pub(crate) fn function(id: HelperId) -> Option<&'static Function> {
+    FUNCTIONS.iter().find(|function| function.id == id.0)
+}
+
+/// A row of [`FUNCTIONS`].
+pub(crate) struct Function {
+    id: u32,
+    /// What engines call.
+    pub entry: HelperFn,
+    /// Never panics and sets no fault: engines need not ask after a call.
+    pub sure: bool,
 }
 
 macro_rules! functions {
-    ($($id:literal $function:path;)*) => {
+    (@enter) => { native::enter };
+    (@enter sure) => { native::enter_sure };
+    (@sure) => { false };
+    (@sure sure) => { true };
+    ($($id:literal $function:path $(, $sure:ident)?;)*) => {
         /// Every helper with a function.
-        pub(crate) static FUNCTIONS: &[(u32, HelperFn)] = &[$(($id, {
-            extern "C" fn entry(
-                r1: u64, r2: u64, r3: u64, r4: u64, r5: u64, frame: &mut rtbpf_abi::frame::RunFrame,
-            ) -> u64 {
-                native::enter($function, [r1, r2, r3, r4, r5], frame)
-            }
-            entry
-        }),)*];
+        pub(crate) static FUNCTIONS: &[Function] = &[$(Function {
+            id: $id,
+            entry: {
+                extern "C" fn entry(
+                    r1: u64, r2: u64, r3: u64, r4: u64, r5: u64, frame: &mut rtbpf_abi::frame::RunFrame,
+                ) -> u64 {
+                    functions!(@enter $($sure)?)($function, [r1, r2, r3, r4, r5], frame)
+                }
+                entry
+            },
+            sure: functions!(@sure $($sure)?),
+        },)*];
     };
 }
 
@@ -146,14 +167,14 @@ functions! {
     4 text::probe_read;
     5 time::ktime_get_ns;
     6 print::trace_printk;
-    7 time::get_prandom_u32;
-    8 time::get_smp_processor_id;
+    7 time::get_prandom_u32, sure;
+    8 time::get_smp_processor_id, sure;
     9 skb::store_bytes;
     10 csum::l3_csum_replace;
     11 csum::l4_csum_replace;
     13 xdp::clone_redirect;
-    14 task::get_current_pid_tgid;
-    15 task::get_current_uid_gid;
+    14 task::get_current_pid_tgid, sure;
+    15 task::get_current_uid_gid, sure;
     16 task::get_current_comm;
     17 skb::zero;
     18 skb::vlan_push;
@@ -180,7 +201,7 @@ functions! {
     39 skb::pull_data;
     40 csum::csum_update;
     41 skb::set_hash_invalid;
-    42 time::get_numa_node_id;
+    42 time::get_numa_node_id, sure;
     43 skb::change_head;
     44 xdp::adjust_head;
     45 text::probe_read_str;
@@ -217,7 +238,7 @@ functions! {
     77 task::rc_repeat;
     78 task::rc_keydown;
     79 skb::cgroup_id;
-    80 task::get_current_cgroup_id;
+    80 task::get_current_cgroup_id, sure;
     81 sock::get_local_storage;
     82 sock::no_entry;
     83 skb::zero;
@@ -354,9 +375,9 @@ mod tests {
 
     #[test]
     fn every_function_has_its_row_and_stands_once() {
-        for (at, (id, _)) in FUNCTIONS.iter().enumerate() {
+        for (at, Function { id, .. }) in FUNCTIONS.iter().enumerate() {
             assert!(helper::name(HelperId(*id)).is_some(), "helper {id} has no row");
-            assert!(FUNCTIONS.iter().skip(at + 1).all(|(other, _)| other > id), "helper {id} out of order");
+            assert!(FUNCTIONS.iter().skip(at + 1).all(|other| other.id > *id), "helper {id} out of order");
         }
     }
 }

@@ -40,6 +40,21 @@ pub(crate) fn enter(helper: impl FnOnce(&mut Cx<'_>) -> u64, args: [u64; 5], fra
     }
 }
 
+/// [`enter`] for a helper that cannot panic.
+#[inline(always)]
+pub(crate) fn enter_sure(helper: impl FnOnce(&mut Cx<'_>) -> u64, args: [u64; 5], frame: &mut RunFrame) -> u64 {
+    helper(&mut Cx { args, frame })
+}
+
+/// The memory in argument `at` (0 to 4) of an embedder's helper, whose size is the next argument; `None` where it is null.
+///
+/// Only called for arguments whose row says that they are memory with a size.
+pub(crate) fn sized(args: &[u64; 5], at: usize) -> Option<ProgOut<'_>> {
+    let (addr, len) = (*args.get(at)?, *args.get(at + 1)?);
+    // SAFETY: by the row, which the engine checked or the verifier proved, the argument covers as many bytes.
+    (addr != 0).then(|| unsafe { ProgOut::new(addr as *mut u8, len as usize) })
+}
+
 /// The lock at an address that the checked interpreter found to be 4 writable bytes; `None` where it is misaligned.
 pub(crate) fn lock_at<'a>(addr: u64) -> Option<&'a RawLock> {
     let word = addr as *mut u32;

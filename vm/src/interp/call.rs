@@ -40,25 +40,15 @@ impl Checked {
                 self.frame.host = std::ptr::from_mut(&mut *self.host).cast();
                 let [r1, r2, r3, r4, r5] = native.args;
                 self.host.lent = Some(std::mem::take(&mut self.regions));
-                let result = function(r1, r2, r3, r4, r5, &mut self.frame);
+                let result = (function.entry)(r1, r2, r3, r4, r5, &mut self.frame);
                 self.regions = self.host.lent.take().unwrap_or_default();
                 self.host.granted = None;
                 self.helper_fault(&helper.name)?;
                 result
             }
             Action::Custom(custom) => {
-                let mut memory = [None; 5];
-                for (slot, (arg, (value, native))) in
-                    memory.iter_mut().zip(helper.args.iter().zip(args.iter().zip(&native.args)))
-                {
-                    if let Arg::Mem { size: MemSize::Arg(n), access, .. } = *arg
-                        && *native != 0
-                    {
-                        let len = size_of_arg(args, n)?;
-                        *slot = Some(self.regions.prog_out(*value, len, access != MemUse::Read)?);
-                    }
-                }
-                custom.call(&mut self.host, memory, args)?
+                let panicked = || FaultKind::HelperPanicked(custom.name.clone());
+                custom.call(&mut self.host, &native.args).ok_or_else(panicked)?
             }
         };
         if helper.moves_packet {
