@@ -129,7 +129,7 @@ impl Map for Array {
                 Ok(())
             }
             Values::Percpu(cells) if cx.in_program => {
-                cells.write_one(&self.shape, index, cx.slot, value, false);
+                cells.write_one(&self.shape, index, cx.slot, value);
                 Ok(())
             }
             Values::Percpu(cells) => cells.write_all(&self.shape, index, value),

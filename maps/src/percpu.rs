@@ -52,14 +52,17 @@ impl PercpuCells {
         Ok(())
     }
 
-    /// Copies a program's value into its own slot. In a `fresh` element the other slots read zero.
-    pub(crate) fn write_one(&self, shape: &Shape, index: u32, mine: u32, value: ProgBytes<'_>, fresh: bool) {
-        for slot in (0..self.slots).filter(|slot| fresh && *slot != mine) {
-            self.cell(index, slot).zero();
-        }
+    /// Copies a program's value into its own slot.
+    #[inline]
+    pub(crate) fn write_one(&self, shape: &Shape, index: u32, mine: u32, value: ProgBytes<'_>) {
         if mine < self.slots {
             shape.write(self.cell(index, mine), value);
         }
+    }
+
+    /// Clears the values of a fresh element but one slot's.
+    pub(crate) fn clear_others(&self, index: u32, mine: u32) {
+        (0..self.slots).filter(|slot| *slot != mine).for_each(|slot| self.cell(index, slot).zero());
     }
 
     /// Appends every slot's value of element `index`.

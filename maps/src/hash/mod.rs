@@ -266,7 +266,7 @@ where
     }
 }
 
-#[inline(never)]
+#[inline(always)]
 fn write_slots(
     cells: &PercpuCells,
     shape: &Shape,
@@ -276,7 +276,10 @@ fn write_slots(
     fresh: bool,
 ) -> Result<(), MapError> {
     if cx.in_program {
-        cells.write_one(shape, node, cx.slot, value, fresh);
+        if fresh {
+            cells.clear_others(node, cx.slot);
+        }
+        cells.write_one(shape, node, cx.slot, value);
         return Ok(());
     }
     cells.write_all(shape, node, value)
