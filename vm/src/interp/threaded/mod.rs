@@ -11,6 +11,7 @@
 //! jump, but stable Rust does not promise it: `op` therefore bounds how many may nest.
 
 mod flow;
+mod fuse;
 mod op;
 mod ops;
 mod translate;

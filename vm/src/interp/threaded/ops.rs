@@ -4,7 +4,7 @@ use rtbpf_abi::frame::FaultCode;
 use rtbpf_abi::frame::HelperFn;
 use rtbpf_isa::{AluOp, AtomicOp, CmpOp, Operand, Size, Swap, Width, eval};
 
-use super::op::{At, Handler, Machine};
+use super::op::{At, Handler, Machine, Op};
 use crate::mem;
 use crate::unchecked::host;
 
@@ -12,63 +12,173 @@ const fn width(wide: bool) -> Width {
     if wide { Width::W64 } else { Width::W32 }
 }
 
-fn alu_reg<const OP: usize, const WIDE: bool>(at: At, m: &mut Machine<'_>, jumps: u32) -> At {
-    let op = at.op();
-    m.set(op.dst, eval::alu(const { AluOp::ALL[OP] }, const { width(WIDE) }, m.get(op.dst), m.get(op.rhs)));
-    at.next(m, jumps)
+/// What an operation does that always goes on with the next.
+pub(super) trait Step {
+    /// Which it is.
+    const FORM: Form;
+    /// Does it.
+    fn take(op: Op, m: &mut Machine<'_>);
 }
 
-fn alu_imm<const OP: usize, const WIDE: bool>(at: At, m: &mut Machine<'_>, jumps: u32) -> At {
-    let op = at.op();
-    m.set(op.dst, eval::alu(const { AluOp::ALL[OP] }, const { width(WIDE) }, m.get(op.dst), op.imm));
-    at.next(m, jumps)
+/// What an operation asks that goes on with the next or jumps.
+pub(super) trait Test {
+    /// Which it is.
+    const FORM: Form;
+    /// Whether it jumps.
+    fn holds(op: Op, m: &Machine<'_>) -> bool;
 }
 
-fn branch_reg<const OP: usize, const WIDE: bool>(at: At, m: &mut Machine<'_>, jumps: u32) -> At {
-    let op = at.op();
-    match eval::compare(const { CmpOp::ALL[OP] }, const { width(WIDE) }, m.get(op.lhs), m.get(op.rhs)) {
-        true => at.by(op.off).jump(m, jumps),
-        false => at.by(1).jump(m, jumps),
+/// An operation by what is known of it when this is compiled: numbers of [`AluOp`], [`CmpOp`] or [`SIZES`], whether it is wide
+/// (of a load, signed).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Form {
+    AluReg(usize, bool),
+    AluImm(usize, bool),
+    Load(usize, bool),
+    StoreReg(usize),
+    StoreImm(usize),
+    BranchReg(usize, bool),
+    BranchImm(usize, bool),
+}
+
+pub(super) struct AluReg<const OP: usize, const WIDE: bool>;
+pub(super) struct AluImm<const OP: usize, const WIDE: bool>;
+pub(super) struct Load<const SIZE: usize, const SIGNED: bool>;
+pub(super) struct StoreReg<const SIZE: usize>;
+pub(super) struct StoreImm<const SIZE: usize>;
+pub(super) struct BranchReg<const OP: usize, const WIDE: bool>;
+pub(super) struct BranchImm<const OP: usize, const WIDE: bool>;
+
+impl<const OP: usize, const WIDE: bool> Step for AluReg<OP, WIDE> {
+    const FORM: Form = Form::AluReg(OP, WIDE);
+
+    #[inline(always)]
+    fn take(op: Op, m: &mut Machine<'_>) {
+        m.set(op.dst, eval::alu(const { AluOp::ALL[OP] }, const { width(WIDE) }, m.get(op.dst), m.get(op.rhs)));
     }
 }
 
-fn branch_imm<const OP: usize, const WIDE: bool>(at: At, m: &mut Machine<'_>, jumps: u32) -> At {
-    let op = at.op();
-    match eval::compare(const { CmpOp::ALL[OP] }, const { width(WIDE) }, m.get(op.lhs), op.imm) {
-        true => at.by(op.off).jump(m, jumps),
+impl<const OP: usize, const WIDE: bool> Step for AluImm<OP, WIDE> {
+    const FORM: Form = Form::AluImm(OP, WIDE);
+
+    #[inline(always)]
+    fn take(op: Op, m: &mut Machine<'_>) {
+        m.set(op.dst, eval::alu(const { AluOp::ALL[OP] }, const { width(WIDE) }, m.get(op.dst), op.imm));
+    }
+}
+
+impl<const SIZE: usize, const SIGNED: bool> Step for Load<SIZE, SIGNED> {
+    const FORM: Form = Form::Load(SIZE, SIGNED);
+
+    #[inline(always)]
+    fn take(op: Op, m: &mut Machine<'_>) {
+        // SAFETY: the verifier proved that the program may read there.
+        let value = unsafe { mem::load(ea(m, op.lhs, op.off), const { SIZES[SIZE] }) };
+        m.set(op.dst, if SIGNED { eval::sign_extend(const { SIZES[SIZE] }, value) } else { value });
+    }
+}
+
+impl<const SIZE: usize> Step for StoreReg<SIZE> {
+    const FORM: Form = Form::StoreReg(SIZE);
+
+    #[inline(always)]
+    fn take(op: Op, m: &mut Machine<'_>) {
+        // SAFETY: the verifier proved that the program may write there.
+        unsafe { mem::store(ea(m, op.lhs, op.off), const { SIZES[SIZE] }, m.get(op.rhs)) };
+    }
+}
+
+impl<const SIZE: usize> Step for StoreImm<SIZE> {
+    const FORM: Form = Form::StoreImm(SIZE);
+
+    #[inline(always)]
+    fn take(op: Op, m: &mut Machine<'_>) {
+        // SAFETY: the verifier proved that the program may write there.
+        unsafe { mem::store(ea(m, op.lhs, op.off), const { SIZES[SIZE] }, op.imm) };
+    }
+}
+
+impl<const OP: usize, const WIDE: bool> Test for BranchReg<OP, WIDE> {
+    const FORM: Form = Form::BranchReg(OP, WIDE);
+
+    #[inline(always)]
+    fn holds(op: Op, m: &Machine<'_>) -> bool {
+        eval::compare(const { CmpOp::ALL[OP] }, const { width(WIDE) }, m.get(op.lhs), m.get(op.rhs))
+    }
+}
+
+impl<const OP: usize, const WIDE: bool> Test for BranchImm<OP, WIDE> {
+    const FORM: Form = Form::BranchImm(OP, WIDE);
+
+    #[inline(always)]
+    fn holds(op: Op, m: &Machine<'_>) -> bool {
+        eval::compare(const { CmpOp::ALL[OP] }, const { width(WIDE) }, m.get(op.lhs), op.imm)
+    }
+}
+
+fn step<S: Step>(at: At, m: &mut Machine<'_>, jumps: u32) -> At {
+    S::take(at.op(), m);
+    at.next(m, jumps)
+}
+
+fn branch<T: Test>(at: At, m: &mut Machine<'_>, jumps: u32) -> At {
+    match T::holds(at.op(), m) {
+        true => at.by(at.op().off).jump(m, jumps),
         false => at.by(1).jump(m, jumps),
     }
 }
 
 macro_rules! table {
-    ($name:ident, $wide:literal, $($op:literal)*) => {
-        [$($name::<$op, $wide>),*]
+    ($run:ident, $form:ident, $wide:ident, $($op:literal)*) => {
+        if $wide { [$($run::<$form<$op, true>> as Handler),*] } else { [$($run::<$form<$op, false>> as Handler),*] }
     };
 }
 
-/// The handler of an ALU operation.
-pub(super) fn alu(op: AluOp, width: Width, src: Operand) -> Handler {
-    let handlers: [Handler; 14] = match (width, src) {
-        (Width::W64, Operand::Reg(_)) => table!(alu_reg, true, 0 1 2 3 4 5 6 7 8 9 10 11 12 13),
-        (Width::W64, Operand::Imm(_)) => table!(alu_imm, true, 0 1 2 3 4 5 6 7 8 9 10 11 12 13),
-        (Width::W32, Operand::Reg(_)) => table!(alu_reg, false, 0 1 2 3 4 5 6 7 8 9 10 11 12 13),
-        (Width::W32, Operand::Imm(_)) => table!(alu_imm, false, 0 1 2 3 4 5 6 7 8 9 10 11 12 13),
-    };
-    handlers[op as usize]
+impl Form {
+    pub fn alu(op: AluOp, width: Width, src: Operand) -> Form {
+        match src {
+            Operand::Reg(_) => Form::AluReg(op as usize, width == Width::W64),
+            Operand::Imm(_) => Form::AluImm(op as usize, width == Width::W64),
+        }
+    }
+
+    pub fn branch(op: CmpOp, width: Width, rhs: Operand) -> Form {
+        match rhs {
+            Operand::Reg(_) => Form::BranchReg(op as usize, width == Width::W64),
+            Operand::Imm(_) => Form::BranchImm(op as usize, width == Width::W64),
+        }
+    }
+
+    pub fn load(size: Size, signed: bool) -> Form {
+        Form::Load(size as usize, signed)
+    }
+
+    pub fn store(size: Size, src: Operand) -> Form {
+        match src {
+            Operand::Reg(_) => Form::StoreReg(size as usize),
+            Operand::Imm(_) => Form::StoreImm(size as usize),
+        }
+    }
+
+    /// What performs it.
+    pub fn handler(self) -> Handler {
+        match self {
+            Form::AluReg(op, wide) => table!(step, AluReg, wide, 0 1 2 3 4 5 6 7 8 9 10 11 12 13)[op],
+            Form::AluImm(op, wide) => table!(step, AluImm, wide, 0 1 2 3 4 5 6 7 8 9 10 11 12 13)[op],
+            Form::BranchReg(op, wide) => table!(branch, BranchReg, wide, 0 1 2 3 4 5 6 7 8 9 10)[op],
+            Form::BranchImm(op, wide) => table!(branch, BranchImm, wide, 0 1 2 3 4 5 6 7 8 9 10)[op],
+            Form::Load(size, signed) => table!(step, Load, signed, 0 1 2 3)[size],
+            Form::StoreReg(size) => {
+                [step::<StoreReg<0>>, step::<StoreReg<1>>, step::<StoreReg<2>>, step::<StoreReg<3>>][size]
+            }
+            Form::StoreImm(size) => {
+                [step::<StoreImm<0>>, step::<StoreImm<1>>, step::<StoreImm<2>>, step::<StoreImm<3>>][size]
+            }
+        }
+    }
 }
 
-/// The handler of a conditional jump.
-pub(super) fn branch(op: CmpOp, width: Width, rhs: Operand) -> Handler {
-    let handlers: [Handler; 11] = match (width, rhs) {
-        (Width::W64, Operand::Reg(_)) => table!(branch_reg, true, 0 1 2 3 4 5 6 7 8 9 10),
-        (Width::W64, Operand::Imm(_)) => table!(branch_imm, true, 0 1 2 3 4 5 6 7 8 9 10),
-        (Width::W32, Operand::Reg(_)) => table!(branch_reg, false, 0 1 2 3 4 5 6 7 8 9 10),
-        (Width::W32, Operand::Imm(_)) => table!(branch_imm, false, 0 1 2 3 4 5 6 7 8 9 10),
-    };
-    handlers[op as usize]
-}
-
-const SIZES: [Size; 4] = [Size::B, Size::H, Size::W, Size::D];
+pub(super) const SIZES: [Size; 4] = [Size::B, Size::H, Size::W, Size::D];
 const SWAPS: [Swap; 3] = [Swap::ToLe, Swap::ToBe, Swap::Bswap];
 const ATOMICS: [AtomicOp; 6] =
     [AtomicOp::Add, AtomicOp::Or, AtomicOp::And, AtomicOp::Xor, AtomicOp::Xchg, AtomicOp::Cmpxchg];
@@ -76,41 +186,6 @@ const ATOMICS: [AtomicOp; 6] =
 #[inline(always)]
 fn ea(m: &Machine<'_>, base: u8, off: i32) -> *mut u8 {
     std::ptr::with_exposed_provenance_mut(m.get(base).wrapping_add(off as i64 as u64) as usize)
-}
-
-fn load_as<const SIZE: usize, const SIGNED: bool>(at: At, m: &mut Machine<'_>, jumps: u32) -> At {
-    let op = at.op();
-    // SAFETY: the verifier proved that the program may read there.
-    let value = unsafe { mem::load(ea(m, op.lhs, op.off), const { SIZES[SIZE] }) };
-    m.set(op.dst, if SIGNED { eval::sign_extend(const { SIZES[SIZE] }, value) } else { value });
-    at.next(m, jumps)
-}
-
-fn store_reg<const SIZE: usize, const _WIDE: bool>(at: At, m: &mut Machine<'_>, jumps: u32) -> At {
-    let op = at.op();
-    // SAFETY: the verifier proved that the program may write there.
-    unsafe { mem::store(ea(m, op.lhs, op.off), const { SIZES[SIZE] }, m.get(op.rhs)) };
-    at.next(m, jumps)
-}
-
-fn store_value<const SIZE: usize, const _WIDE: bool>(at: At, m: &mut Machine<'_>, jumps: u32) -> At {
-    let op = at.op();
-    // SAFETY: the verifier proved that the program may write there.
-    unsafe { mem::store(ea(m, op.lhs, op.off), const { SIZES[SIZE] }, op.imm) };
-    at.next(m, jumps)
-}
-
-pub(super) fn load(size: Size, signed: bool) -> Handler {
-    let handlers: [Handler; 4] = if signed { table!(load_as, true, 0 1 2 3) } else { table!(load_as, false, 0 1 2 3) };
-    handlers[size as usize]
-}
-
-pub(super) fn store(size: Size, src: Operand) -> Handler {
-    let handlers: [Handler; 4] = match src {
-        Operand::Reg(_) => table!(store_reg, true, 0 1 2 3),
-        Operand::Imm(_) => table!(store_value, true, 0 1 2 3),
-    };
-    handlers[size as usize]
 }
 
 pub(super) fn fence(at: At, m: &mut Machine<'_>, jumps: u32) -> At {

@@ -7,7 +7,8 @@ use rtbpf_isa::{AluOp, AtomicOp, Callee, Imm64, Insn, InsnIdx, Operand, Reg, Siz
 use rtbpf_verifier::{Branch, VerifiedProgram};
 
 use super::op::{Handler, Op, STRAIGHT};
-use super::{Thread, flow, ops};
+use super::ops::Form;
+use super::{Thread, flow, fuse, ops};
 use crate::error::Error;
 use crate::executable::Bound;
 use crate::helpers::{Action, Flow};
@@ -20,6 +21,8 @@ struct Translation<'a> {
     ops: Vec<Op>,
     /// Where each instruction begins.
     places: Vec<u32>,
+    /// Operations that may be one with the next or the one before, in order.
+    forms: Vec<(usize, Form)>,
     /// Operations whose `off` is the distance to this instruction.
     jumps: Vec<(usize, InsnIdx)>,
     /// Operations whose `imm` is the address of this instruction's operation.
@@ -30,7 +33,7 @@ pub(super) fn translate(verified: &VerifiedProgram, bound: &Bound, metered: bool
     let code = verified.code();
     let places = Vec::with_capacity(code.len());
     let ops = Vec::with_capacity(code.len() + 8);
-    let mut t = Translation { verified, bound, ops, places, jumps: Vec::new(), names: Vec::new() };
+    let mut t = Translation { verified, bound, ops, places, forms: Vec::new(), jumps: Vec::new(), names: Vec::new() };
     let mut straight = 0;
     let mut subprogs = code.subprogs().iter().enumerate().peekable();
     for (at, insn) in code.iter() {
@@ -59,6 +62,12 @@ pub(super) fn translate(verified: &VerifiedProgram, bound: &Bound, metered: bool
 impl Translation<'_> {
     fn push(&mut self, run: Handler, dst: u8, lhs: u8, rhs: u8, off: i32, imm: u64) {
         self.ops.push(Op { run, dst, lhs, rhs, off, imm });
+    }
+
+    /// The same, for an operation with a form.
+    fn push_form(&mut self, form: Form, dst: u8, lhs: u8, rhs: u8, off: i32, imm: u64) {
+        self.forms.push((self.ops.len(), form));
+        self.push(form.handler(), dst, lhs, rhs, off, imm);
     }
 
     /// Programs that read stack which nobody wrote find zeros there.
@@ -94,7 +103,7 @@ impl Translation<'_> {
         match *insn {
             Insn::Alu { op, width, dst, src } => {
                 let (rhs, imm) = reg(src);
-                self.push(ops::alu(op, width, src), dst as u8, 0, rhs, 0, imm);
+                self.push_form(Form::alu(op, width, src), dst as u8, 0, rhs, 0, imm);
             }
             Insn::MovSx { width, from, dst, src } => {
                 self.push(ops::move_sx, dst as u8, 0, src as u8, from as i32, value(width == Width::W64));
@@ -111,23 +120,23 @@ impl Translation<'_> {
             Insn::AddrCast { .. } => return Err(none(at, "an address-space cast")),
             Insn::Imm { dst, value } => {
                 let value = self.wide(at, value)?;
-                self.push(ops::alu(AluOp::Mov, Width::W64, Operand::Imm(0)), dst as u8, 0, 0, 0, value);
+                self.push_form(Form::alu(AluOp::Mov, Width::W64, Operand::Imm(0)), dst as u8, 0, 0, 0, value);
             }
             Insn::Load { size, signed, dst, base, off } => {
                 let (size, off) = native(size, off);
-                self.push(ops::load(size, signed), dst as u8, base as u8, 0, off, 0);
+                self.push_form(Form::load(size, signed), dst as u8, base as u8, 0, off, 0);
             }
             Insn::LoadAcquire { size, dst, base, off } => {
-                self.push(ops::load(size, false), dst as u8, base as u8, 0, off.into(), 0);
+                self.push_form(Form::load(size, false), dst as u8, base as u8, 0, off.into(), 0);
                 self.push(ops::fence, 0, 0, 0, 0, 0);
             }
             Insn::Store { size, base, off, src } => {
                 let ((size, off), (rhs, imm)) = (native(size, off), reg(src));
-                self.push(ops::store(size, src), 0, base as u8, rhs, off, imm);
+                self.push_form(Form::store(size, src), 0, base as u8, rhs, off, imm);
             }
             Insn::StoreRelease { size, base, off, src } => {
                 self.push(ops::fence, 0, 0, 0, 0, 0);
-                self.push(ops::store(size, Operand::Reg(src)), 0, base as u8, src as u8, off.into(), 0);
+                self.push_form(Form::store(size, Operand::Reg(src)), 0, base as u8, src as u8, off.into(), 0);
             }
             Insn::Atomic { op, fetch, width, base, off, src } => {
                 let number = match op {
@@ -154,7 +163,7 @@ impl Translation<'_> {
                 Branch::Both => {
                     self.jump(at.target(to));
                     let (right, imm) = reg(rhs);
-                    self.push(ops::branch(op, width, rhs), 0, lhs as u8, right, 0, imm);
+                    self.push_form(Form::branch(op, width, rhs), 0, lhs as u8, right, 0, imm);
                 }
                 Branch::Taken => {
                     self.jump(at.target(to));
@@ -218,6 +227,14 @@ impl Translation<'_> {
         for &(jump, to) in &self.jumps {
             if let Some(op) = self.ops.get_mut(jump) {
                 op.off = place(to) as i32 - jump as i32;
+            }
+        }
+        for pair in self.forms.windows(2) {
+            if let [(at, first), (next, second)] = *pair
+                && next == at + 1
+                && let (Some(op), Some(run)) = (self.ops.get_mut(at), fuse::both(first, second))
+            {
+                op.run = run;
             }
         }
         let starts = self.verified.code().subprogs().iter().map(|subprog| (place(subprog.start), subprog.start));
