@@ -115,6 +115,8 @@ impl Engine {
     /// Adds a helper that programs call by name or by the number returned, which begin at [`HelperId::FIRST_CUSTOM`].
     /// Programs verified by this engine may call it, whatever their type; the proof covers its arguments.
     ///
+    /// C calls it by its number, too: `static long (*add_up)(__u64 by) = (void *)0x10000000;`.
+    ///
     /// `function` takes up to five arguments after the [`HelperCx`](crate::HelperCx): numbers, booleans, or
     /// [`Bytes`](crate::Bytes), which takes a pointer and a length. It may keep state. A panic in it ends the run with
     /// a fault, not the process.

@@ -13,7 +13,7 @@ use crate::mem::{Buffer, Span};
 use crate::region::{Region, RegionKind};
 
 /// A packet buffer and the marks in it, as byte offsets.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Packet {
     buffer: Arc<Buffer>,
     /// Where the room before the packet begins: at a multiple of 256 in native memory. Programs may look at the low bits
@@ -30,6 +30,18 @@ pub struct Packet {
     network: usize,
     /// The innermost checksum that a device found right; `None` when it looked at none.
     csum_level: Option<u8>,
+}
+
+/// A packet of its own: bytes, room and marks are copied.
+impl Clone for Packet {
+    fn clone(&self) -> Packet {
+        let bytes = self.buffer.to_vec(self.base, self.limit - self.base);
+        let (buffer, base) = aligned(bytes.len());
+        buffer.write(base, &bytes);
+        let moved = |at: usize| at - self.base + base;
+        let (meta, data) = (moved(self.meta), moved(self.data));
+        Packet { buffer, base, meta, data, end: moved(self.end), limit: moved(self.limit), ..*self }
+    }
 }
 
 impl Packet {
@@ -254,7 +266,7 @@ impl Packet {
         let data = base + headroom;
         buffer.write(data - meta_len, &bytes);
         let (meta, end, limit) = (data - meta_len, data + len, data + room + SPARE);
-        *self = Packet { buffer, base, meta, data, end, limit, ..self.clone() };
+        *self = Packet { buffer, base, meta, data, end, limit, ..*self };
     }
 }
 

@@ -51,7 +51,7 @@ pub(crate) enum CtxValue {
 }
 
 /// The context of one run.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Ctx {
     /// On the heap, so that a run takes the context over by its address.
     parts: Box<Parts>,
@@ -79,6 +79,23 @@ struct CtxObject {
     kind: RegionKind,
     memory: Arc<Buffer>,
     writable: bool,
+}
+
+/// A context of its own: its memory, its packet and what its pointers lead to are copied.
+impl Clone for Ctx {
+    fn clone(&self) -> Ctx {
+        let copy = |memory: &Buffer| Buffer::from_bytes(&memory.to_vec(0, memory.len()));
+        let mut ctx = Ctx { parts: self.parts.clone() };
+        ctx.parts.memory = copy(&self.parts.memory);
+        for at in 0..ctx.parts.objects.len() {
+            let object = &mut ctx.parts.objects[at];
+            object.memory = copy(&object.memory);
+            let (field, addr) = (object.field as usize, object.memory.addr());
+            ctx.put(field, Size::D, addr);
+        }
+        ctx.refresh();
+        ctx
+    }
 }
 
 impl Ctx {
@@ -393,5 +410,31 @@ mod tests {
         assert_eq!(native.load(data as i64, Size::D), Some(0));
         ctx.set_field("mark", 7);
         assert_eq!(ctx.field_value("mark"), 7);
+    }
+
+    #[test]
+    fn a_clone_shares_nothing() {
+        let ctx = Ctx::test_run(ProgType::SchedCls, None, &[7; 64], &[]).expect("a good packet");
+        let mut other = ctx.clone();
+        other.set_field("mark", 9);
+        assert!(other.packet().is_some_and(|packet| packet.write(0, &[1, 2])));
+        assert_eq!(ctx.field_value("mark"), 0);
+        assert_eq!(ctx.packet().map(Packet::to_vec), Some(vec![7; 64]));
+        let addrs = |ctx: &Ctx| ctx.packet().expect("it has one").addrs();
+        let data = ctx.field("data").expect("there is one").native_offset as i64;
+        for ctx in [&ctx, &other] {
+            let native = Span::of(&ctx.parts.memory, 0, ctx.parts.memory.len());
+            assert_eq!(native.load(data, Size::D), Some(addrs(ctx).1), "the slot leads to its own packet");
+        }
+        assert_ne!(addrs(&ctx), addrs(&other));
+        // Every object behind a pointer is its own, too.
+        let (socket, copy) = (Ctx::bytes(ProgType::SkLookup, None, &[]), Ctx::bytes(ProgType::CgroupSock, None, &[]));
+        for ctx in [socket, copy] {
+            let other = ctx.clone();
+            for (ours, theirs) in ctx.parts.objects.iter().zip(&other.parts.objects) {
+                assert_eq!(other.get(theirs.field as usize, Size::D), theirs.memory.addr());
+                assert_ne!(ours.memory.addr(), theirs.memory.addr());
+            }
+        }
     }
 }
