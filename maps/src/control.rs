@@ -100,6 +100,8 @@ pub fn lookup(map: &dyn Map, cx: &RunCx, key: Given<'_>, flags: u64, value_in: O
 pub fn update(map: &dyn Map, cx: &RunCx, key: Given<'_>, value: Given<'_>, flags: u64) -> Answer<()> {
     check(may_write(map), Errno::EPERM)?;
     check_lock(map, flags)?;
+    // A descriptor is looked up once the value is here.
+    check(!is_keyed_by_owner(map.spec().kind) || !value.is_null(), Errno::EFAULT)?;
     let key = key_of(map, key)?;
     store(map, cx, &key, value, flags)
 }

@@ -83,7 +83,11 @@ impl Map for SocketMap {
             if flags > update::EXIST {
                 return Err(Errno::EINVAL.into());
             }
-            place(places, key).ok_or(Errno::E2BIG)?;
+            let place = place(places, key).ok_or(Errno::E2BIG)?;
+            // What is there comes before what kind of socket is asked for.
+            if matches!(object, Object::Socket(_)) {
+                admit(!place.is_empty(), flags)?;
+            }
         }
         let socket = match object {
             Object::Closed => return Err(Errno::EBADF.into()),
