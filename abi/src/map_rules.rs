@@ -285,20 +285,50 @@ impl SizeRule {
 
 /// Whether a map may be created with these attributes by this caller, or the errno that `BPF_MAP_CREATE` gives.
 ///
-/// Attributes are judged before privilege, privilege before the value's special fields. Linux takes other names than
-/// letters, digits, `_` and `.`, and longer ones than 15 bytes, for EINVAL; so do we, unless the name is longer because
-/// nobody will hand it to Linux ([`MapSpec::name`]).
+/// Attributes are judged before or after privilege, as the kind has it, then the inner map, the name and the value's
+/// special fields. Linux takes other names than letters, digits, `_` and `.`, and longer ones than 15 bytes, for EINVAL;
+/// so do we, unless the name is longer because nobody will hand it to Linux ([`MapSpec::name`]).
 pub fn check(spec: &MapSpec, creator: Creator) -> Result<(), Errno> {
     let rules = MapRules::of(spec.kind).ok_or(Errno::EINVAL)?;
-    check_name(&spec.name)?;
-    check_extra(spec)?;
     check_access_and_node(spec)?;
-    // A token is asked for when shapes are good, and there are none here. Three kinds bound their sizes after that.
-    let no_token = || if spec.flags & TOKEN_FD == 0 { Ok(()) } else { Err(Errno::EINVAL) };
-    let cgroup = matches!(spec.kind, CgroupStorage | PercpuCgroupStorage);
-    if cgroup || spec.kind == Sockhash {
-        no_token()?;
+    if is_judged_as_it_is_made(spec.kind) {
+        if !has_extra(spec.kind) {
+            check_extra(spec)?;
+        }
+        check_creator(rules, spec, creator)?;
+        check_attributes(rules, spec)?;
+    } else {
+        check_seed(rules, spec, creator)?;
+        check_attributes(rules, spec)?;
+        check_creator(rules, spec, creator)?;
     }
+    check_inner(spec)?;
+    check_name(&spec.name)?;
+    check_fields(rules, spec)
+}
+
+/// Whether the attributes that are the kind's own are judged when the caller was found to have the right to make it.
+fn is_judged_as_it_is_made(kind: MapKind) -> bool {
+    matches!(
+        kind,
+        StackTrace
+            | LpmTrie
+            | Sockmap
+            | Sockhash
+            | Cpumap
+            | Xskmap
+            | CgroupStorage
+            | PercpuCgroupStorage
+            | BloomFilter
+            | Ringbuf
+            | UserRingbuf
+            | Arena
+    )
+}
+
+fn check_attributes(rules: &MapRules, spec: &MapSpec) -> Result<(), Errno> {
+    check_extra(spec)?;
+    let cgroup = matches!(spec.kind, CgroupStorage | PercpuCgroupStorage);
     // Three kinds look at the size of their values before their flags, and one of them before its key.
     if spec.kind == BloomFilter || cgroup && rules.key.has_shape(spec.key_size, 0) {
         rules.value.check_bound(spec.value_size)?;
@@ -308,11 +338,7 @@ pub fn check(spec: &MapSpec, creator: Creator) -> Result<(), Errno> {
         return Err(Errno::EINVAL);
     }
     check_sizes(rules, spec)?;
-    check_extent(spec)?;
-    no_token()?;
-    check_inner(spec)?;
-    check_creator(rules, spec, creator)?;
-    check_fields(rules, spec)
+    check_extent(spec)
 }
 
 /// Whether types of these sizes describe the map's key and value (`None`: no type given), as `BPF_MAP_CREATE` with
@@ -393,6 +419,10 @@ fn check_flags(rules: &MapRules, spec: &MapSpec) -> Result<(), Errno> {
     if spec.flags & !known != 0 || lists_of_cpus { Err(Errno::EINVAL) } else { Ok(()) }
 }
 
+fn has_extra(kind: MapKind) -> bool {
+    matches!(kind, BloomFilter | Arena)
+}
+
 fn check_extra(spec: &MapSpec) -> Result<(), Errno> {
     let good = match spec.kind {
         BloomFilter => spec.map_extra <= 15,
@@ -419,15 +449,24 @@ fn check_inner(spec: &MapSpec) -> Result<(), Errno> {
     }
 }
 
+/// Tables judge who asks for no seed before anything else that is theirs.
+fn check_seed(rules: &MapRules, spec: &MapSpec, creator: Creator) -> Result<(), Errno> {
+    let unseeded = rules.flags & spec.flags & ZERO_SEED != 0;
+    if unseeded && !creator.sys_admin { Err(Errno::EPERM) } else { Ok(()) }
+}
+
 fn check_creator(rules: &MapRules, spec: &MapSpec, creator: Creator) -> Result<(), Errno> {
+    // A token stands for privilege, and there are none here.
+    if spec.flags & TOKEN_FD != 0 {
+        return Err(Errno::EINVAL);
+    }
     let shut_out = creator.unpriv_disabled != 0 && !creator.bpf;
     let lacks = match rules.need {
         Nothing => false,
         Bpf => !creator.bpf,
         NetAdmin => !creator.net_admin,
     };
-    let seeded = spec.flags & ZERO_SEED != 0 && spec.kind != BloomFilter && !creator.sys_admin;
-    if shut_out || lacks || seeded { Err(Errno::EPERM) } else { Ok(()) }
+    if shut_out || lacks { Err(Errno::EPERM) } else { Ok(()) }
 }
 
 fn check_fields(rules: &MapRules, spec: &MapSpec) -> Result<(), Errno> {
@@ -603,6 +642,36 @@ mod tests {
         assert_eq!(check(&canonical(Array), user), Ok(()));
         assert_eq!(check(&canonical(LpmTrie), user), Err(Errno::EPERM));
         assert_eq!(check(&canonical(Sockmap), Creator { bpf: true, ..user }), Err(Errno::EPERM));
+    }
+
+    #[test]
+    fn some_attributes_are_judged_after_privilege() {
+        let nobody = |kind, change: fn(&mut MapSpec)| {
+            let mut spec = canonical(kind);
+            change(&mut spec);
+            check(&spec, Creator::NOBODY)
+        };
+        let (einval, eperm) = (Err(Errno::EINVAL), Err(Errno::EPERM));
+        assert_eq!(nobody(LpmTrie, |m| m.flags = 0), eperm);
+        assert_eq!(nobody(LpmTrie, |m| m.map_extra = 1), einval);
+        assert_eq!(nobody(LpmTrie, |m| m.flags |= TOKEN_FD), einval);
+        assert_eq!(nobody(Arena, |m| m.map_extra = 1), eperm);
+        assert_eq!(nobody(Ringbuf, |m| m.max_entries = 5), eperm);
+        assert_eq!(nobody(Hash, |m| m.flags = ZERO_SEED | INNER_MAP), eperm);
+        assert_eq!(nobody(Hash, |m| m.flags = ZERO_SEED | ACCESS), einval);
+        assert_eq!(nobody(Array, |m| m.flags = ZERO_SEED), einval);
+        assert_eq!(nobody(ArrayOfMaps, |m| m.inner = None), eperm);
+        assert_eq!(nobody(Array, |m| m.name = "bad-name".into()), eperm);
+        // Names come after all of it.
+        let named = |kind, change: fn(&mut MapSpec), expected| {
+            let change = |m: &mut MapSpec| {
+                m.name = "bad-name".into();
+                change(m);
+            };
+            check_with(kind, change, expected);
+        };
+        named(LruHash, |m| m.flags = NO_PREALLOC, Err(Errno::ENOTSUPP));
+        named(PercpuHash, |m| m.value_size = 40_000, Err(Errno::E2BIG));
     }
 
     #[test]

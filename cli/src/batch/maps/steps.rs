@@ -3,6 +3,7 @@
 use rtbpf::abi::map_rules;
 use rtbpf::abi::map_spec::{SpecialField, flags};
 use rtbpf::abi::{Errno, MapKind, MapSpec};
+use rtbpf::ctx::DEVICES;
 use rtbpf::maps::control::{self, Batch, Batched, Given};
 use rtbpf::maps::{CreateCx, MapRef, Object};
 use rtbpf_btf::{Btf, TypeId};
@@ -16,7 +17,9 @@ type Step = Fields<String, Value>;
 /// Attributes beyond a page are refused whatever they hold.
 const ATTR_MAX: u64 = 4096;
 /// Bytes of `union bpf_attr` on Linux 6.18.
-const ATTR_KNOWN: usize = 176;
+const ATTR_KNOWN: usize = 168;
+/// Those of them that creating a map reads.
+const ATTR_CREATE: usize = 80;
 
 /// Runs one step.
 pub(super) fn run(op: &str, step: &Step, world: &mut World) -> Done {
@@ -161,9 +164,7 @@ fn create(step: &Step, world: &mut World) -> Result<Done, Errno> {
     spec.map_extra = number(step, "map_extra");
     spec.numa_node = small(step, "numa_node");
     spec.name = text(step, "name").to_string();
-    if spec.name.len() > 15 {
-        return Err(Errno::EINVAL);
-    }
+    bound_name(&mut spec.name);
     (spec.btf_key, spec.btf_value) = (small(step, "btf_key_id"), small(step, "btf_value_id"));
     let mut cx = world.create_cx();
     cx.inner = match step.get("inner") {
@@ -171,14 +172,25 @@ fn create(step: &Step, world: &mut World) -> Result<Done, Errno> {
         _ => None,
     };
     if spec.kind.is_map_in_map() && matches!(step.get("inner"), Some(Value::String(_))) && cx.inner.is_none() {
-        // Attributes are judged before the descriptor of the inner map.
-        let stand_in = MapSpec::new(MapKind::Array, 4, 4, 1);
-        map_rules::check(&MapSpec { inner: Some(Box::new(stand_in)), ..spec }, cx.creator)?;
-        return Err(Errno::EBADF);
+        return Err(inner_is_closed(spec, &cx));
     }
     let map = with_types(spec, step, world, &cx)?;
     world.insert(text(step, "as"), Named::Map(map));
     Ok(Done::nothing())
+}
+
+/// A name without room for its end is as bad as one with a blank.
+fn bound_name(name: &mut String) {
+    if name.len() > 15 {
+        *name = " ".into();
+    }
+}
+
+/// Attributes are judged before the descriptor of the inner map, and that before the name.
+fn inner_is_closed(spec: MapSpec, cx: &CreateCx) -> Errno {
+    let stand_in = MapSpec::new(MapKind::Array, 4, 4, 1);
+    let spec = MapSpec { inner: Some(Box::new(stand_in)), name: String::new(), ..spec };
+    map_rules::check(&spec, cx.creator).err().unwrap_or(Errno::EBADF)
 }
 
 /// Creates the map; with types, after their sizes were compared with the attributes.
@@ -187,11 +199,11 @@ fn with_types(mut spec: MapSpec, step: &Step, world: &World, cx: &CreateCx) -> R
         return Err(Errno::EINVAL);
     }
     if spec.btf_value != 0 {
-        let btf = world.btf(text(step, "btf")).ok_or(Errno::EINVAL)?;
         // The attributes come first, then the types, then what the types hold.
         let mut plain = spec.clone();
         plain.inner = cx.inner.as_ref().map(|inner| Box::new(inner.spec().clone()));
         map_rules::check(&plain, cx.creator)?;
+        let btf = world.btf(text(step, "btf")).ok_or(Errno::EINVAL)?;
         let size = |id: u32| (id != 0).then(|| btf.size_of(TypeId(id)).map_or(u32::MAX, |size| size as u32));
         spec.fields = fields(&btf, spec.btf_value)?;
         plain.fields = spec.fields.clone();
@@ -219,23 +231,45 @@ fn create_raw(step: &Step, world: &mut World) -> Result<Done, Errno> {
     }
     attr.resize(ATTR_KNOWN, 0);
     let word = |at: usize| attr[at..at + 4].iter().rev().fold(0u32, |word, byte| word << 8 | u32::from(*byte));
-    // Offsets of `union bpf_attr` for BPF_MAP_CREATE; what follows `map_extra` must be zero here.
-    let mut spec = MapSpec::new(MapKind::from_number(word(0)).ok_or(Errno::EINVAL)?, word(4), word(8), word(12));
-    (spec.flags, spec.numa_node) = (word(16), word(24));
-    let name: Vec<u8> = attr[28..44].to_vec();
-    let end = name.iter().position(|byte| *byte == 0).ok_or(Errno::EINVAL)?;
-    spec.name = String::from_utf8(name[..end].to_vec()).map_err(|_| Errno::EINVAL)?;
-    (spec.btf_key, spec.btf_value) = (word(52), word(56));
-    spec.map_extra = u64::from(word(64)) | u64::from(word(68)) << 32;
-    if name[end..].iter().chain(&attr[80..]).any(|byte| *byte != 0) {
+    if attr[ATTR_CREATE..].iter().any(|byte| *byte != 0) {
         return Err(Errno::EINVAL);
     }
-    let map = rtbpf::maps::create(&spec, &world.create_cx()).map_err(|error| error.errno())?;
+    // Offsets of `union bpf_attr` for BPF_MAP_CREATE.
+    let mut spec = MapSpec::new(MapKind::from_number(word(0)).ok_or(Errno::EINVAL)?, word(4), word(8), word(12));
+    (spec.flags, spec.numa_node) = (word(16), word(24));
+    let (inner, device, key_type, value_type, kernel_type) = (word(20), word(44), word(52), word(56), word(60));
+    spec.name = attr[28..44].iter().take_while(|byte| **byte != 0).map(|byte| char::from(*byte)).collect();
+    bound_name(&mut spec.name);
+    spec.map_extra = u64::from(word(64)) | u64::from(word(68)) << 32;
+    if kernel_type != 0 || key_type != 0 && value_type == 0 {
+        return Err(Errno::EINVAL);
+    }
+    let mut cx = world.create_cx();
+    if spec.kind.is_map_in_map() {
+        match world.by_number(inner.into(), spec.kind) {
+            Object::Map(map) => cx.inner = Some(map),
+            Object::Closed => return Err(inner_is_closed(spec, &cx)),
+            _ => {}
+        }
+    }
+    let map = rtbpf::maps::create(&spec, &cx).map_err(|error| error.errno())?;
+    if device != 0 {
+        // No device here has maps of its own.
+        let has_some = matches!(spec.kind, MapKind::Hash | MapKind::Array) && DEVICES.contains(&device);
+        return Err(if has_some { Errno::EOPNOTSUPP } else { Errno::EINVAL });
+    }
+    if value_type != 0 {
+        // The descriptor of its types would be a number.
+        return Err(Errno::EINVAL);
+    }
     world.insert(text(step, "as"), Named::Map(map));
     Ok(Done::nothing())
 }
 
 fn btf_load(step: &Step, world: &mut World) -> Result<Done, Errno> {
+    if !world.privileged {
+        return Err(Errno::EPERM);
+    }
     let blob = bytes(step, "blob")?.unwrap_or_default();
     let btf = Btf::parse(&blob).map_err(|_| Errno::EINVAL)?;
     // A value type with two locks is refused when the types are loaded.

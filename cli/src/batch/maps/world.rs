@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use rtbpf::abi::map_rules::Creator;
 use rtbpf::abi::{Errno, MapKind, Policy};
+use rtbpf::ctx::DEVICES;
 use rtbpf::maps::control::Mapping;
+use rtbpf::maps::redirect::Targets;
 use rtbpf::maps::{CreateCx, MapRef, Object, Socket, SocketKind};
 use rtbpf::verifier::Profile;
 use rtbpf_btf::Btf;
@@ -25,6 +27,15 @@ pub(crate) enum Named {
     Map(MapRef),
     Btf(Arc<Btf>),
     Object(Object),
+}
+
+/// The network devices of the machine: those that test runs have.
+struct Devices;
+
+impl Targets for Devices {
+    fn has_device(&self, ifindex: u32) -> bool {
+        DEVICES.contains(&ifindex)
+    }
 }
 
 /// See the module's head.
@@ -81,7 +92,11 @@ impl World {
 
     /// How maps are created for this caller.
     pub(crate) fn create_cx(&self) -> CreateCx {
-        CreateCx { creator: if self.privileged { Creator::ROOT } else { Creator::NOBODY }, ..CreateCx::new(self.cpus) }
+        CreateCx {
+            creator: if self.privileged { Creator::ROOT } else { Creator::NOBODY },
+            targets: Arc::new(Devices),
+            ..CreateCx::new(self.cpus)
+        }
     }
 
     /// Lets go of the descriptor that keeps run statistics on.
