@@ -210,15 +210,23 @@ pub mod flags {
 /// Whether a program of this type may load with this expected attach type (its number) and these flags, before anyone
 /// looks at its instructions. The text is empty where Linux writes none.
 pub fn check_load(prog: ProgType, attach_number: u32, prog_flags: u32) -> Result<(), (Errno, &'static str)> {
-    let Some(rules) = ProgRules::of(prog) else { return Err((Errno::EINVAL, "")) };
-    if prog_flags & !flags::KNOWN != 0 {
-        return Err((Errno::EINVAL, ""));
-    }
-    let attach = AttachType::from_number(attach_number);
-    if !rules.attach.is_empty() && !attach.is_some_and(|attach| rules.attach.contains(&attach)) {
-        return Err((Errno::EINVAL, ""));
-    }
-    rules.check_sleepable(attach, prog_flags & flags::SLEEPABLE != 0)
+    let silent = |errno| (errno, "");
+    check_flags(prog_flags).map_err(silent)?;
+    let rules = check_attach(prog, attach_number).map_err(silent)?;
+    rules.check_sleepable(AttachType::from_number(attach_number), prog_flags & flags::SLEEPABLE != 0)
+}
+
+/// What is first: that no flag is unknown. It comes before the caller's privilege.
+pub fn check_flags(prog_flags: u32) -> Result<(), Errno> {
+    if prog_flags & !flags::KNOWN == 0 { Ok(()) } else { Err(Errno::EINVAL) }
+}
+
+/// What is next: that a program of this type attaches so. It comes before the maps that the instructions name.
+pub fn check_attach(prog: ProgType, attach_number: u32) -> Result<&'static ProgRules, Errno> {
+    let rules = ProgRules::of(prog).ok_or(Errno::EINVAL)?;
+    let attaches = |attach| rules.attach.contains(&attach);
+    let good = rules.attach.is_empty() || AttachType::from_number(attach_number).is_some_and(attaches);
+    if good { Ok(rules) } else { Err(Errno::EINVAL) }
 }
 
 /// The values that R0 may have when the program ends, as signed 64-bit bounds; `None` when any value will do, pointers

@@ -63,11 +63,6 @@ pub enum Runner {
 }
 
 impl Runner {
-    /// Whether a context that the caller does not give is one of zeros where it has a buffer for what comes back.
-    pub fn has_blank_ctx(self) -> bool {
-        matches!(self, Runner::Skb { .. } | Runner::SkLookup)
-    }
-
     /// Whether runs take `data_in`.
     pub fn takes_data(self) -> bool {
         !matches!(self, Runner::RawTracepoint | Runner::Syscall | Runner::SkLookup)
@@ -122,6 +117,10 @@ pub struct Input<'a> {
     pub data: &'a [u8],
     /// `ctx_in`; empty is none.
     pub ctx: &'a [u8],
+    /// Whether there is a buffer for `data_out`.
+    pub data_out: bool,
+    /// Whether there is a buffer for `ctx_out`. Then a context that is not given is one of zeros.
+    pub ctx_out: bool,
     /// Runs; 0 is 1, and all that raw tracepoint and syscall runs take.
     pub repeat: u32,
     /// [`ON_CPU`], [`LIVE_FRAMES`], [`CHECKSUM_COMPLETE`].
@@ -141,8 +140,19 @@ pub struct Input<'a> {
 impl<'a> Input<'a> {
     /// A packet and a context, run once on a machine with two CPUs and the loopback device.
     pub fn new(data: &'a [u8], ctx: &'a [u8]) -> Input<'a> {
-        let devices = &[1];
-        Input { data, ctx, repeat: 0, flags: 0, cpu: 0, batch_size: 0, cpus: 2, devices, ctx_bytes_used: 0 }
+        Input {
+            data,
+            ctx,
+            data_out: false,
+            ctx_out: false,
+            repeat: 0,
+            flags: 0,
+            cpu: 0,
+            batch_size: 0,
+            cpus: 2,
+            devices: &[1],
+            ctx_bytes_used: 0,
+        }
     }
 }
 
@@ -159,6 +169,8 @@ pub struct Start {
     pub frags_end: usize,
     /// The context's bytes by UAPI offset, without pointers.
     pub ctx: Vec<u8>,
+    /// What `ctx_out` keeps of `ctx_in`: all of the structure, where runs of this kind have one.
+    pub ctx_in: Option<Vec<u8>>,
     /// What `sk` leads to, a `bpf_sock`.
     pub sock: Option<[u8; 80]>,
     /// What `flow_keys` leads to, a `bpf_flow_keys`.
@@ -180,6 +192,7 @@ pub fn begin(prog: ProgType, attach: Option<AttachType>, input: &Input) -> Resul
         packet: 0..0,
         frags_end: 0,
         ctx: vec![0; ctx::layout(prog, attach).map_or(0, |layout| usize::from(layout.size))],
+        ctx_in: None,
         sock: None,
         flow_keys: None,
         repeat: input.repeat.max(1),
@@ -189,20 +202,10 @@ pub fn begin(prog: ProgType, attach: Option<AttachType>, input: &Input) -> Resul
         Runner::Xdp => stage::xdp(start, input),
         Runner::FlowDissector => stage::flow_dissector(start, input),
         Runner::Netfilter => stage::netfilter(start, input),
-        Runner::RawTracepoint => stage::buffer(start, input, 96),
+        Runner::RawTracepoint => stage::raw_tracepoint(start, input),
         Runner::Syscall => stage::buffer(start, input, usize::from(u16::MAX)),
         Runner::SkLookup => stage::sk_lookup(start, input),
         Runner::Refused(errno) => Err((errno, "programs of this type have no test run")),
-    }
-}
-
-/// Whether runs of this kind have what the caller's buffers `data_out` and `ctx_out` ask for.
-pub fn check_buffers(runner: Runner, data_out: bool, ctx_out: bool) -> Result<(), Errno> {
-    match runner {
-        Runner::RawTracepoint | Runner::Syscall if data_out || ctx_out => Err(Errno::EINVAL),
-        Runner::SkLookup if data_out => Err(Errno::EINVAL),
-        Runner::Netfilter if ctx_out => Err(Errno::EINVAL),
-        _ => Ok(()),
     }
 }
 
@@ -217,17 +220,19 @@ fn check_options(runner: Runner, input: &Input) -> Result<(), Refusal> {
     let ignores_cpu = matches!(runner, Runner::Xdp | Runner::Syscall);
     let live = matches!(runner, Runner::Xdp) && input.flags & LIVE_FRAMES != 0;
     let once = matches!(runner, Runner::RawTracepoint | Runner::Syscall);
+    let has_data_out = !once && !matches!(runner, Runner::SkLookup);
+    let has_ctx_out = !once && !matches!(runner, Runner::Netfilter);
     if matches!(runner, Runner::Refused(_)) {
         return Ok(());
     }
     if input.flags & !known_flags != 0 {
         return Err((Errno::EINVAL, "a flag that this type does not know"));
     }
+    if input.data_out && !has_data_out || input.ctx_out && !has_ctx_out {
+        return Err((Errno::EINVAL, "a buffer for what this type does not hand back"));
+    }
     if !runner.takes_data() && !input.data.is_empty() {
         return Err((Errno::EINVAL, "this type takes no data_in"));
-    }
-    if wants_cpu && input.cpu >= input.cpus {
-        return Err((Errno::ENXIO, "no such cpu"));
     }
     if !wants_cpu && !ignores_cpu && input.cpu != 0 {
         return Err((Errno::EINVAL, "a cpu without the flag that asks for it"));
@@ -324,12 +329,18 @@ pub fn xdp_ctx_out(ctx_in: &[u8], meta: u32, linear: u32) -> Vec<u8> {
     out
 }
 
-/// Copies `bytes` into the caller's buffer of `room` bytes. Without a buffer (0 bytes) only the size is told; a short one
-/// is filled and answered with ENOSPC.
-pub fn copy_out(bytes: &[u8], room: usize) -> (&[u8], Result<(), Errno>) {
-    let copied = &bytes[..bytes.len().min(room)];
-    let short = room != 0 && room < bytes.len();
-    (copied, if short { Err(Errno::ENOSPC) } else { Ok(()) })
+/// What of `bytes`, the last `frags` of them in fragments, comes into the caller's buffer of `room` bytes.
+///
+/// Without a buffer (0 bytes) only the size is told. A short one is answered with ENOSPC, and filled: the fragments are
+/// whole, so that bytes before them are missing; a buffer that is too short for the fragments stays as it is.
+pub fn copy_out(mut bytes: Vec<u8>, frags: usize, room: usize) -> (Vec<u8>, Result<(), Errno>) {
+    let linear = bytes.len().saturating_sub(frags);
+    let missing = bytes.len().saturating_sub(room);
+    match linear.checked_sub(missing) {
+        Some(kept) => _ = bytes.drain(kept..linear),
+        None => bytes.clear(),
+    }
+    (bytes, if room != 0 && missing != 0 { Err(Errno::ENOSPC) } else { Ok(()) })
 }
 
 /// `retval`: the low half of R0.
@@ -406,6 +417,25 @@ mod tests {
     }
 
     #[test]
+    fn what_is_wrong_first_is_answered() {
+        let (ipv4, mut ctx) = (frame(0x0800, 64), [0; 192]);
+        // A device is looked up before the rest of a socket buffer's context and the packet's headers are looked at.
+        (ctx[0], ctx[40]) = (1, 99);
+        refused(ProgType::SchedCls, &Input::new(&ipv4, &ctx), Errno::ENODEV);
+        refused(ProgType::SchedCls, &Input::new(&ipv4[..20], &ctx), Errno::ENODEV);
+        // In `xdp_md` it comes after the other device and before the queue.
+        let mut xdp = [0; 24];
+        (xdp[4], xdp[12], xdp[16]) = (64, 99, 1);
+        refused(ProgType::Xdp, &Input::new(&ipv4, &xdp), Errno::ENODEV);
+        xdp[20] = 1;
+        refused(ProgType::Xdp, &Input::new(&ipv4, &xdp), Errno::EINVAL);
+        // A CPU comes last.
+        let on_cpu = |ctx| Input { flags: ON_CPU, cpu: 2, ..Input::new(&[], ctx) };
+        refused(ProgType::RawTracepoint, &on_cpu(&[0; 16]), Errno::ENXIO);
+        refused(ProgType::RawTracepoint, &on_cpu(&[0; 104]), Errno::EINVAL);
+    }
+
+    #[test]
     fn large_xdp_packets_have_fragments() {
         let start = started(ProgType::Xdp, &frame(0, 4000), &[]);
         assert_eq!((start.packet, start.frags_end), (0..3520, 4000));
@@ -423,9 +453,32 @@ mod tests {
 
     #[test]
     fn short_buffers_are_filled_and_refused() {
-        assert_eq!(copy_out(b"abc", 0), (&b""[..], Ok(())));
-        assert_eq!(copy_out(b"abc", 2), (&b"ab"[..], Err(Errno::ENOSPC)));
-        assert_eq!(copy_out(b"abc", 9), (&b"abc"[..], Ok(())));
+        let copied = |frags, room| {
+            let (bytes, fits) = copy_out(b"abcde".to_vec(), frags, room);
+            (String::from_utf8(bytes).expect("letters"), fits)
+        };
+        assert_eq!(copied(0, 0), (String::new(), Ok(())));
+        assert_eq!(copied(0, 2), ("ab".into(), Err(Errno::ENOSPC)));
+        assert_eq!(copied(3, 4), ("acde".into(), Err(Errno::ENOSPC)));
+        assert_eq!(copied(3, 3), ("cde".into(), Err(Errno::ENOSPC)));
+        assert_eq!(copied(3, 2), (String::new(), Err(Errno::ENOSPC)));
+        assert_eq!(copied(3, 9), ("abcde".into(), Ok(())));
+    }
+
+    #[test]
+    fn a_buffer_for_the_context_stands_for_one_of_zeros() {
+        let data = frame(0x0800, 64);
+        let start = |prog, ctx: &[u8]| begin(prog, None, &Input { ctx_out: true, ..Input::new(&data, ctx) });
+        let xdp = start(ProgType::Xdp, &[]).expect("the input is good");
+        assert_eq!((xdp.packet, xdp.frags_end, xdp.ctx_in), (0..0, 64, Some(vec![0; 24])));
+        // The program finds a device, the caller what it named.
+        assert_eq!(word(&xdp.ctx, 12), 1);
+        let skb = start(ProgType::SchedCls, &[0, 0, 0, 0, 0, 0, 0, 0, 7]).expect("the input is good");
+        assert_eq!(skb.ctx_in.map(|ctx| (ctx.len(), word(&ctx, 8))), Some((192, 7)));
+        let lookup = begin(ProgType::SkLookup, None, &Input { ctx_out: true, ..Input::new(&[], &[]) });
+        assert_eq!(lookup.map_err(|(errno, _)| errno), Err(Errno::EAFNOSUPPORT));
+        refused(ProgType::SkLookup, &Input { data_out: true, ..Input::new(&[], &[]) }, Errno::EINVAL);
+        refused(ProgType::Netfilter, &Input { ctx_out: true, ..Input::new(&data, &[]) }, Errno::EINVAL);
     }
 
     #[test]

@@ -3,14 +3,14 @@
 use std::ops::Range;
 
 use super::{
-    ETHERNET, FLOW_MAX, Input, Refusal, SK_LOOKUP_BYTES, SKB_MAX, Start, XDP_LINEAR_MAX, XDP_MAX, XDP_META_MAX,
+    ETHERNET, FLOW_MAX, Input, ON_CPU, Refusal, SK_LOOKUP_BYTES, SKB_MAX, Start, XDP_LINEAR_MAX, XDP_MAX, XDP_META_MAX,
 };
 use super::{known_ctx, set_word, word};
 use crate::errno::Errno;
 
-/// `ctx_in` as [`known_ctx`] has it, where there is one.
+/// `ctx_in` as [`known_ctx`] has it, where there is one or a buffer for what comes back.
 fn given_ctx(input: &Input, size: usize) -> Result<Option<Vec<u8>>, Refusal> {
-    if input.ctx.is_empty() { Ok(None) } else { known_ctx(input.ctx, size).map(Some) }
+    if input.ctx.is_empty() && !input.ctx_out { Ok(None) } else { known_ctx(input.ctx, size).map(Some) }
 }
 
 /// The largest `wire_len`.
@@ -38,7 +38,9 @@ pub(super) fn skb(mut start: Start, input: &Input, ethernet: bool) -> Result<Sta
     if data.len() > SKB_MAX {
         return Err((Errno::EINVAL, "data_in does not fit into one buffer (3712 bytes)"));
     }
-    let given = given_ctx(input, start.ctx.len())?;
+    start.ctx_in = given_ctx(input, start.ctx.len())?;
+    let ifindex = start.ctx_in.as_ref().map_or(0, |given| word(given, IFINDEX));
+    check_device(ifindex, input.devices)?;
     let ethertype = u16::from_be_bytes([data[12], data[13]]);
     let network = &data[ETHERNET..];
     let header = match ethertype {
@@ -53,8 +55,8 @@ pub(super) fn skb(mut start: Start, input: &Input, ethernet: bool) -> Result<Sta
     start.frags_end = data.len();
     let len = start.packet.len() as u32;
 
-    if let Some(given) = &given {
-        check_skb(given, len, input.devices)?;
+    if let Some(given) = &start.ctx_in {
+        check_skb(given, len)?;
         start.ctx.copy_from_slice(given);
         if word(given, WIRE_LEN) == 0 {
             set_word(&mut start.ctx, WIRE_LEN, len);
@@ -76,15 +78,20 @@ pub(super) fn skb(mut start: Start, input: &Input, ethernet: bool) -> Result<Sta
     Ok(start)
 }
 
-fn check_skb(given: &[u8], len: u32, devices: &[u32]) -> Result<(), Refusal> {
+/// 0 is no device, and 1 is on every machine.
+fn check_device(ifindex: u32, devices: &[u32]) -> Result<(), Refusal> {
+    match ifindex > 1 && !devices.contains(&ifindex) {
+        true => Err((Errno::ENODEV, "ctx_in names a device that does not exist")),
+        false => Ok(()),
+    }
+}
+
+fn check_skb(given: &[u8], len: u32) -> Result<(), Refusal> {
     let settable = |at: usize| SKB_IN.iter().any(|range| range.contains(&at));
     if given.iter().enumerate().any(|(at, &byte)| byte != 0 && !settable(at)) {
         return Err((Errno::EINVAL, "ctx_in sets a field that a test run decides itself"));
     }
-    let (ifindex, wire_len, gso_segs) = (word(given, IFINDEX), word(given, WIRE_LEN), word(given, GSO_SEGS));
-    if ifindex > 1 && !devices.contains(&ifindex) {
-        return Err((Errno::ENODEV, "ctx_in names a device that does not exist"));
-    }
+    let (wire_len, gso_segs) = (word(given, WIRE_LEN), word(given, GSO_SEGS));
     if wire_len != 0 && !(len..=WIRE_LEN_MAX).contains(&wire_len) {
         return Err((Errno::EINVAL, "wire_len is shorter than the packet or longer than 65536 bytes"));
     }
@@ -136,25 +143,26 @@ fn sock(ethertype: u16, network: &[u8]) -> [u8; 80] {
 
 pub(super) fn xdp(mut start: Start, input: &Input) -> Result<Start, Refusal> {
     let len = input.data.len();
-    let given = given_ctx(input, start.ctx.len())?;
+    start.ctx_in = given_ctx(input, start.ctx.len())?;
     if len < ETHERNET {
         return Err((Errno::EINVAL, "data_in is shorter than an Ethernet header (14 bytes)"));
     }
     let (mut meta, mut end) = (0, len.min(XDP_LINEAR_MAX));
     set_word(&mut start.ctx, 12, 1);
-    if let Some(given) = given {
-        let [data, data_end, data_meta] = [0, 4, 8].map(|at| word(&given, at));
-        let [ifindex, queue, egress] = [12, 16, 20].map(|at| word(&given, at));
+    if let Some(given) = &start.ctx_in {
+        let [data, data_end, data_meta] = [0, 4, 8].map(|at| word(given, at));
+        let [ifindex, queue, egress] = [12, 16, 20].map(|at| word(given, at));
         let behind = len.saturating_sub(data as usize);
         let fits = data <= data_end && data_end as usize <= len && behind >= ETHERNET;
         if data_meta != 0 || !data.is_multiple_of(4) || data > XDP_META_MAX || !fits {
             return Err((Errno::EINVAL, "data, data_end and data_meta of xdp_md do not describe data_in"));
         }
-        if egress != 0 || queue != 0 {
-            return Err((Errno::EINVAL, "xdp_md names a queue or an egress device that does not exist"));
+        if egress != 0 {
+            return Err((Errno::EINVAL, "xdp_md names an egress device"));
         }
-        if ifindex > 1 && !input.devices.contains(&ifindex) {
-            return Err((Errno::ENODEV, "xdp_md names a device that does not exist"));
+        check_device(ifindex, input.devices)?;
+        if queue != 0 {
+            return Err((Errno::EINVAL, "xdp_md names a queue that does not exist"));
         }
         if ifindex != 0 {
             set_word(&mut start.ctx, 12, ifindex);
@@ -177,11 +185,12 @@ pub(super) fn flow_dissector(mut start: Start, input: &Input) -> Result<Start, R
         return Err((Errno::EINVAL, "data_in has fewer than 14 or more than 4096 bytes"));
     }
     let mut keys = [0; 56];
-    if let Some(given) = given_ctx(input, keys.len())? {
+    start.ctx_in = given_ctx(input, keys.len())?;
+    if let Some(given) = &start.ctx_in {
         if given.iter().enumerate().any(|(at, &byte)| byte != 0 && !(48..52).contains(&at)) {
             return Err((Errno::EINVAL, "ctx_in sets flow keys other than flags"));
         }
-        keys.copy_from_slice(&given);
+        keys.copy_from_slice(given);
     }
     keys[0] = ETHERNET as u8;
     keys[2] = ETHERNET as u8;
@@ -212,6 +221,14 @@ pub(super) fn netfilter(mut start: Start, input: &Input) -> Result<Start, Refusa
     Ok(start)
 }
 
+pub(super) fn raw_tracepoint(start: Start, input: &Input) -> Result<Start, Refusal> {
+    let start = buffer(start, input, 96)?;
+    match input.flags & ON_CPU != 0 && input.cpu >= input.cpus {
+        true => Err((Errno::ENXIO, "no such cpu")),
+        false => Ok(start),
+    }
+}
+
 pub(super) fn buffer(mut start: Start, input: &Input, max: usize) -> Result<Start, Refusal> {
     if input.ctx.len() > max {
         return Err((Errno::EINVAL, "ctx_in is longer than the context may be"));
@@ -224,10 +241,7 @@ pub(super) fn buffer(mut start: Start, input: &Input, max: usize) -> Result<Star
 }
 
 pub(super) fn sk_lookup(mut start: Start, input: &Input) -> Result<Start, Refusal> {
-    if input.ctx.is_empty() {
-        return Err((Errno::EINVAL, "a lookup needs ctx_in"));
-    }
-    let given = known_ctx(input.ctx, SK_LOOKUP_BYTES)?;
+    let given = given_ctx(input, SK_LOOKUP_BYTES)?.ok_or((Errno::EINVAL, "a lookup needs ctx_in"))?;
     if given[..8] != [0; 8] || given[38..40] != [0; 2] || given[64..] != [0; 8] {
         return Err((Errno::EINVAL, "ctx_in sets cookie, ingress_ifindex or padding"));
     }

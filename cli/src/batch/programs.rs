@@ -279,6 +279,7 @@ fn one_run(engine: &Engine, loaded: &Loaded, ctx_bytes_used: u32, run: &Value) -
             Err(error) => return Ok(json!({ "errno": 14, "fault": error.to_string() })),
         }
     }
+    ctx.end_test_run(program.maps(), &RunCx::CONTROL);
     Ok(json!({
         "retval": retval,
         "data_out": hex::encode(ctx.data_out()),

@@ -69,6 +69,8 @@ struct Parts {
     /// What pointer fields point to, by UAPI offset.
     objects: Vec<CtxObject>,
     writable: bool,
+    /// What the host of a test run gave as the context, where some of it comes back.
+    ctx_in: Vec<u8>,
     outcome: Outcome,
 }
 
@@ -128,6 +130,7 @@ impl Ctx {
             packet: None,
             objects: Vec::new(),
             writable: true,
+            ctx_in: Vec::new(),
             outcome: Outcome::default(),
         };
         let mut ctx = Ctx { parts: Box::new(parts) };

@@ -3,8 +3,10 @@
 
 use rtbpf_abi::ctx::FieldKind;
 use rtbpf_abi::testrun::{self, ETHERNET, Input, Runner, Start};
-use rtbpf_abi::{AttachType, ProgType};
+use rtbpf_abi::{AttachType, Errno, ProgType};
 use rtbpf_isa::Size;
+use rtbpf_maps::{CgroupStorage, MapRef, Storage};
+use rtbpf_rt::RunCx;
 
 use super::{Ctx, CtxError};
 use crate::mem::Buffer;
@@ -48,7 +50,7 @@ impl Ctx {
         }
         let start = testrun::begin(prog_type, attach_type, input)
             .map_err(|(errno, what)| CtxError { what: what.to_string(), errno })?;
-        Ok(match start.runner {
+        let mut ctx = match start.runner {
             Runner::Xdp => xdp(prog_type, attach_type, input.data, &start),
             Runner::Skb { ethernet } => skb(prog_type, attach_type, input.data, &start, ethernet),
             Runner::FlowDissector => {
@@ -60,7 +62,9 @@ impl Ctx {
             Runner::Netfilter | Runner::RawTracepoint | Runner::Syscall | Runner::SkLookup | Runner::Refused(_) => {
                 Ctx::bytes(prog_type, attach_type, &start.ctx)
             }
-        })
+        };
+        ctx.parts.ctx_in = start.ctx_in.unwrap_or_default();
+        Ok(ctx)
     }
 
     /// What a test run gives back as `data_out`.
@@ -79,18 +83,39 @@ impl Ctx {
         }
     }
 
+    /// What of [`Ctx::data_out`] comes into a buffer of `room` bytes, and ENOSPC when that is not all.
+    pub fn copy_data_out(&self, room: usize) -> (Vec<u8>, Result<(), Errno>) {
+        let frags = match (testrun::runner(self.parts.prog_type, self.parts.attach_type), self.packet()) {
+            (Runner::Xdp, Some(packet)) => packet.len() - packet.linear_len(),
+            _ => 0,
+        };
+        testrun::copy_out(self.data_out(), frags, room)
+    }
+
     /// What a test run gives back as `ctx_out`.
     pub fn ctx_out(&self) -> Vec<u8> {
-        let ctx = self.to_vec();
+        let (ctx, ctx_in) = (self.to_vec(), &self.parts.ctx_in);
         match (testrun::runner(self.parts.prog_type, self.parts.attach_type), self.packet()) {
             (Runner::Xdp, Some(packet)) => {
-                testrun::xdp_ctx_out(&ctx, packet.meta_len() as u32, packet.linear_len() as u32)
+                testrun::xdp_ctx_out(ctx_in, packet.meta_len() as u32, packet.linear_len() as u32)
             }
-            (Runner::Skb { .. }, Some(_)) => testrun::skb_ctx_out(&ctx, &ctx),
+            (Runner::Skb { .. }, Some(_)) => testrun::skb_ctx_out(&ctx, ctx_in),
             (Runner::SkLookup, _) => testrun::sk_lookup_ctx_out(&ctx),
-            // Keys that the caller gave, and none did.
-            (Runner::FlowDissector, _) => vec![0; FLOW_KEYS],
+            (Runner::FlowDissector, _) => ctx_in.iter().copied().chain(std::iter::repeat(0)).take(FLOW_KEYS).collect(),
             _ => ctx,
+        }
+    }
+
+    /// Drops what `maps` keep for this test run alone, however often it was repeated: the values of its attachment, and
+    /// those of its packet's socket.
+    pub fn end_test_run(&self, maps: &[MapRef], cx: &RunCx) {
+        let socket = self.object("sk").map(|socket| socket.addr());
+        for map in maps {
+            if let Some(storage) = map.as_any().downcast_ref::<CgroupStorage>() {
+                let _ = storage.detach(cx, &vec![0; map.spec().key_size as usize]);
+            } else if let (Some(storage), Some(owner)) = (map.as_any().downcast_ref::<Storage>(), socket) {
+                storage.release(cx, owner);
+            }
         }
     }
 
@@ -147,8 +172,6 @@ fn with_parts(prog_type: ProgType, attach_type: Option<AttachType>, data_in: &[u
 
 #[cfg(test)]
 mod tests {
-    use rtbpf_abi::Errno;
-
     use super::*;
 
     fn errno(prog_type: ProgType, data_in: &[u8], ctx_in: &[u8]) -> Option<Errno> {
@@ -207,5 +230,34 @@ mod tests {
         let ctx = Ctx::test_run(ProgType::Xdp, None, &[1; 64], &ctx_in).unwrap();
         assert_eq!((ctx.packet().unwrap().len(), ctx.packet().unwrap().linear_len()), (56, 52));
         assert_eq!(ctx.ctx_out()[..8], ctx_in[..8]);
+    }
+
+    #[test]
+    fn what_the_caller_gave_comes_back_as_it_was() {
+        // A device that nobody named is the loopback for the program, and none for the caller.
+        let mut ctx_in = [0; 24];
+        ctx_in[4] = 64;
+        let ctx = Ctx::test_run(ProgType::Xdp, None, &[1; 64], &ctx_in).unwrap();
+        assert_eq!(ctx.field_value("ingress_ifindex"), 1);
+        assert_eq!(ctx.ctx_out(), ctx_in);
+        // The program sees 16 bits of a segment's size.
+        let mut ctx_in = [0; 192];
+        ctx_in[176..180].fill(1);
+        let ctx = Ctx::test_run(ProgType::SchedCls, None, &[1; 64], &ctx_in).unwrap();
+        assert_eq!((ctx.field_value("gso_size"), &ctx.ctx_out()[176..180]), (0x101, &[1; 4][..]));
+        let mut ctx_in = [0; 56];
+        ctx_in[48] = 1;
+        let ctx = Ctx::test_run(ProgType::FlowDissector, None, &[1; 64], &ctx_in).unwrap();
+        assert_eq!(ctx.ctx_out(), ctx_in);
+    }
+
+    #[test]
+    fn a_short_buffer_holds_the_fragments_or_nothing() {
+        let (mut ctx_in, data) = ([0; 24], Vec::from_iter(0..100));
+        ctx_in[4] = 60;
+        let ctx = Ctx::test_run(ProgType::Xdp, None, &data, &ctx_in).unwrap();
+        assert_eq!(ctx.copy_data_out(39), (Vec::new(), Err(Errno::ENOSPC)));
+        assert_eq!(ctx.copy_data_out(42), ([&data[..2], &data[60..]].concat(), Err(Errno::ENOSPC)));
+        assert_eq!(ctx.copy_data_out(100), (data, Ok(())));
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use rtbpf::abi::testrun::{self, Input, Runner};
-use rtbpf::abi::{AttachType, Errno, Policy, ProgType};
+use rtbpf::abi::{AttachType, Errno, Policy, ProgType, prog_rules};
 use rtbpf::ctx::DEVICES;
 use rtbpf::isa::{RawInsn, decode};
 use rtbpf::maps::{Arena, MapRef, Object, control};
@@ -24,8 +24,6 @@ type Step = Fields<String, Value>;
 const MAX_INSNS: u64 = 1 << 30;
 /// The packet of a test run that names none.
 const PACKET: [u8; 64] = [0; 64];
-/// Bytes of a context of zeros: shorter ones than the structure are filled up.
-const BLANK: usize = 8;
 /// Names of kernel functions by their numbers on the recorded kernel.
 const KFUNCS: &[(i32, &str)] = &[(65271, "bpf_preempt_disable"), (65273, "bpf_preempt_enable")];
 
@@ -77,10 +75,14 @@ fn relocate(step: &Step, world: &World) -> Result<(Vec<RawInsn>, Vec<MapRef>), E
 
 /// `BPF_PROG_LOAD`.
 pub(super) fn load(step: &Step, world: &mut World) -> Result<Done, Errno> {
+    let flags = number(step, "prog_flags") as u32;
+    prog_rules::check_flags(flags)?;
     if !world.privileged {
         return Err(Errno::EPERM);
     }
     let prog_type = ProgType::from_name(text(step, "prog_type")).ok_or(Errno::EINVAL)?;
+    let attach = number(step, "expected_attach_type") as u32;
+    prog_rules::check_attach(prog_type, attach)?;
     let (slots, maps) = relocate(step, world)?;
     // Programs hold addresses in an arena, so the host has said where it lies before they load.
     let arena = |map: &MapRef| map.as_any().downcast_ref::<Arena>().is_none_or(Arena::has_address);
@@ -88,13 +90,9 @@ pub(super) fn load(step: &Step, world: &mut World) -> Result<Done, Errno> {
         return Ok(refused(Errno::EINVAL, "arena's user address must be set via map_extra or mmap()"));
     }
     let cx = world.programs.control();
-    let flags = number(step, "prog_flags") as u32;
     let given = Assumptions {
-        attach_type: match number(step, "expected_attach_type") as u32 {
-            0 => None,
-            number => AttachType::from_number(number),
-        },
-        sleepable: flags & 16 != 0,
+        attach_type: if attach == 0 { None } else { AttachType::from_number(attach) },
+        sleepable: flags & prog_rules::flags::SLEEPABLE != 0,
         prog_flags: flags,
         maps: maps.iter().map(|map| Arc::new(control::assumed_spec(&**map, &cx))).collect(),
         kfuncs: KFUNCS.iter().map(|(id, name)| (*id, name.to_string())).collect(),
@@ -136,26 +134,27 @@ fn last_line(log: &str) -> &str {
 
 /// `BPF_PROG_TEST_RUN`.
 pub(super) fn test_run(step: &Step, world: &mut World) -> Result<Done, Errno> {
+    let ctx_in = bytes(step, "ctx_in")?;
+    let room = |name: &str| step.get(name).and_then(Value::as_u64).map(|room| room as usize);
+    let (data_room, ctx_room) = (room("data_size_out"), room("ctx_size_out"));
+    // A pointer without bytes behind it.
+    if ctx_in.as_ref().is_some_and(Vec::is_empty) || ctx_room == Some(0) {
+        return Err(Errno::EINVAL);
+    }
+    let ctx_in = ctx_in.unwrap_or_default();
+    let control = world.programs.control();
     let programs = &mut world.programs;
     let loaded = programs.loaded.get_mut(text(step, "prog")).ok_or(Errno::EBADF)?;
     let (prog_type, attach_type) = (loaded.program.prog_type(), loaded.program.attach_type());
     let data = ["data_in", "data"].iter().find_map(|name| bytes(step, name).transpose()).transpose()?;
     let runner = testrun::runner(prog_type, attach_type);
     let data = data.unwrap_or(if runner.takes_data() { PACKET.to_vec() } else { Vec::new() });
-    let ctx_in = bytes(step, "ctx_in")?;
-    // A pointer without bytes behind it.
-    if ctx_in.as_ref().is_some_and(Vec::is_empty) {
-        return Err(Errno::EINVAL);
-    }
-    let room = |name: &str| step.get(name).and_then(Value::as_u64).map(|room| room as usize);
-    let (data_room, ctx_room) = (room("data_size_out"), room("ctx_size_out"));
-    let given_ctx = ctx_in.is_some();
-    let blank = if ctx_room.is_some() && runner.has_blank_ctx() { vec![0; BLANK] } else { Vec::new() };
-    let ctx_in = ctx_in.unwrap_or(blank);
     let cpu = number(step, "cpu") as u32;
     // A step that names a CPU asks for it.
     let on_cpu = if step.get("cpu").is_some_and(|cpu| !cpu.is_null()) { testrun::ON_CPU } else { 0 };
     let input = Input {
+        data_out: data_room.is_some(),
+        ctx_out: ctx_room.is_some(),
         repeat: number(step, "repeat") as u32,
         flags: number(step, "flags") as u32 | on_cpu,
         cpu,
@@ -169,7 +168,6 @@ pub(super) fn test_run(step: &Step, world: &mut World) -> Result<Done, Errno> {
         // Tracing programs have runs in the kernel alone, and their flags are looked at first.
         return Err(if prog_type == ProgType::Tracing && input.flags != 0 { Errno::EINVAL } else { errno });
     }
-    testrun::check_buffers(runner, data_room.is_some(), ctx_room.is_some())?;
     let mut ctx = Ctx::test_run_with(prog_type, attach_type, &input).map_err(|error| error.errno)?;
     let mut session = programs.engine.session(cpu % world.cpus);
     let mut retval = 0;
@@ -185,15 +183,14 @@ pub(super) fn test_run(step: &Step, world: &mut World) -> Result<Done, Errno> {
         loaded.runs += repeat;
         loaded.took_time |= begun.elapsed().as_nanos() > 0;
     }
+    ctx.end_test_run(loaded.program.maps(), &control);
     // What is due by now; a callback that faults changes no answer of this call.
     let _ = session.run_timers();
     let mut outputs = Fields::new();
     // A buffer that the step has, of so many bytes, is filled; the first short one ends the run with ENOSPC.
-    let blank_ctx = runner == Runner::Xdp && !given_ctx;
-    let ctx_out = || if blank_ctx { vec![0; ctx.ctx_out().len()] } else { ctx.ctx_out() };
-    for (room, name, bytes) in [(data_room, "data_out", ctx.data_out()), (ctx_room, "ctx_out", ctx_out())] {
-        let Some(room) = room else { continue };
-        let (copied, fits) = testrun::copy_out(&bytes, room);
+    let data_out = data_room.map(|room| ("data_out", ctx.copy_data_out(room)));
+    let ctx_out = ctx_room.map(|room| ("ctx_out", testrun::copy_out(ctx.ctx_out(), 0, room)));
+    for (name, (copied, fits)) in data_out.into_iter().chain(ctx_out) {
         outputs.insert(name.into(), json!(hex::encode(copied)));
         if let Err(errno) = fits {
             return Ok(Done::Failed(errno, outputs));
@@ -219,6 +216,9 @@ pub(super) fn info(step: &Step, world: &mut World) -> Result<Done, Errno> {
 
 /// `BPF_ENABLE_STATS`: one type is known.
 pub(super) fn enable_stats(step: &Step, world: &mut World) -> Result<Done, Errno> {
+    if !world.privileged {
+        return Err(Errno::EPERM);
+    }
     if number(step, "type") != 0 {
         return Err(Errno::EINVAL);
     }
