@@ -1,9 +1,9 @@
 """Map cases on the running kernel and through `rtbpf batch`; prints where they differ. As root; nothing is ever attached.
 
     python3 tests/map_campaign GENERATOR [--rtbpf target/release/rtbpf] [--count 5000] [--seed 0] [--engine checked]
-                               [--cases cli/tests/linux_map_cases.jsonl] [--keep FILE]
+                               [--cred root] [--cases cli/tests/linux_map_cases.jsonl] [--keep FILE]
 
-GENERATOR is one of grid, mutate, programs, runs. `--cases` are recorded ones that `mutate` changes; `--keep` writes the cases
+GENERATOR is one of grid, mutate, sequences, loads, programs, runs. With `--cred uid65534` the caller is nobody. `--cases` are recorded ones that `mutate` changes; `--keep` writes the cases
 that differ, with the kernel's answers. Some differences say nothing: numbers of descriptors that a case put in as bytes, bytes
 of a stack that a program did not write, devices that the other machine has not, and the order of tables with a seed.
 """
@@ -17,9 +17,11 @@ import random
 import subprocess
 import time
 
+import calls
 import cases
 import linux
 
+GENERATORS = {**cases.GENERATORS, "sequences": calls.sequences}
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
@@ -31,17 +33,18 @@ def differing(theirs, ours):
 
 def main():
     options = argparse.ArgumentParser()
-    options.add_argument("generator", choices=cases.GENERATORS)
+    options.add_argument("generator", choices=GENERATORS)
     options.add_argument("--rtbpf", default=ROOT / "target/release/rtbpf")
     options.add_argument("--count", type=int, default=5000)
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--engine", default="checked")
+    options.add_argument("--cred", default="root")
     options.add_argument("--cases", default=ROOT / "cli/tests/linux_map_cases.jsonl")
     options.add_argument("--keep")
     asked = options.parse_args()
     os.sched_setaffinity(0, {0})
-    steps = cases.GENERATORS[asked.generator](cases.Recorded(asked.cases), random.Random(asked.seed))
-    asks = [cases.case(number, one) for number, one in enumerate(itertools.islice(steps, asked.count))]
+    steps = GENERATORS[asked.generator](cases.Recorded(asked.cases), random.Random(asked.seed))
+    asks = [cases.case(number, one, asked.cred) for number, one in enumerate(itertools.islice(steps, asked.count))]
     theirs = []
     for ask in asks:
         # The kernel frees maps later than it makes them.

@@ -13,7 +13,10 @@ SIZES = {
     "arena": (0, 0), "cgroup_storage": (16, 8), "percpu_cgroup_storage": (16, 8), "stack_trace": (4, 64), "devmap": (4, 4),
     "devmap_hash": (4, 4), "cpumap": (4, 4), "reuseport_sockarray": (4, 4), **{kind: (4, 4) for kind in linux.OBJECTS},
 }
-NO_PREALLOC, MMAPABLE = 1, 1024
+NO_PREALLOC, NO_COMMON_LRU, RDONLY, WRONLY, ZERO_SEED, RDONLY_PROG, WRONLY_PROG, MMAPABLE = 1, 2, 8, 16, 64, 128, 256, 1024
+# Kinds whose order of keys is known without a seed, and those that hold where packets may go.
+TABLES = {"hash", "percpu_hash", "lru_hash", "lru_percpu_hash", "hash_of_maps"}
+TARGETS = {"devmap", "devmap_hash", "cpumap"}
 MOST_BYTES = 8 << 20
 FLAGS = [0, 0, 0, *(1 << bit for bit in range(19)), 3, 24, 384, 1 << 31]
 UPDATE_FLAGS = [0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 1 << 32, (1 << 64) - 1]
@@ -44,8 +47,10 @@ def inner_of(random):
     return create("i", random.choice(["array", "hash"]))
 
 
-def case(number, steps):
-    return {"id": f"{number}", "group": "", "possible_cpus": linux.CPUS, "cred": "root", "steps": steps}
+def case(number, steps, cred):
+    # Which object owns values that a storage keeps depends on the group.
+    group = next((step["type"] for step in steps if step.get("type") in linux.STORAGES), "")
+    return {"id": f"{number}", "group": group, "possible_cpus": linux.CPUS, "cred": cred, "steps": steps}
 
 
 class Recorded:
@@ -152,6 +157,10 @@ def change_argument(random, steps):
     step = random.choice(steps)
     if step["op"] == "prog_load":
         change_program(random, step)
+    elif "attr" in step:
+        attr = bytearray.fromhex(step["attr"]).ljust(176, b"\0")
+        struct.pack_into("<I", attr, random.randrange(44) * 4, random.choice([0, 1, 2, 4, 8, 16, 0x41, 1000, 50000, 1 << 31]))
+        step["attr"] = attr[:random.choice([16, 64, 72, 80, 168, 176])].hex()
     elif step["op"] == "prog_run":
         step["repeat"] = random.choice([0, 1, 2, 5])
     elif step["op"] == "mmap":
@@ -208,15 +217,61 @@ def mutate(recorded, random):
             yield steps
 
 
+def created(recorded, random, name, kind):
+    """Steps that create a map of this kind as programs and callers use it, with what it needs before."""
+    pick = random.choice
+    step, before = create(name, kind), []
+    if step["max_entries"] == 4:
+        step["max_entries"] = pick([1, 2, 3, 4, 8])
+    if kind in linux.STORAGES or (kind in ("hash", "array", "percpu_hash", "lru_hash") and random.random() < 0.25):
+        value, size = pick([(7, 24), (5, 8), (10, 8), (8, 8), (1, 4)])
+        before.append(recorded.btf)
+        step.update(value_size=size, btf="btf", btf_key_id=1, btf_value_id=value)
+    elif kind in ("hash", "array", "percpu_hash", "percpu_array", "lru_hash", "lru_percpu_hash", "queue", "stack"):
+        step["value_size"] = pick([8, 8, 4, 1, 12])
+    if kind in TARGETS:
+        step["value_size"] = pick([4, 8])
+    if kind in ("hash", "percpu_hash", "hash_of_maps") and random.random() < 0.4:
+        step["flags"] |= NO_PREALLOC
+    if kind.startswith("lru") and random.random() < 0.4:
+        step["flags"] |= NO_COMMON_LRU
+    if kind == "array" and random.random() < 0.4:
+        step["flags"] |= MMAPABLE
+    if kind in TABLES:
+        step["flags"] |= ZERO_SEED
+    if random.random() < 0.1:
+        step["flags"] |= pick([RDONLY, WRONLY, RDONLY_PROG, WRONLY_PROG, NO_PREALLOC])
+    if kind.endswith("of_maps"):
+        before += [inner_of(random)]
+        step["inner"] = "i"
+    return before + [step]
+
+
+def loads(recorded, random):
+    """Every kind in programs of every type."""
+    types = [kind for kind in linux.PROGS[1:] if kind not in ("struct_ops", "ext", "lsm", "lirc_mode2")]
+    while True:
+        for kind in linux.KINDS[1:-1]:
+            if kind == "struct_ops":
+                continue
+            steps = created(recorded, random, "m", kind)
+            operations = programs.operations(steps[-1]) if random.random() < 0.8 else programs.ALL
+            operation = random.choice(operations + ["mention"])
+            prog_types = random.sample(types, len(types))
+            yield steps + [load(prog_type, programs.use(random, operation, steps[-1])) for prog_type in prog_types]
+
+
+# What each type of program is loaded for, where 0 will not do.
+ATTACH = {"sk_lookup": 36, "netfilter": 45, "tracing": 23, "cgroup_sock_addr": 8, "cgroup_sockopt": 21, "cgroup_sock": 2}
 RUN_TYPES = ["sched_cls"] * 6 + ["xdp"] * 4 + ["socket_filter", "syscall", "raw_tracepoint", "sched_act", "lwt_in", "lwt_xmit",
                                              "cgroup_skb", "flow_dissector", "sk_lookup"]
-MAP_KINDS = ["hash", "array", "lru_hash"] * 2 + [kind for kind in linux.KINDS[1:-1] if "storage" not in kind and kind not in (
-    "struct_ops", "arena", "user_ringbuf")]
+MAP_KINDS = ["hash", "array", "lru_hash"] * 2 + [kind for kind in linux.KINDS[1:-1] if kind not in (
+    "task_storage", "inode_storage", "cgrp_storage", "struct_ops", "arena", "user_ringbuf")]
 
 
 def load(prog_type, code):
     return {"op": "prog_load", "as": "p", "prog_type": prog_type, "insns": code.hex(), "map_relocs": code.maps,
-            "prog_flags": 16 if prog_type == "syscall" else 0, "expected_attach_type": 36 if prog_type == "sk_lookup" else 0}
+            "prog_flags": 16 if prog_type == "syscall" else 0, "expected_attach_type": ATTACH.get(prog_type, 0)}
 
 
 def runs_of_programs(recorded, random):
@@ -224,19 +279,8 @@ def runs_of_programs(recorded, random):
     while True:
         steps, maps = [], []
         for name in ["m", "n"][:random.choice([1, 1, 2])]:
-            kind = random.choice(MAP_KINDS)
-            step = create(name, kind, max_entries=4096 if "ringbuf" in kind else random.choice([1, 2, 3, 4, 8]))
-            if kind in ("hash", "percpu_hash") and random.random() < 0.4:
-                step["flags"] |= NO_PREALLOC
-            if kind.endswith("of_maps"):
-                steps.append(inner_of(random))
-                step["inner"] = "i"
-            if kind in ("hash", "array", "percpu_hash") and random.random() < 0.15:
-                value, size = random.choice([(7, 24), (5, 8), (10, 8), (8, 8)])
-                steps.append(recorded.btf)
-                step.update(value_size=size, btf="btf", btf_key_id=1, btf_value_id=value)
-            steps.append(step)
-            maps.append((name, step))
+            steps += created(recorded, random, name, random.choice(MAP_KINDS))
+            maps.append((name, steps[-1]))
         prog_type = random.choice(RUN_TYPES)
         for _ in range(random.randrange(1, 4)):
             steps.append(load(prog_type, programs.program(random, maps, prog_type)))
@@ -248,9 +292,10 @@ def runs_of_programs(recorded, random):
                     key = programs.key_of(random, step["type"]).hex()
                     steps.append({"op": "update", "map": name, "key": key, "value": {"fd_of": "i"}, "flags": random.choice([0, 1, 2])})
             once = prog_type in ("syscall", "raw_tracepoint")
-            steps.append({"op": "prog_run", "prog": "p", "repeat": 0 if once else random.choice([0, 1, 3]), "cpu": None, "flags": 0})
+            cpu = random.choice([None, 0, 1]) if prog_type == "raw_tracepoint" else None
+            steps.append({"op": "prog_run", "prog": "p", "repeat": 0 if once else random.choice([0, 1, 3]), "cpu": cpu, "flags": 0})
         for name, step in maps:
-            if step["key_size"] and step["type"] not in ("devmap_hash", "sockhash", "stack_trace"):
+            if step["key_size"] and step["type"] not in ("devmap_hash", "sockhash", "stack_trace", *linux.STORAGES):
                 key = fit(programs.key_of(random, step["type"]).hex(), step["key_size"])
                 steps += [{"op": "walk_keys", "map": name, "ordered": False}, {"op": "lookup", "map": name, "key": key, "flags": 0}]
         yield steps
@@ -283,4 +328,4 @@ def test_runs(_, random):
         yield steps
 
 
-GENERATORS = {"grid": grid, "mutate": mutate, "programs": runs_of_programs, "runs": test_runs}
+GENERATORS = {"grid": grid, "mutate": mutate, "loads": loads, "programs": runs_of_programs, "runs": test_runs}

@@ -5,7 +5,11 @@ LOOKUP, UPDATE, DELETE, TAIL_CALL, PERF_OUTPUT, STACKID, REDIRECT = 1, 2, 3, 12,
 PUSH, POP, PEEK, LOCK, UNLOCK, OUTPUT, RESERVE, SUBMIT, DISCARD, QUERY = 87, 88, 89, 93, 94, 130, 131, 132, 133, 134
 TIMER_INIT, TIMER_START, TIMER_CANCEL, LOOKUP_PERCPU = 169, 171, 172, 195
 SKB_UNDER_CGROUP, TASK_UNDER_CGROUP, PERF_READ, PERF_READ_VALUE = 33, 37, 22, 55
-KEY, VALUE = -8, -32
+RESERVE_DYNPTR, SUBMIT_DYNPTR, DISCARD_DYNPTR, DYNPTR_WRITE = 198, 199, 200, 202
+SK_STORAGE_GET, SK_STORAGE_DELETE, LOCAL_STORAGE = 107, 108, 81
+KEY, VALUE, DYNPTR = -8, -32, -56
+# Where `__sk_buff` has its socket.
+SK = 168
 UPDATE_FLAGS = [0, 0, 0, 0, 1, 2, 3, 4, 8, 16, -1]
 NONE, MISS = 0, 77
 
@@ -80,28 +84,34 @@ def operations(spec):
     if kind in ("queue", "stack", "bloom_filter"):
         return ["push", "pop", "peek"]
     own = {
-        "ringbuf": ["output", "reserve", "query"], "prog_array": ["tail"] * 3 + ["lookup"], "stack_trace": ["stackid", "lookup", "delete"],
+        "ringbuf": ["output", "reserve", "dynptr", "query"], "prog_array": ["tail"] * 3 + ["lookup"], "stack_trace": ["stackid", "lookup", "delete"],
         "perf_event_array": ["perf_output", "perf_read", "perf_read_value"], "cgroup_array": ["under", "task_under", "lookup"],
         "hash_of_maps": ["lookup", "inner", "inner", "update"], "array_of_maps": ["lookup", "inner", "inner", "update"],
     }
+    if "cgroup_storage" in kind:
+        return ["local_storage"]
+    if kind == "sk_storage":
+        return ["storage"]
     if kind in ("devmap", "devmap_hash", "cpumap", "xskmap"):
         return ["redirect"] * 3 + ["lookup"]
     if kind in own:
         return own[kind]
     more = ["lookup_percpu"] * 3 if kind in ("percpu_hash", "percpu_array", "lru_percpu_hash") else []
     more += {7: ["timer"] * 6, 5: ["spin"] * 4}.get(spec.get("btf_value_id"), [])
-    return ["lookup"] * 4 + ["update"] * 4 + ["delete"] * 2 + more
+    return ["lookup"] * 4 + ["update"] * 4 + ["delete"] * 2 + ["stale"] * 2 + more
 
 
 ALL = ["lookup", "update", "delete", "push", "pop", "peek", "output", "redirect", "lookup_percpu", "perf_output", "stackid", "tail"]
 
 
-def add_operation(code, random, operation, name, kind):
-    """Adds one operation on map `name`; its result is in r0."""
-    pick = random.choice
+def add_operation(code, random, operation, name, spec):
+    """Adds one operation on map `name`, which `spec` creates; its result is in r0."""
+    pick, kind = random.choice, spec["type"]
+    # The widest load that a value has room for; sometimes a wider one.
+    width = 0x79 if spec["value_size"] >= 8 or random.random() < 0.05 else 0x61 if spec["value_size"] >= 4 else 0x71
     key = lambda: code.store(KEY, int.from_bytes(key_of(random, kind).ljust(8, b"\0"), "little"))
     value = lambda: code.store(VALUE, random.getrandbits(16))
-    load = lambda: code.add(0x79, 0, 0)
+    load = lambda: code.add(width, 0, 0)
     key_arguments = lambda: (key(), code.map(1, name), code.stack(2, KEY))
 
     def in_value(what):
@@ -144,6 +154,29 @@ def add_operation(code, random, operation, name, kind):
         if which == LOOKUP:
             code.unless_null(load, 55)
 
+    def counted():
+        code.add(0x61, 9, 0)
+        code.add(0x07, 9, imm=1)
+        code.add(0x63, 0, 9)
+        code.move(0, 9)
+
+    def stale():
+        """What an old pointer leads to when the map changed meanwhile."""
+        code.move(8, 0)
+        for _ in range(pick([1, 1, 2])):
+            if random.random() < 0.4:
+                key()
+            code.map(1, name)
+            code.stack(2, KEY)
+            if random.random() < 0.5:
+                code.call(DELETE)
+            else:
+                code.stack(3, VALUE)
+                code.set(4, 0)
+                code.call(UPDATE)
+            code.mix()
+        code.add(width, 0, 8)
+
     def ended():
         code.move(1, 0)
         code.set(2, pick([0, 1, 2, 3, 4]))
@@ -152,6 +185,9 @@ def add_operation(code, random, operation, name, kind):
 
     if operation == "lookup":
         in_value(load)
+    elif operation == "stale":
+        value()
+        in_value(stale)
     elif operation == "spin":
         in_value(locked)
     elif operation == "timer":
@@ -195,6 +231,49 @@ def add_operation(code, random, operation, name, kind):
         code.set(3, pick([0, 0, 0, 0, 1, 2]))
         code.call(RESERVE)
         code.unless_null(ended)
+    elif operation == "dynptr":
+        code.map(1, name)
+        code.set(2, pick([8, 16, 1, 1000, 4080, 4088, 4089, 0]))
+        code.set(3, pick([0, 0, 0, 0, 1, 2]))
+        code.stack(4, DYNPTR)
+        code.call(RESERVE_DYNPTR)
+        code.mix()
+        code.stack(1, DYNPTR)
+        code.set(2, pick([0, 1, 8, 100]))
+        code.stack(3, VALUE)
+        code.set(4, pick([8, 8, 1, 16]))
+        code.set(5, pick([0, 0, 0, 1]))
+        if random.random() < 0.5:
+            code.call(DYNPTR_WRITE)
+            code.mix()
+        code.stack(1, DYNPTR)
+        code.set(2, pick([0, 1, 2, 3, 4]))
+        code.call(pick([SUBMIT_DYNPTR, DISCARD_DYNPTR]))
+        code.set(0, 5)
+    elif operation == "storage":
+        # Of the packet's socket: twice got, the value changed between, or deleted.
+        code.add(0x79, 8, 6, off=SK)
+        for _ in range(2):
+            with_socket = len(code.slots)
+            code.add(0x15, 8, off=0, imm=0)
+            value()
+            code.map(1, name)
+            code.move(2, 8)
+            if random.random() < 0.8:
+                code.set(3, 0) if random.random() < 0.5 else code.stack(3, VALUE)
+                code.set(4, pick([1, 1, 1, 0, 2]))
+                code.call(SK_STORAGE_GET)
+                code.unless_null(counted)
+            else:
+                code.call(SK_STORAGE_DELETE)
+            code.mix()
+            code.slots[with_socket] = struct.pack("<BBhi", 0x15, 8, len(code.slots) - with_socket - 1, 0)
+        code.set(0, 3)
+    elif operation == "local_storage":
+        code.map(1, name)
+        code.set(2, pick([0, 0, 0, 1]))
+        code.call(LOCAL_STORAGE)
+        counted()
     elif operation == "query":
         code.map(1, name)
         code.set(2, pick([0, 1, 2, 3, 4, 9]))
@@ -233,22 +312,44 @@ def add_operation(code, random, operation, name, kind):
             code.add(0x77, 0, imm=63) if operation == "stackid" else code.set(0, 9) if operation == "tail" else None
 
 
-def program(random, maps, prog_type):
-    """A program of some operations on `maps`, pairs of name and step that creates it."""
-    code = Code()
-    code.move(6, 1)
-    code.set(7, 0)
-    for off in range(8, 120, 8):
-        code.add(0x7A, 10, off=-off)
-    for _ in range(random.randrange(1, 5)):
-        name, spec = random.choice(maps)
-        operation = random.choice(ALL if random.random() < 0.03 else operations(spec))
-        add_operation(code, random, operation, name, spec["type"])
-        code.mix()
-    code.move(0, 7)
+def ends(code, random, prog_type):
+    """Leaves with a result that programs of this type may have."""
     if prog_type in ("cgroup_skb", "sk_lookup", "lwt_in", "lwt_xmit"):
         code.add(0x57, 0, imm=1)
     elif prog_type == "flow_dissector":
         code.set(0, random.choice([0, 1, 2, 129]))
     code.add(0x95)
+
+
+def begins(code):
+    code.move(6, 1)
+    code.set(7, 0)
+    for off in range(8, 120, 8):
+        code.add(0x7A, 10, off=-off)
+
+
+def use(random, operation, spec):
+    """A program that does one thing with map `m`, or only names it, and returns 0."""
+    code = Code()
+    begins(code)
+    if operation == "mention":
+        code.map(1, "m")
+    else:
+        add_operation(code, random, operation, "m", spec)
+    code.set(0, 0)
+    code.add(0x95)
+    return code
+
+
+def program(random, maps, prog_type):
+    """A program of some operations on `maps`, pairs of name and step that creates it."""
+    code = Code()
+    begins(code)
+    for _ in range(random.randrange(1, 5)):
+        name, spec = random.choice(maps)
+        operation = random.choice(ALL if random.random() < 0.03 else operations(spec))
+        add_operation(code, random, operation, name, spec)
+        code.mix()
+    code.move(0, 7)
+    ends(code, random, prog_type)
     return code
