@@ -58,11 +58,19 @@ fn agrees(insns: &[Insn], what: &str) {
     }
 }
 
+/// A body that folds what it leaves into R0, which is 0 before it; R8 is 3.
+#[track_caller]
+fn body_agrees(mut body: Vec<Insn>, what: &str) {
+    body.splice(0..0, [mov(R0, I(0)), mov(R8, I(3))]);
+    body.push(Insn::Exit);
+    agrees(&body, what);
+}
+
 /// One of two numbers, of which one takes some operations, by a branch over them or to where a jump behind them goes.
 #[test]
 fn choices_of_one_to_three_operations_agree() {
     for (shape, jumps) in (0..7).flat_map(|shape| [false, true].map(|jumps| (shape, jumps))) {
-        let mut insns = vec![mov(R0, I(0))];
+        let mut insns = Vec::new();
         for (number, (op, a)) in CmpOp::ALL.into_iter().flat_map(|op| EDGES.map(|a| (op, a))).enumerate() {
             let (width, rhs) = ([W32, W64][number % 2], [R(R4), I(1), R(R3), I(0)][number % 4]);
             let lhs = [R5, R3, R7][number % 3];
@@ -88,16 +96,14 @@ fn choices_of_one_to_three_operations_agree() {
             }
             fold(&mut insns, &[R3, R4, R5, R7]);
         }
-        insns.push(Insn::Exit);
-        insns.insert(0, mov(R8, I(3)));
-        agrees(&insns, &format!("shape {shape}, jumps {jumps}"));
+        body_agrees(insns, &format!("shape {shape}, jumps {jumps}"));
     }
 }
 
 #[test]
 fn products_and_scaled_numbers_with_something_added_agree() {
     for factor in [3, 5, 6, 7, 9, 10, 12, 17, 24, 31, 33, 40, 65, 96, 127, 129, 0x6000_0000, i32::MAX] {
-        let mut insns = vec![mov(R0, I(0))];
+        let mut insns = Vec::new();
         for number in 0..32 {
             let (width, other) = ([W32, W64][number % 2], [W32, W64][number / 2 % 2]);
             insns.extend([word(R3, EDGES[number % 8]), word(R4, EDGES[(number * 3 + 1) % 8]), mov(R5, R(R3))]);
@@ -114,8 +120,7 @@ fn products_and_scaled_numbers_with_something_added_agree() {
             }
             fold(&mut insns, &[R3, R4, R5]);
         }
-        insns.push(Insn::Exit);
-        agrees(&insns, &format!("times {factor}"));
+        body_agrees(insns, &format!("times {factor}"));
     }
 }
 
@@ -124,7 +129,7 @@ fn products_and_scaled_numbers_with_something_added_agree() {
 fn numbers_of_conditions_agree() {
     for round in 0..rounds(1500) {
         let rng = &mut Rng::new(0x7204 ^ round << 8);
-        let mut insns = vec![mov(R0, I(0))];
+        let mut insns = Vec::new();
         for _ in 0..6 {
             let [a, b, number, sum] = [R3, R4, R5, R7];
             let (x, y) = (rng.one_of(&EDGES), rng.one_of(&EDGES));
@@ -157,9 +162,7 @@ fn numbers_of_conditions_agree() {
             }
             fold(&mut insns, &[a, b, number, sum]);
         }
-        insns.push(Insn::Exit);
-        insns.insert(0, mov(R8, I(3)));
-        agrees(&insns, &format!("round {round}"));
+        body_agrees(insns, &format!("round {round}"));
     }
 }
 
@@ -168,7 +171,7 @@ fn numbers_of_conditions_agree() {
 fn masks_of_whole_bytes_agree() {
     for round in 0..rounds(1500) {
         let rng = &mut Rng::new(0x3a5c ^ round << 8);
-        let mut insns = vec![mov(R6, R(R1)), mov(R0, I(0))];
+        let mut insns = vec![mov(R6, R(R1))];
         for _ in 0..6 {
             insns.extend([word(R3, rng.word()), mov(R4, I(0))]);
             let (from, width) = (rng.one_of(&[R3, R4]), rng.one_of(&[W32, W64]));
@@ -187,8 +190,7 @@ fn masks_of_whole_bytes_agree() {
             insns.push(Insn::Load { size: Size::W, signed: false, dst: R7, base: R6, off: 8 });
             fold(&mut insns, &[R3, R4, R5, R7]);
         }
-        insns.push(Insn::Exit);
-        agrees(&insns, &format!("round {round}"));
+        body_agrees(insns, &format!("round {round}"));
     }
 }
 
@@ -196,7 +198,7 @@ fn masks_of_whole_bytes_agree() {
 #[test]
 fn bits_that_are_shifted_in_agree() {
     for (mask, shift) in [(1, 1), (1, 0), (1, 3), (3, 1), (1, 31), (-1, 1)] {
-        let mut insns = vec![mov(R0, I(0))];
+        let mut insns = Vec::new();
         for number in 0..64 {
             let width = |bit: usize| [W32, W64][number >> bit & 1];
             insns.extend([word(R3, EDGES[number % 8]), word(R4, EDGES[(number * 3 + 1) % 8])]);
@@ -206,8 +208,7 @@ fn bits_that_are_shifted_in_agree() {
             insns.push(if number & 16 == 0 { mov(src, I(1)) } else { mov(R5, R(src)) });
             fold(&mut insns, &[R3, R4]);
         }
-        insns.push(Insn::Exit);
-        agrees(&insns, &format!("{mask} {shift}"));
+        body_agrees(insns, &format!("{mask} {shift}"));
     }
 }
 
@@ -216,7 +217,7 @@ fn bits_that_are_shifted_in_agree() {
 fn updates_of_memory_agree() {
     let sizes = [Size::B, Size::H, Size::W, Size::D];
     for (size, op) in sizes.into_iter().flat_map(|size| AluOp::ALL.map(|op| (size, op))) {
-        let mut insns = vec![mov(R6, R(R1)), mov(R0, I(0))];
+        let mut insns = vec![mov(R6, R(R1))];
         for number in 0..48 {
             let (width, way) = ([W32, W64][number % 2], number / 6);
             let src = [R(R4), I(1), I(-1), I(0x1234_5678), I(-77), I(200)][number % 6];
@@ -237,8 +238,7 @@ fn updates_of_memory_agree() {
             insns.push(Insn::Load { size: Size::D, signed: false, dst: R5, base: R6, off: 16 });
             fold(&mut insns, &[R3, R5]);
         }
-        insns.push(Insn::Exit);
-        agrees(&insns, &format!("{size:?} {op:?}"));
+        body_agrees(insns, &format!("{size:?} {op:?}"));
     }
 }
 
@@ -371,7 +371,7 @@ fn loops_that_carry_their_condition_agree() {
 fn tests_behind_joins_look_at_the_register() {
     for (number, op) in [AluOp::And, AluOp::Sub, AluOp::Rsh, AluOp::Xor].into_iter().enumerate() {
         for (width, compared) in [(W32, W32), (W32, W64), (W64, W32), (W64, W64)] {
-            let mut insns = vec![mov(R0, I(0))];
+            let mut insns = Vec::new();
             for (a, cmp) in EDGES.into_iter().flat_map(|a| [CmpOp::Eq, CmpOp::Ne, CmpOp::Sgt].map(|cmp| (a, cmp))) {
                 insns.extend([word(R3, a), word(R4, a ^ 1), mov(R5, I(0))]);
                 let skip = |to| Insn::Branch { op: CmpOp::Set, width: W64, lhs: R4, rhs: I(1), to };
@@ -382,8 +382,7 @@ fn tests_behind_joins_look_at_the_register() {
                 insns.push(mov(R5, R(R3)));
                 fold(&mut insns, &[R3, R5]);
             }
-            insns.push(Insn::Exit);
-            agrees(&insns, &format!("{op:?} {width:?} {compared:?}"));
+            body_agrees(insns, &format!("{op:?} {width:?} {compared:?}"));
         }
     }
 }
