@@ -499,7 +499,9 @@ fn loops_that_count_are_walked_a_few_times_in_strict() {
     few("w1 = 0\n r0 = 0\nagain:\n w0 += 3\n w1 += 1\n if w1 < 1000000000 goto again\n r0 = 0\n exit");
     few("r1 = 1000000000\nagain:\n r1 += -1\n if r1 != 0 goto again\n r0 = 0\n exit");
     // What is guessed first never fits: the number begins beyond its bound.
-    few("r1 = 0\n r2 = 1000\nagain:\n r2 += 1\n if r2 == 5 goto +0\n r1 += 1\n if r1 != 1000000000 goto again\n r0 = 0\n exit");
+    few(
+        "r1 = 0\n r2 = 1000\nagain:\n r2 += 1\n if r2 == 5 goto +0\n r1 += 1\n if r1 != 1000000000 goto again\n r0 = 0\n exit",
+    );
     few("r1 = 0\nagain:\n if r1 s>= 1000000000 goto out\n r1 += 2\n goto again\nout:\n r0 = 0\n exit");
     few("r0 = 0\n r1 = 0\n *(u64 *)(r10 - 8) = 1\nagain:\n r2 = *(u64 *)(r10 - 8)\n r0 += r2\n \
          *(u64 *)(r10 - 8) = r0\n r1 += 1\n if r1 < 1000000000 goto again\n r0 = 0\n exit");

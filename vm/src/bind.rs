@@ -30,6 +30,12 @@ pub(crate) fn check_maps(given: &Assumptions, maps: &[MapRef]) -> Result<(), Err
     Ok(())
 }
 
+/// How a live map differs from what an object says of it.
+pub(crate) fn unlike(spec: &MapSpec, live: &MapRef) -> Option<&'static str> {
+    let frozen = || control::assumed_spec(&**live, &RunCx::CONTROL).frozen;
+    difference(spec, live.spec()).or_else(|| (spec.frozen.is_some() && frozen() != spec.frozen).then_some("contents"))
+}
+
 fn difference(assumed: &MapSpec, live: &MapSpec) -> Option<&'static str> {
     let inner_differs = match (&assumed.inner, &live.inner) {
         (Some(assumed), Some(live)) => difference(assumed, live).is_some(),

@@ -44,6 +44,22 @@ pub enum Error {
         /// Linux's answer.
         source: rtbpf_maps::MapError,
     },
+    /// The object has no map of this name.
+    #[error("no map `{name}`; the object has {}", listed(.known))]
+    NoMapNamed {
+        /// As given.
+        name: String,
+        /// What there is.
+        known: Vec<String>,
+    },
+    /// A map that was given differs from what the object says of it.
+    #[error("map `{map}` is not what the object wants: {what} differs")]
+    MapUnlike {
+        /// Its name.
+        map: String,
+        /// Which attribute.
+        what: &'static str,
+    },
     /// A map operation failed.
     #[error(transparent)]
     MapOperation(#[from] rtbpf_maps::MapError),

@@ -10,6 +10,7 @@ use rtbpf_maps::{CreateCx, MapError, MapRef, Object as MapObject, control, creat
 use rtbpf_rt::{Model, RunCx};
 use rtbpf_verifier::{Assumptions, Options, VerifiedProgram, verify};
 
+use crate::bind;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::executable::Executable;
@@ -32,6 +33,8 @@ pub struct Instance {
     engine: Engine,
     object: Object,
     maps: Vec<MapRef>,
+    /// Maps that were there before, by index.
+    shared: BTreeMap<usize, MapRef>,
     proof: Proof,
     loaded: BTreeMap<String, Executable>,
 }
@@ -41,8 +44,22 @@ impl Instance {
     ///
     /// Fails when a map cannot be made, or a program that an array names cannot be loaded.
     pub fn new(engine: &Engine, object: Object, proof: Proof) -> Result<Instance, Error> {
-        let mut instance =
-            Instance { engine: engine.clone(), object, maps: Vec::new(), proof, loaded: BTreeMap::new() };
+        Instance::with_maps(engine, object, proof, &[])
+    }
+
+    /// The same, with maps that exist already in the place of the object's, by name: those of an older version whose state
+    /// lives on, or of another object. They stay as they are; what the object would put into them it does not.
+    ///
+    /// Fails when a map differs from what the object says of it in more than its name.
+    pub fn with_maps(
+        engine: &Engine,
+        object: Object,
+        proof: Proof,
+        shared: &[(&str, MapRef)],
+    ) -> Result<Instance, Error> {
+        let shared = placed(&object, shared)?;
+        let (engine, maps, loaded) = (engine.clone(), Vec::new(), BTreeMap::new());
+        let mut instance = Instance { engine, object, maps, shared, proof, loaded };
         instance.make_maps()?;
         instance.fill_maps()?;
         Ok(instance)
@@ -179,7 +196,11 @@ impl Instance {
 
     fn make_maps(&mut self) -> Result<(), Error> {
         let config = self.engine.config();
-        for def in &self.object.maps {
+        for (at, def) in self.object.maps.iter().enumerate() {
+            if let Some(map) = self.shared.get(&at) {
+                self.maps.push(map.clone());
+                continue;
+            }
             let mut cx = CreateCx::new(config.slots);
             cx.sleeping_locks = config.model == Model::Rt;
             let map = create(&def.spec, &cx).map_err(|error| map_error(def, error))?;
@@ -208,10 +229,11 @@ impl Instance {
         Ok(())
     }
 
-    /// What the object puts into its maps of maps and programs: map, index, what.
+    /// What the object puts into its own maps of maps and programs: map, index, what.
     fn initial_entries(&self) -> Vec<(usize, u32, InitialTarget)> {
         (0..)
             .zip(&self.object.maps)
+            .filter(|(at, _)| !self.shared.contains_key(at))
             .flat_map(|(at, def)| def.initial.iter().map(move |entry| (at, entry.key, entry.target.clone())))
             .collect()
     }
@@ -247,6 +269,19 @@ impl Engine {
 
 /// The key of a data section's only value.
 const FIRST: [u8; 4] = [0; 4];
+
+/// Maps that were given by name, by their index in the object.
+fn placed(object: &Object, shared: &[(&str, MapRef)]) -> Result<BTreeMap<usize, MapRef>, Error> {
+    let known = || object.maps.iter().map(|def| def.name.clone()).collect();
+    let place = |(name, map): &(&str, MapRef)| {
+        let at = object.map(name).ok_or_else(|| Error::NoMapNamed { name: name.to_string(), known: known() })?;
+        match object.maps.get(at).and_then(|def| bind::unlike(&def.spec, map)) {
+            Some(what) => Err(Error::MapUnlike { map: name.to_string(), what }),
+            None => Ok((at, map.clone())),
+        }
+    };
+    shared.iter().map(place).collect()
+}
 
 fn assumed(map: &MapRef) -> MapSpec {
     control::assumed_spec(&**map, &RunCx::CONTROL)
