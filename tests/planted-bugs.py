@@ -165,7 +165,7 @@ def run(asked, tree):
             sys.exit(errors)
         suites += [(m["target"]["name"], m["executable"]) for m in messages if m.get("executable")]
     # What costs least comes first.
-    order = ["linux", "regions", "globals", "rules", "variants", "mechanisms", "soundness", "nasty", "agreement", "rtbpf_verifier"]
+    order = ["linux", "log", "regions", "globals", "rules", "variants", "mechanisms", "soundness", "nasty", "agreement", "rtbpf_verifier"]
     suites = sorted((s for s in suites if s[0] in order), key=lambda s: order.index(s[0]))
     campaign = None
     if asked.fuzz:

@@ -512,9 +512,17 @@ fn copies_of_a_dynptr_end_together() {
 }
 
 #[test]
+fn an_index_into_the_packet_has_a_value() {
+    check("r6 = r1\n r0 = *(u32 *)skb[r2 + 0]\n exit", EACCES);
+    check("r6 = r1\n r2 = 0\n r0 = *(u32 *)skb[r2 + 0]\n exit", Ok(()));
+}
+
+#[test]
 fn strings_are_read_wherever_they_are() {
     check_kfuncs(ProgType::Kprobe, "r1 = *(u64 *)(r1 + 0)\n strlen()\n exit", Ok(()));
     check_kfuncs(ProgType::Kprobe, "strlen()\n r0 = r1\n exit", EACCES);
+    // What the address is, nobody asks: the call before leaves r1 without a value.
+    check_kfuncs(ProgType::Kprobe, "call 5\n strlen()\n exit", Ok(()));
 }
 
 #[test]

@@ -490,6 +490,22 @@ fn strict(text: &str) -> Result<u64, Reason> {
 }
 
 #[test]
+fn what_nobody_reads_keeps_no_path_alive() {
+    let processed = |reads: &str| {
+        let tail = "r0 += 1\n ".repeat(50);
+        let text = format!(
+            "r6 = *(u32 *)(r1 + 0)\n r0 = 0\n *(u64 *)(r10 - 8) = 0\n if r6 == 0 goto join\n *(u64 *)(r10 - 8) = r10\n\
+             join:\n {tail} {reads} r0 = 0\n exit"
+        );
+        let program = decode(&asm::assemble(&text).expect("the case assembles").slots).expect("the case decodes");
+        let given = Assumptions { prog_flags: 8, ..Assumptions::new(ProgType::SchedCls) };
+        verify(program, given, &Options::default()).expect("it is safe").stats().processed
+    };
+    assert!(processed("") < 65, "the slot is dead");
+    assert!(processed("r2 = *(u64 *)(r10 - 8)\n") > 100, "it holds a number or a pointer");
+}
+
+#[test]
 fn loops_that_count_are_walked_a_few_times_in_strict() {
     let few = |text: &str| match strict(text) {
         Ok(processed) => assert!(processed < 5_000, "{processed}: {text}"),

@@ -545,6 +545,18 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn parts_of_a_meet_are_in_step() {
+        let mut draw = Draw(4);
+        let mut late = 0;
+        for _ in 0..20_000 {
+            let ((a, ..), (b, ..)) = (draw.scalar(), draw.scalar());
+            late += a.intersect(&b).filter(|both| both.sync() != Some(*both)).iter().count();
+        }
+        // One in some thousand would take more rounds than are made.
+        assert!(late < 10, "{late}");
+    }
+
+    #[test]
     fn a_shift_pair_sign_extends() {
         let x = Scalar::low_signed_range(-5, 7);
         let by = Scalar::constant(32);
