@@ -5,11 +5,19 @@
 //! // r0 = *(u8 *)(r1 + 1); exit
 //! let code = isa::RawInsn::parse_all(&[0x71, 0x10, 1, 0, 0, 0, 0, 0, 0x95, 0, 0, 0, 0, 0, 0, 0]).unwrap();
 //! let engine = Engine::default();
-//! let program = engine.bind_unverified(isa::decode(&code)?, Assumptions::new(ProgType::Plain), vec![])?;
+//! // Each context has two bytes: the program may read them without a test.
+//! let given = Assumptions { plain_ctx_bytes: 2, ..Assumptions::new(ProgType::Plain) };
+//! let proved = engine.verify(isa::decode(&code)?, given)?;
+//! let program = engine.bind(proved, vec![])?;
 //! let result = program.run(&mut engine.session(0), &mut Ctx::plain(&[5, 7]))?;
 //! assert_eq!(result, 7);
 //! # Ok::<(), rtbpf::Error>(())
 //! ```
+//!
+//! [`Engine::bind`] checks every step all the same, and shows each to an [`Observer`]. `Engine::bind_native` compiles, and
+//! [`Engine::bind_threaded`] interprets without checks where that is not possible; both take only what was proved.
+//! [`Engine::bind_unverified`] runs anything, checked. [`Instance`] does this for the programs and maps of an ELF object, and
+//! [`Engine::helper`] gives programs a function of the host.
 #![deny(unsafe_code)]
 
 pub use rtbpf_abi as abi;
