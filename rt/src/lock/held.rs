@@ -28,7 +28,7 @@ pub struct Lane {
     /// interrupts are put off.
     state: AtomicU32,
     locks: [AtomicUsize; DEPTH],
-    /// Class and level of each, for the order checker.
+    /// Class and level of each, for the order checker and while holds are timed.
     kinds: [AtomicU16; DEPTH],
     /// When each was taken, ns, while holds are timed.
     since: [AtomicU64; DEPTH],
@@ -67,6 +67,10 @@ impl Lane {
             kinds: [const { AtomicU16::new(0) }; DEPTH],
             since: [const { AtomicU64::new(0) }; DEPTH],
         }
+    }
+
+    fn note(&self, at: usize, class: Class, level: u8) {
+        self.kinds[at].store(u16::from(class as u8) << 8 | u16::from(level), Ordering::Relaxed);
     }
 
     #[inline]
@@ -203,7 +207,9 @@ impl Me {
         lane.state.store(state.wrapping_add(step), Ordering::Release);
         compiler_fence(Ordering::SeqCst);
         if let Some(lock) = lane.locks.get(depth) {
-            lane.kinds[depth].store(u16::from(class as u8) << 8 | u16::from(level), Ordering::Relaxed);
+            if cfg!(debug_assertions) {
+                lane.note(depth, class, level);
+            }
             lock.store(address, Ordering::Release);
         }
     }
@@ -303,16 +309,18 @@ impl Me {
 
     /// Notes that the lock wanted last was taken now, where holds are timed.
     #[inline]
-    pub fn taken(self) {
+    pub fn taken(self, class: Class, level: u8) {
         if self.lane().has_flag(TIMED) {
-            self.start_clock();
+            self.start_clock(class, level);
         }
     }
 
     #[cold]
-    fn start_clock(self) {
+    fn start_clock(self, class: Class, level: u8) {
         let lane = self.lane();
-        if let Some(since) = lane.depth().checked_sub(1).and_then(|at| lane.since.get(at)) {
+        let newest = lane.depth().checked_sub(1);
+        if let Some((at, since)) = newest.and_then(|at| Some((at, lane.since.get(at)?))) {
+            lane.note(at, class, level);
             since.store(word::clock_ns(libc::CLOCK_MONOTONIC), Ordering::Relaxed);
         }
     }

@@ -53,10 +53,10 @@ impl Lock for PiMutex {
         let me = held::me();
         me.push(self.address(), class, cx.level as u8);
         if word::try_take(&self.word, me.tid()) {
-            me.taken();
+            me.taken(class, cx.level as u8);
             return Ok(me);
         }
-        self.wait(me).inspect(|()| me.taken()).inspect_err(|_| me.pop()).map(|()| me)
+        self.wait(me).inspect(|()| me.taken(class, cx.level as u8)).inspect_err(|_| me.pop()).map(|()| me)
     }
 
     fn try_acquire(&self, cx: &RunCx, class: Class) -> Result<(), LockError> {

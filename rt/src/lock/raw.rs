@@ -58,8 +58,8 @@ impl RawLock {
 
     /// Takes it after the first attempt, which `me` has noted, was in vain.
     #[cold]
-    fn take_later(&self, cx: &RunCx, me: held::Me) -> Result<(), LockError> {
-        self.wait(cx, me).inspect(|()| me.taken()).inspect_err(|_| me.pop_raw())
+    fn take_later(&self, cx: &RunCx, class: Class, me: held::Me) -> Result<(), LockError> {
+        self.wait(cx, me).inspect(|()| me.taken(class, cx.level as u8)).inspect_err(|_| me.pop_raw())
     }
 
     fn wait(&self, cx: &RunCx, me: held::Me) -> Result<(), LockError> {
@@ -105,10 +105,10 @@ impl Lock for RawLock {
         let me = held::me();
         me.push_raw(self.address(), class, cx.level as u8);
         if word::try_take(&self.word, me.tid()) {
-            me.taken();
+            me.taken(class, cx.level as u8);
             return Ok(me);
         }
-        self.take_later(cx, me).map(|()| me)
+        self.take_later(cx, class, me).map(|()| me)
     }
 
     fn try_acquire(&self, cx: &RunCx, class: Class) -> Result<(), LockError> {
@@ -185,7 +185,7 @@ mod tests {
         for cx in [HARD, NMI] {
             assert_eq!(lock.acquire(&cx, Class::Bucket), Err(LockError::Deadlock), "not after a timeout");
         }
-        me.taken();
+        me.taken(Class::Bucket, Level::Task as u8);
         lock.release();
         assert!(!lock.is_held());
     }
