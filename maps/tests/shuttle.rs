@@ -84,6 +84,59 @@ fn ring(seed: u64) {
     assert_eq!(read, *sent.lock().expect("no panic"), "seed {seed}");
 }
 
+/// Three threads whose keys an LRU map has no room for, together: each key is there once, and
+/// afterwards the map takes new ones.
+fn crowded_lru(seed: u64) {
+    const ROOM: u32 = 4;
+    let map = create(&MapSpec::new(MapKind::LruHash, 4, 4, ROOM), &CreateCx::new(2)).expect("a page");
+    let keys = || {
+        let mut keys = Vec::new();
+        let each = &mut |key: &[u8], _| {
+            keys.push(key.to_vec());
+            true
+        };
+        map.for_each(&RunCx::CONTROL, each).expect("hash maps are walked");
+        keys.sort();
+        keys
+    };
+    let threads: Vec<_> = (0..THREADS)
+        .map(|thread| {
+            let map = map.clone();
+            shuttle::thread::spawn(move || {
+                let mut chance = Chance::new(seed * u64::from(THREADS) + u64::from(thread));
+                let cx = RunCx::program(thread % 2);
+                for _ in 0..4 {
+                    let key = (chance.below(6) as u32).to_le_bytes();
+                    match chance.below(4) {
+                        // The others may hold all elements at this moment.
+                        0..3 => drop(map.update(&cx, &key, key[..].into(), 0)),
+                        _ => drop(map.delete(&cx, &key)),
+                    }
+                }
+            })
+        })
+        .collect();
+    threads.into_iter().for_each(|thread| thread.join().expect("no panic"));
+    let left = keys();
+    assert!(left.len() <= ROOM as usize && left.windows(2).all(|pair| pair[0] != pair[1]), "seed {seed}: {left:?}");
+    for key in &left {
+        map.delete(&RunCx::CONTROL, key).expect("it is there");
+    }
+    let new: Vec<_> = (10..10 + ROOM).map(|key| key.to_le_bytes().to_vec()).collect();
+    for key in &new {
+        map.update(&RunCx::CONTROL, key, key[..].into(), 0).expect("an LRU map is never full");
+    }
+    assert!(keys().iter().all(|key| new.contains(key)), "seed {seed}");
+}
+
+#[test]
+fn crowded_lru_maps_have_no_key_twice_and_take_new_ones() {
+    let count = number("RTBPF_SCHEDULES", 2000);
+    let seed = AtomicU64::new(0);
+    shuttle::check_random(move || crowded_lru(seed.fetch_add(1, Ordering::Relaxed)), count as usize);
+    println!("crowded LRU map: {count} schedules, no key there twice");
+}
+
 #[test]
 fn what_producers_send_is_read_once_in_their_order() {
     let count = number("RTBPF_SCHEDULES", 2000);

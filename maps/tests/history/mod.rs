@@ -51,6 +51,8 @@ pub enum Subject {
         dynamic: bool,
         sleeping: bool,
     },
+    /// An LRU map that has room for all keys.
+    Lru,
     /// The same keys as prefixes of full length.
     Trie {
         sleeping: bool,
@@ -59,10 +61,11 @@ pub enum Subject {
     Stack,
 }
 
-pub const SUBJECTS: [Subject; 7] = [
+pub const SUBJECTS: [Subject; 8] = [
     Subject::Hash { dynamic: false, sleeping: false },
     Subject::Hash { dynamic: true, sleeping: false },
     Subject::Hash { dynamic: true, sleeping: true },
+    Subject::Lru,
     Subject::Trie { sleeping: false },
     Subject::Trie { sleeping: true },
     Subject::Queue,
@@ -83,6 +86,7 @@ impl Subject {
                 let flags = flags::ZERO_SEED | if dynamic { flags::NO_PREALLOC } else { 0 };
                 (MapSpec { flags, ..MapSpec::new(MapKind::Hash, 4, 4, 4) }, sleeping)
             }
+            Subject::Lru => (MapSpec::new(MapKind::LruHash, 4, 4, 32), false),
             Subject::Trie { sleeping } => {
                 (MapSpec { flags: flags::NO_PREALLOC, ..MapSpec::new(MapKind::LpmTrie, 8, 4, 8) }, sleeping)
             }
@@ -98,8 +102,8 @@ impl Subject {
         match self {
             Subject::Queue | Subject::Stack if chance.below(2) == 0 => Op::Push(value),
             Subject::Queue | Subject::Stack => Op::Pop,
-            Subject::Hash { .. } if chance.below(8) == 0 => Op::Take(key),
-            Subject::Hash { .. } | Subject::Trie { .. } => match chance.below(8) {
+            Subject::Hash { .. } | Subject::Lru if chance.below(8) == 0 => Op::Take(key),
+            Subject::Hash { .. } | Subject::Lru | Subject::Trie { .. } => match chance.below(8) {
                 0..4 => Op::Put(
                     key,
                     value,
@@ -117,7 +121,9 @@ impl Subject {
             Subject::Trie { .. } => {
                 [[32, 0, 0, 0], [[10, 0, 0, 0], [10, 0, 0, 1], [138, 0, 0, 0]][usize::from(key)]].concat()
             }
-            Subject::Hash { .. } | Subject::Queue | Subject::Stack => u32::from(key).to_le_bytes().to_vec(),
+            Subject::Hash { .. } | Subject::Lru | Subject::Queue | Subject::Stack => {
+                u32::from(key).to_le_bytes().to_vec()
+            }
         }
     }
 
