@@ -16,7 +16,7 @@ counted() { grep -v '^$\|^running\|^test \|RTBPF_SEED'; }
 models() { RTBPF_MODEL_OPS=1200000 cargo test -q --release -p rtbpf-maps --test model -- --nocapture | counted; }
 # Eight maps get so many each.
 histories() { RTBPF_HISTORIES=1500 cargo test -q --release -p rtbpf-maps --test linearizable -- --nocapture | counted; }
-# Ten maps get so many each, and so do five parts of the runtime.
+# Eleven maps get so many each, and so do five parts of the runtime.
 schedules() {
   RTBPF_SCHEDULES=${SCHEDULES:-125000} RUSTFLAGS='--cfg shuttle' cargo test -q --release --target-dir "$target/shuttle" \
     -p rtbpf-rt -p rtbpf-maps --test shuttle -- --nocapture --test-threads=1 | counted

@@ -84,6 +84,32 @@ fn ring(seed: u64) {
     assert_eq!(read, *sent.lock().expect("no panic"), "seed {seed}");
 }
 
+/// A reader who looks twice for a key that is put in the place of another one.
+fn early(seed: u64) {
+    let map = create(&MapSpec::new(MapKind::Hash, 4, 4, 1), &CreateCx::new(2)).expect("a page");
+    let (old, new) = (1u32.to_le_bytes(), 2u32.to_le_bytes());
+    map.update(&RunCx::CONTROL, &old, old[..].into(), 0).expect("room");
+    let writer = {
+        let map = map.clone();
+        shuttle::thread::spawn(move || {
+            map.delete(&RunCx::program(0), &old).expect("it is there");
+            map.update(&RunCx::program(0), &new, new[..].into(), 0).expect("room");
+        })
+    };
+    let sees = || map.lookup(&RunCx::program(1), &new).is_some();
+    let (first, second) = (sees(), sees());
+    writer.join().expect("no panic");
+    assert!(!first || second, "seed {seed}: it was seen, and then it was not there");
+}
+
+#[test]
+fn a_key_is_not_seen_before_it_is_there() {
+    let count = number("RTBPF_SCHEDULES", 2000);
+    let seed = AtomicU64::new(0);
+    shuttle::check_random(move || early(seed.fetch_add(1, Ordering::Relaxed)), count as usize);
+    println!("a key to come: {count} schedules, not seen before it is there");
+}
+
 /// Three threads whose keys an LRU map has no room for, together: each key is there once, and
 /// afterwards the map takes new ones.
 fn crowded_lru(seed: u64) {

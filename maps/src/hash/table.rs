@@ -2,13 +2,14 @@
 //!
 //! Readers take no lock. A chain ends in a marker that names its bucket; a reader who was carried into another chain
 //! (the node it stood on was freed and used again) sees the wrong marker at the end and starts over. So does one who finds
-//! that nodes were put in front of the chain meanwhile: the key may be in one of them. New nodes go to the front.
+//! that nodes came to the chain meanwhile, for the key may be in one of them, or that one left it: what was found may be a node
+//! that is being written for a key to come. New nodes go to the front.
 //!
 //! Writers hold the lock of the bucket's *stripe*: the buckets on one cache line have one, and it stands on that line, since
 //! who locks a bucket goes on to its first link. With the lock comes a node that is in no chain, the stripe's spare: an element
 //! is replaced by writing the spare and making the old node the next one, without a word to the lists of free nodes.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 use rtbpf_abi::Errno;
 use rtbpf_rt::freelist::Links;
@@ -39,7 +40,7 @@ const SLOT_STRIPES: u32 = 64;
 /// A bucket in memory.
 #[repr(C)]
 pub(crate) struct Place<L> {
-    /// The link to the first node, index + 1 (low half), and how often one was put there (high half).
+    /// The link to the first node, index + 1 (low half), and how often a node came or left (high half).
     first: AtomicU64,
     /// In the first place of a stripe: protects the chains of its buckets, and `spare`. Taken under the LRU locks, before the
     /// value lock and nothing else. Its holder may sleep exactly if `L` sleeps.
@@ -50,6 +51,12 @@ pub(crate) struct Place<L> {
 }
 
 const _: () = assert!(size_of::<Place<RawLock>>() * LINE as usize == 64, "as many as are said to be on a line");
+
+/// The first word of a bucket after a change, with this link.
+#[inline(always)]
+fn changed(first: u64, link: u32) -> u64 {
+    (first >> 32).wrapping_add(1) << 32 | u64::from(link)
+}
 
 /// How large a table is.
 #[derive(Clone, Copy, Debug)]
@@ -200,22 +207,36 @@ where
     /// The same where the first node of its bucket tells: most keys are there, and an empty bucket holds none.
     #[inline(always)]
     pub(crate) fn find_first<K: Key>(&self, key: K, hash: u32) -> Glance<'_> {
-        let link = self.first(self.bucket_of(hash)).load(Ordering::Acquire) as u32;
-        let node = link.wrapping_sub(1);
+        let bucket = self.bucket_of(hash);
+        let first = self.first(bucket).load(Ordering::Acquire);
+        let node = (first as u32).wrapping_sub(1);
         if node >= self.nodes.count() {
             return Glance::Absent;
         }
         let (words, body) = self.nodes.element(node);
         // A node may be written for another key meanwhile; keys of several words are told from a mixture by the hash.
         let may_be = K::WHOLE || words.at(HASH).load(Ordering::Relaxed) == hash;
-        if may_be && key.is_in(body) { Glance::Found(node, body) } else { Glance::Unclear }
+        if may_be && key.is_in(body) && self.is_unchanged(bucket, first) {
+            Glance::Found(node, body)
+        } else {
+            Glance::Unclear
+        }
+    }
+
+    /// Whether no node came to `bucket` or left it since its first link was read. A node that left may be written for another
+    /// key that is not in the table yet.
+    #[inline(always)]
+    fn is_unchanged(&self, bucket: u32, first: u64) -> bool {
+        // Acquire: pairs with the fence in `Bucket::enter`, so that who sees what a node is written for sees that it left.
+        fence(Ordering::Acquire);
+        self.first(bucket).load(Ordering::Relaxed) == first
     }
 
     /// The same, with what is behind the node's words.
     #[inline(always)]
     pub(crate) fn find_with_body(&self, key: impl Key, hash: u32) -> Option<(u32, Cell<'_>)> {
         let bucket = self.bucket_of(hash);
-        loop {
+        'again: loop {
             // Acquire: pairs with the release in `Bucket::enter`, so that a node is seen with its key.
             let first = self.first(bucket).load(Ordering::Acquire);
             let mut link = first as u32;
@@ -223,14 +244,17 @@ where
                 if words.at(HASH).load(Ordering::Relaxed) == hash {
                     let body = self.nodes.body(node);
                     if key.is_in(body) {
-                        return Some((node, body));
+                        if self.is_unchanged(bucket, first) {
+                            return Some((node, body));
+                        }
+                        continue 'again;
                     }
                 }
                 link = words.at(NEXT).load(Ordering::Acquire);
             }
             // In another chain's end; or a node that replaced the key's meanwhile stands in front of where we began.
             let ours = link == 0 || link == END | bucket;
-            if ours && self.first(bucket).load(Ordering::Acquire) == first {
+            if ours && self.is_unchanged(bucket, first) {
                 return None;
             }
         }
@@ -358,6 +382,8 @@ where
         write: impl FnOnce(Cell<'a>) -> Result<(), E>,
     ) -> Result<(), E> {
         let (words, body) = self.table.nodes.element(node);
+        // Release: see `Table::is_unchanged`.
+        fence(Ordering::Release);
         words.at(HASH).store(hash, Ordering::Relaxed);
         key.put(body);
         write(body)?;
@@ -372,7 +398,7 @@ where
         words.at(NEXT).store(next, Ordering::Relaxed);
         point();
         // Release: pairs with the acquire loads of readers.
-        self.first.store((first >> 32).wrapping_add(1) << 32 | u64::from(node + 1), Ordering::Release);
+        self.first.store(changed(first, node + 1), Ordering::Release);
         if let Some(old) = old
             && let Some(before) = old.before
         {
@@ -385,14 +411,13 @@ where
     #[inline]
     pub(crate) fn unlink(&self, found: Found<'_>) {
         let next = found.words.at(NEXT).load(Ordering::Relaxed);
-        match found.before {
-            Some(before) => before.at(NEXT).store(next, Ordering::Release),
-            None => {
-                point();
-                let first = self.first.load(Ordering::Relaxed);
-                self.first.store(first >> 32 << 32 | u64::from(next), Ordering::Release);
-            }
+        if let Some(before) = found.before {
+            before.at(NEXT).store(next, Ordering::Release);
         }
+        point();
+        let first = self.first.load(Ordering::Relaxed);
+        let link = if found.before.is_some() { first as u32 } else { next };
+        self.first.store(changed(first, link), Ordering::Release);
     }
 
     /// Takes `node` out; `false` when it is not here.
