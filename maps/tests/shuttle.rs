@@ -1,8 +1,9 @@
 //! Whole maps under chosen interleavings (shuttle): threads change places at every shared word and every lock, and every
 //! history is linearizable.
 //!
-//! `RUSTFLAGS="--cfg shuttle" cargo test -p rtbpf-maps --test shuttle --release -- --nocapture`; `RTBPF_SCHEDULES` sets
-//! how many schedules each kind of map gets.
+//! `RUSTFLAGS="--cfg shuttle" cargo test -p rtbpf-maps --test shuttle --release -- --nocapture --test-threads=1`;
+//! `RTBPF_SCHEDULES` sets how many schedules each kind of map gets. One test at a time: shuttle's threads of two tests have
+//! the same ids, and would take each other's locks for their own.
 #![cfg(shuttle)]
 
 mod history;
