@@ -176,7 +176,10 @@ impl Packet {
     pub fn move_head(&mut self, delta: i64, keep: usize) -> bool {
         let moved = |mark: usize| usize::try_from(mark as i64 + delta).ok();
         match (moved(self.meta), moved(self.data)) {
-            (Some(meta), Some(data)) if meta >= self.base && data + keep <= self.end => {
+            (Some(meta), Some(data)) if meta >= self.base && data + keep <= self.data + self.linear_len() => {
+                if self.linear < self.len() {
+                    self.linear = self.data + self.linear - data;
+                }
                 if self.meta < self.data {
                     let bytes = self.buffer.to_vec(self.meta, self.meta_len());
                     self.buffer.write(meta, &bytes);

@@ -20,6 +20,10 @@ pub const ETHERNET: usize = 14;
 pub const SKB_MAX: usize = 3712;
 /// Bytes of packet that stand in one piece before an XDP program; what follows is in fragments.
 pub const XDP_LINEAR_MAX: usize = 3520;
+/// The same before a frame that is sent ([`LIVE_FRAMES`]), which has no fragments.
+pub const XDP_LIVE_MAX: usize = 3408;
+/// Frames of one batch that are sent.
+const LIVE_BATCH_MAX: u32 = 256;
 /// Bytes of packet that an XDP test run takes: a first page and 17 of fragments.
 pub const XDP_MAX: usize = XDP_LINEAR_MAX + 17 * 4096;
 /// Bytes of metadata that may stand before an XDP packet.
@@ -221,14 +225,13 @@ fn check_options(runner: Runner, input: &Input) -> Result<(), Refusal> {
     let live = matches!(runner, Runner::Xdp) && input.flags & LIVE_FRAMES != 0;
     let once = matches!(runner, Runner::RawTracepoint | Runner::Syscall);
     let has_data_out = !once && !matches!(runner, Runner::SkLookup);
-    let has_ctx_out = !once && !matches!(runner, Runner::Netfilter);
     if matches!(runner, Runner::Refused(_)) {
         return Ok(());
     }
     if input.flags & !known_flags != 0 {
         return Err((Errno::EINVAL, "a flag that this type does not know"));
     }
-    if input.data_out && !has_data_out || input.ctx_out && !has_ctx_out {
+    if input.data_out && !has_data_out || input.ctx_out && once {
         return Err((Errno::EINVAL, "a buffer for what this type does not hand back"));
     }
     if !runner.takes_data() && !input.data.is_empty() {
@@ -239,6 +242,9 @@ fn check_options(runner: Runner, input: &Input) -> Result<(), Refusal> {
     }
     if input.batch_size != 0 && !live {
         return Err((Errno::EINVAL, "a batch without live frames"));
+    }
+    if input.batch_size > LIVE_BATCH_MAX {
+        return Err((Errno::E2BIG, "a batch of more than 256 frames"));
     }
     if once && input.repeat != 0 {
         return Err((Errno::EINVAL, "this type runs once and takes no repeat"));
@@ -440,6 +446,39 @@ mod tests {
         let start = started(ProgType::Xdp, &frame(0, 4000), &[]);
         assert_eq!((start.packet, start.frags_end), (0..3520, 4000));
         refused(ProgType::Xdp, &Input::new(&vec![0; XDP_MAX + 1], &[]), Errno::ENOMEM);
+    }
+
+    #[test]
+    fn hooks_take_packets_of_their_family() {
+        let hook = |family: u8, data: &[u8], errno| {
+            let begun = begin(ProgType::Netfilter, None, &Input::new(data, &[1, family]));
+            assert_eq!(begun.err().map(|(errno, _)| errno), errno, "{family} {data:?}");
+        };
+        hook(2, &frame(0x0800, 34), None);
+        hook(10, &frame(0x86dd, 54), None);
+        hook(2, &frame(0x0800, 33), Some(Errno::EINVAL));
+        hook(10, &frame(0x0800, 64), Some(Errno::EINVAL));
+        hook(2, &frame(0, 64), Some(Errno::EPROTO));
+        hook(7, &frame(0x0800, 64), Some(Errno::EINVAL));
+        let data = frame(0x0800, 64);
+        refused(ProgType::Netfilter, &Input::new(&data, &[&[0, 2], &[0; 46][..], &[1]].concat()), Errno::E2BIG);
+    }
+
+    #[test]
+    fn frames_that_are_sent_have_no_fragments() {
+        let live = |data, ctx| Input { flags: LIVE_FRAMES, ..Input::new(data, ctx) };
+        let begun =
+            |input: &Input| begin(ProgType::Xdp, None, input).map(|start| start.packet).map_err(|(errno, _)| errno);
+        let data = frame(0, XDP_LIVE_MAX + 1);
+        assert_eq!(begun(&live(&data[..XDP_LIVE_MAX], &[])), Ok(0..XDP_LIVE_MAX));
+        refused(ProgType::Xdp, &live(&data, &[]), Errno::EINVAL);
+        // Metadata does not count, and is looked at before the device.
+        let mut ctx = [0; 24];
+        (ctx[0], ctx[4], ctx[12]) = (4, 60, 99);
+        refused(ProgType::Xdp, &live(&data[..64], &ctx), Errno::EINVAL);
+        refused(ProgType::Xdp, &live(&data[..60], &ctx), Errno::ENODEV);
+        refused(ProgType::Xdp, &Input { ctx_out: true, ..live(&data[..64], &[]) }, Errno::EINVAL);
+        refused(ProgType::Xdp, &Input { batch_size: 257, ..live(&data[..13], &[]) }, Errno::E2BIG);
     }
 
     #[test]

@@ -3,7 +3,8 @@
 use std::ops::Range;
 
 use super::{
-    ETHERNET, FLOW_MAX, Input, ON_CPU, Refusal, SK_LOOKUP_BYTES, SKB_MAX, Start, XDP_LINEAR_MAX, XDP_MAX, XDP_META_MAX,
+    ETHERNET, FLOW_MAX, Input, LIVE_FRAMES, ON_CPU, Refusal, SK_LOOKUP_BYTES, SKB_MAX, Start, XDP_LINEAR_MAX,
+    XDP_LIVE_MAX, XDP_MAX, XDP_META_MAX,
 };
 use super::{known_ctx, set_word, word};
 use crate::errno::Errno;
@@ -147,29 +148,23 @@ pub(super) fn xdp(mut start: Start, input: &Input) -> Result<Start, Refusal> {
     if len < ETHERNET {
         return Err((Errno::EINVAL, "data_in is shorter than an Ethernet header (14 bytes)"));
     }
-    let (mut meta, mut end) = (0, len.min(XDP_LINEAR_MAX));
-    set_word(&mut start.ctx, 12, 1);
+    let (mut meta, mut end) = (0, len);
     if let Some(given) = &start.ctx_in {
         let [data, data_end, data_meta] = [0, 4, 8].map(|at| word(given, at));
-        let [ifindex, queue, egress] = [12, 16, 20].map(|at| word(given, at));
         let behind = len.saturating_sub(data as usize);
         let fits = data <= data_end && data_end as usize <= len && behind >= ETHERNET;
         if data_meta != 0 || !data.is_multiple_of(4) || data > XDP_META_MAX || !fits {
             return Err((Errno::EINVAL, "data, data_end and data_meta of xdp_md do not describe data_in"));
         }
-        if egress != 0 {
-            return Err((Errno::EINVAL, "xdp_md names an egress device"));
-        }
-        check_device(ifindex, input.devices)?;
-        if queue != 0 {
-            return Err((Errno::EINVAL, "xdp_md names a queue that does not exist"));
-        }
-        if ifindex != 0 {
-            set_word(&mut start.ctx, 12, ifindex);
-        }
-        meta = data as usize;
-        end = (data_end as usize).min(meta + XDP_LINEAR_MAX);
+        (meta, end) = (data as usize, data_end as usize);
     }
+    let live = input.flags & LIVE_FRAMES != 0;
+    end = end.min(meta + if live { XDP_LIVE_MAX } else { XDP_LINEAR_MAX });
+    if live && end < len {
+        return Err((Errno::EINVAL, "frames that are sent have no fragments"));
+    }
+    let device = start.ctx_in.as_ref().map_or(Ok(1), |given| xdp_device(given, input.devices))?;
+    set_word(&mut start.ctx, 12, device);
     if len > XDP_MAX {
         return Err((Errno::ENOMEM, "data_in does not fit into one frame and its fragments (73152 bytes)"));
     }
@@ -177,6 +172,19 @@ pub(super) fn xdp(mut start: Start, input: &Input) -> Result<Start, Refusal> {
     start.packet = meta..end;
     start.frags_end = len;
     Ok(start)
+}
+
+/// The device on which the packet arrives: the loopback unless `xdp_md` names another.
+fn xdp_device(given: &[u8], devices: &[u32]) -> Result<u32, Refusal> {
+    let [ifindex, queue, egress] = [12, 16, 20].map(|at| word(given, at));
+    if egress != 0 {
+        return Err((Errno::EINVAL, "xdp_md names an egress device"));
+    }
+    check_device(ifindex, devices)?;
+    if queue != 0 {
+        return Err((Errno::EINVAL, "xdp_md names a queue that does not exist"));
+    }
+    Ok(ifindex.max(1))
 }
 
 pub(super) fn flow_dissector(mut start: Start, input: &Input) -> Result<Start, Refusal> {
@@ -208,17 +216,30 @@ pub(super) fn netfilter(mut start: Start, input: &Input) -> Result<Start, Refusa
     if !(20..=SKB_MAX).contains(&input.data.len()) {
         return Err((Errno::EINVAL, "data_in has fewer than 20 or more than 3712 bytes"));
     }
-    if !input.ctx.is_empty() {
-        // Only an IPv4 hook can be named, by its first two bytes.
-        let zero = input.ctx.iter().skip(2).all(|&byte| byte == 0);
-        match input.ctx {
-            [hook, 2, ..] if input.ctx.len() >= HOOK_STATE && zero && *hook <= 5 => {}
-            _ => return Err((Errno::EINVAL, "ctx_in is no state of an IPv4 hook")),
-        }
+    if let Some(state) = given_ctx(input, HOOK_STATE)? {
+        check_hook(&state, input.data)?;
     }
     start.packet = 0..input.data.len();
     start.frags_end = input.data.len();
     Ok(start)
+}
+
+/// A hook, and the family of its packets; what follows 6 bytes of padding must be zero.
+fn check_hook(state: &[u8], data: &[u8]) -> Result<(), Refusal> {
+    const IPV4: u8 = 2;
+    const IPV6: u8 = 10;
+    let family = state[1];
+    if !matches!(family, IPV4 | IPV6) || state[8..].iter().any(|&byte| byte != 0) {
+        return Err((Errno::EINVAL, "ctx_in is no state of an IPv4 or IPv6 hook"));
+    }
+    let network = data.len() - ETHERNET;
+    match (u16::from_be_bytes([data[12], data[13]]), family) {
+        _ if network < 20 => Err((Errno::EINVAL, "data_in ends within its IP header")),
+        (0x0800, IPV4) => Ok(()),
+        (0x86dd, IPV6) if network >= 40 => Ok(()),
+        (0x0800 | 0x86dd, _) => Err((Errno::EINVAL, "data_in is no packet of the hook's family")),
+        _ => Err((Errno::EPROTO, "data_in is no IP packet")),
+    }
 }
 
 pub(super) fn raw_tracepoint(start: Start, input: &Input) -> Result<Start, Refusal> {

@@ -13,7 +13,7 @@ use crate::mem::Buffer;
 use crate::packet::Packet;
 use crate::region::RegionKind;
 
-/// Room before the packet of an XDP frame.
+/// Room before the packet of an XDP frame, metadata included.
 const XDP_HEADROOM: usize = 256;
 /// Room before the packet of a socket buffer.
 const SKB_HEADROOM: usize = 64;
@@ -100,6 +100,7 @@ impl Ctx {
                 testrun::xdp_ctx_out(ctx_in, packet.meta_len() as u32, packet.linear_len() as u32)
             }
             (Runner::Skb { .. }, Some(_)) => testrun::skb_ctx_out(&ctx, ctx_in),
+            (Runner::Netfilter, _) => Vec::new(),
             (Runner::SkLookup, _) => testrun::sk_lookup_ctx_out(&ctx),
             (Runner::FlowDissector, _) => ctx_in.iter().copied().chain(std::iter::repeat(0)).take(FLOW_KEYS).collect(),
             _ => ctx,
@@ -126,8 +127,8 @@ impl Ctx {
 }
 
 fn xdp(prog_type: ProgType, attach_type: Option<AttachType>, data_in: &[u8], start: &Start) -> Ctx {
-    let tailroom = testrun::XDP_LINEAR_MAX.saturating_sub(data_in.len());
-    let mut packet = Packet::new(data_in, XDP_HEADROOM, tailroom);
+    let tailroom = (start.meta.len() + testrun::XDP_LINEAR_MAX).saturating_sub(data_in.len());
+    let mut packet = Packet::new(data_in, XDP_HEADROOM - start.meta.len(), tailroom);
     packet.split_meta(start.meta.len());
     if start.packet.end < start.frags_end {
         packet.set_linear(start.packet.len());

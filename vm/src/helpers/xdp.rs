@@ -12,6 +12,8 @@ use crate::packet::Packet;
 const RESERVED: usize = 40;
 /// The shortest frame.
 const ETHERNET: usize = 14;
+/// The most bytes of one fragment.
+const PAGE: usize = 4096;
 /// The longest metadata.
 const MAX_META: usize = 252;
 
@@ -53,9 +55,18 @@ pub(crate) fn adjust_meta(cx: &mut Cx<'_>) -> u64 {
 
 pub(crate) fn adjust_tail(cx: &mut Cx<'_>) -> u64 {
     let delta = cx.arg(2) as i32 as i64;
-    let moved = packet(cx).and_then(|packet| match usize::try_from(packet.len() as i64 + delta) {
-        Ok(len) if len >= ETHERNET && packet.set_len(len, false) => Ok(()),
-        _ => Err(Errno::EINVAL),
+    let moved = packet(cx).and_then(|packet| {
+        let len = usize::try_from(packet.len() as i64 + delta).map_err(|_| Errno::EINVAL)?;
+        let frags = packet.len() - packet.linear_len();
+        // The last fragment ends within its page; without fragments the packet ends within its own.
+        let fits = frags == 0 || len <= packet.linear_len() + frags.next_multiple_of(PAGE);
+        if len < ETHERNET || !fits || !packet.set_len(len, frags != 0) {
+            return Err(Errno::EINVAL);
+        }
+        if len <= packet.linear_len() {
+            packet.set_linear(usize::MAX);
+        }
+        Ok(())
     });
     cx.host().ctx.refresh();
     status(moved)

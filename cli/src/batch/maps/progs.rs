@@ -179,6 +179,10 @@ pub(super) fn test_run(step: &Step, world: &mut World) -> Result<Done, Errno> {
             Err(_) => return Ok(Done::Unsupported),
         }
     }
+    if runner == Runner::Xdp && input.flags & testrun::LIVE_FRAMES != 0 {
+        // Each frame has its own verdict, and goes where that says.
+        retval = 0;
+    }
     if programs.stats {
         loaded.runs += repeat;
         loaded.took_time |= begun.elapsed().as_nanos() > 0;
@@ -205,7 +209,8 @@ pub(super) fn test_run(step: &Step, world: &mut World) -> Result<Done, Errno> {
 
 /// `BPF_OBJ_GET_INFO_BY_FD` of a program.
 pub(super) fn info(step: &Step, world: &mut World) -> Result<Done, Errno> {
-    let loaded = world.programs.loaded.get(text(step, "prog")).ok_or(Errno::EBADF)?;
+    // This command has a word of its own for a closed descriptor.
+    let loaded = world.programs.loaded.get(text(step, "prog")).ok_or(Errno::EBADFD)?;
     let outputs = [
         ("run_cnt", json!(loaded.runs)),
         ("recursion_misses", json!(0)),
