@@ -7,7 +7,7 @@ import linux
 
 KINDS = [kind for kind in linux.KINDS[1:-1] if kind != "struct_ops"]
 OPS = (["update"] * 20 + ["lookup"] * 10 + ["delete"] * 6 + ["lookup_and_delete"] * 4 + ["get_next_key", "walk_keys", "info", "mmap"] * 2
-       + ["lookup_batch", "update_batch"] * 4 + ["delete_batch", "lookup_and_delete_batch"] * 2 + ["freeze", "munmap"])
+       + ["lookup_batch", "update_batch"] * 4 + ["delete_batch", "lookup_and_delete_batch"] * 2 + ["bulk_update", "freeze", "munmap"])
 # Objects that values stand for, besides ones that no map of objects takes.
 VALUES = {"prog_array": ["p"] * 6, "array_of_maps": ["i", "j", "k"] * 2, "hash_of_maps": ["i", "j", "k"] * 2,
           "sockmap": ["tcp", "udp"] * 2, "sockhash": ["tcp", "udp"] * 2, "reuseport_sockarray": ["tcp", "udp"] * 2}
@@ -66,6 +66,9 @@ class Arguments:
         if op == "mmap":
             return {"length": pick([4096, 8192, 4095, 12288]), "prot": pick([0, 1, 2, 3]), "shared": pick([True, True, False]),
                     "offset": pick([0, 0, 0, 4096, 8192])}
+        if op == "bulk_update":
+            words = self.room == 4 and self.key_size in (0, 4) and self.kind not in linux.OBJECTS and self.kind not in cases.TARGETS
+            return {"n": pick([1, 3, 9, 70, 300])} if words else None
         if op in ("info", "freeze", "munmap"):
             return {}
         if op == "walk_keys":

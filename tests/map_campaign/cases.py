@@ -237,8 +237,10 @@ def created(recorded, random, name, kind):
         step["flags"] |= NO_COMMON_LRU
     if kind == "array" and random.random() < 0.4:
         step["flags"] |= MMAPABLE
-    if kind in TABLES:
+    if kind in TABLES or kind == "bloom_filter":
         step["flags"] |= ZERO_SEED
+    if kind == "bloom_filter":
+        step.update(value_size=pick([4, 8, 5]), map_extra=pick([0, 1, 2, 15]))
     if random.random() < 0.1:
         step["flags"] |= pick([RDONLY, WRONLY, RDONLY_PROG, WRONLY_PROG, NO_PREALLOC])
     if kind.endswith("of_maps"):
@@ -306,10 +308,14 @@ def test_runs(_, random):
     pick = random.choice
     words = [0, 1, 2, 4, 8, 14, 16, 60, 64, 256, 4096, 0xFFFFFFFF]
     while True:
-        prog_type = pick(RUN_TYPES + ["lwt_out", "kprobe", "perf_event", "sk_msg"])
-        code = programs.Code()
-        code.set(0, pick([0, 1, 2]) if prog_type not in ("cgroup_skb", "sk_lookup") else pick([0, 1]))
-        code.add(0x95)
+        prog_type = pick(RUN_TYPES + ["lwt_out", "kprobe", "perf_event", "sk_msg", "netfilter"])
+        changes = prog_type in ("xdp", "sched_cls", "sched_act") and random.random() < 0.7
+        if changes:
+            code = programs.packet_program(random, prog_type)
+        else:
+            code = programs.Code()
+            code.set(0, pick([0, 1, 2]) if prog_type not in ("cgroup_skb", "sk_lookup", "netfilter") else pick([0, 1]))
+            code.add(0x95)
         steps = [load(prog_type, code)]
         no_data = prog_type in ("syscall", "raw_tracepoint", "sk_lookup")
         for _ in range(random.randrange(1, 4)):
@@ -318,7 +324,9 @@ def test_runs(_, random):
                 packet[12:14] = pick([b"\x08\0", b"\x86\xdd", b"\x81\0", b"\0\0"])
             context = bytearray(pick([4, 8, 16, 20, 24, 28, 64, 72, 76, 80, 96, 104, 192, 193, 200, 256, 4096, 4097]))
             struct.pack_into("<I", context, random.randrange(len(context) // 4) * 4, pick(words))
-            step = {"op": "prog_run", "prog": "p", "repeat": 0 if no_data else pick([0, 1, 2]), "flags": pick([0] * 8 + [4, 8, 128]),
+            if prog_type == "xdp" and random.random() < 0.5:
+                context[:8] = struct.pack("<2I", pick([0, 0, 4, 32]), pick([len(packet), 60]))
+            step = {"op": "prog_run", "prog": "p", "repeat": 0 if no_data else pick([0, 1, 2]), "flags": pick([0] * 8 + [0 if changes else 4, 8, 128]),
                     "cpu": pick([None] * 9 + [0, 1, 2, 100]), "ctx_in": pick([None, None, context.hex()]),
                     "data_in": None if no_data else packet.hex()}
             for field, sizes in ("data_size_out", [1, 14, 20, 60, 64, 1514, 8192]), ("ctx_size_out", [1, 8, 24, 100, 192, 300]):

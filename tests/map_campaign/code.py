@@ -341,6 +341,42 @@ def use(random, operation, spec):
     return code
 
 
+# What helpers do to a packet: numbers, and what each of their arguments after the context may be; "stack" is a buffer there.
+OFFSETS, PIECES = [0, 1, 4, 14, 34, 60, 100, 5000, -1], [1, 2, 4, 8, 16]
+XDP_HELPERS = [(44, [-4, -40, -256, -300, 4, 14, 50, 60]), (54, [-4, -8, -32, -33, -216, -220, 4, 8]), (65, [1, -1, -50, -51, 4, 100, 4000]),
+               (188,), (189, OFFSETS, "stack", PIECES), (190, OFFSETS, "stack", PIECES)]
+SKB_HELPERS = [(38, [0, 13, 14, 20, 34, 60, 64, 100, 1600, 70000], [0, 1]), (39, [0, 1, 34, 60, 64, 100, 5000]),
+               (43, [0, 1, 14, 64, 300], [0, 1]), (9, OFFSETS, "stack", PIECES, [0, 1, 2, 3, 8]), (26, OFFSETS, "stack", PIECES),
+               (50, [0, 4, 8, 20, -4, -20, 300], [0, 1, 2], [0, 1, 2, 4, 8, 16, 32]), (31, [0x0008, 0xDD86, 0x0608], [0, 1]),
+               (32, [0, 1, 2, 3, 4]), (18, [0x0081, 0xA888, 0], [0, 1, 0x1FFF]), (19,), (48, [0, 1, 77]), (40, [0, 1, 0xFFFF]),
+               (10, OFFSETS, [0, 1], [1, 2], [0, 2, 4, 3]), (11, OFFSETS, [0, 1], [1, 2], [0, 2, 4, 16, 18, 32])]
+
+
+def packet_program(random, prog_type):
+    """A program that changes its packet and its context."""
+    code, helpers = Code(), XDP_HELPERS if prog_type == "xdp" else SKB_HELPERS
+    begins(code)
+    for _ in range(random.randrange(1, 4)):
+        if prog_type != "xdp" and random.random() < 0.3:
+            # mark, priority, a word of cb, tstamp
+            code.add(0x62, 6, off=random.choice([8, 32, 48, 64]), imm=random.choice([0, 1, 77]))
+            continue
+        helper, *arguments = random.choice(helpers)
+        code.move(1, 6)
+        for register, choices in enumerate(arguments, 2):
+            if choices == "stack":
+                code.store(VALUE, random.getrandbits(63))
+                code.stack(register, VALUE)
+                code.move(1, 6)
+            else:
+                code.set(register, random.choice(choices))
+        code.call(helper)
+        code.mix()
+    code.move(0, 7)
+    code.add(0x95)
+    return code
+
+
 def program(random, maps, prog_type):
     """A program of some operations on `maps`, pairs of name and step that creates it."""
     code = Code()

@@ -205,6 +205,8 @@ def walk_keys(s, w):
 
 
 def bulk_update(s, w):
+    if s["map"] not in w.specs:
+        return E.EBADF, {}
     fails = 0
     keyless = not w.specs[s["map"]]["key_size"]
     for i in range(s["n"]):
@@ -325,7 +327,8 @@ def prog_run(s, w):
     if out is not None and err in (0, E.ENOSPC):
         results["data_out"] = "" if nothing else out.raw[:min(f[3], s["data_size_out"])].hex()
     if ctx_out is not None and not nothing and f[3] <= s.get("data_size_out", f[3]) and err in (0, E.ENOSPC):
-        results["ctx_out"] = ctx_out.raw[:min(f[9], s["ctx_size_out"])].hex()
+        # What a netfilter hook gave is never written back.
+        results["ctx_out"] = "" if s["prog_type"] == "netfilter" else ctx_out.raw[:min(f[9], s["ctx_size_out"])].hex()
     if not err:
         results["retval"] = signed(f[1])
     return err, results
@@ -334,7 +337,7 @@ def prog_run(s, w):
 # A result that no program of the campaign returns.
 UNTOUCHED = 0x5A5A5A5A
 DATA_TYPES = {"socket_filter", "sched_cls", "sched_act", "xdp", "cgroup_skb", "lwt_in", "lwt_out", "lwt_xmit",
-              "lwt_seg6local", "flow_dissector"}
+              "lwt_seg6local", "flow_dissector", "netfilter"}
 
 
 def enable_stats(s, w):
