@@ -51,7 +51,10 @@ class Arguments:
         pick, count = self.random.choice, self.random.choice([0, 1, 2, 3, 5])
         step = {"in_batch": None, "count_in": count, "elem_flags": pick([0, 0, 0, *cases.UPDATE_FLAGS]), "flags": pick([0] * 6 + [1, 4])}
         if op.startswith("lookup"):
-            return dict(step, in_batch=pick([None, None, None, "00000000", "01000000", "03000000", "ffffffff"]))
+            # Tables go on from the number of a bucket, the other kinds from a key.
+            size = 4 if self.kind in cases.TABLES else self.key_size
+            cursor = pick([None, None, None, "00000000", "01000000", "03000000", "ffffffff"])
+            return dict(step, in_batch=cursor and cases.fit(cursor, size))
         step["keys"] = "".join(pick(self.known) for _ in range(count))
         if op == "update_batch":
             step["values"] = "".join(cases.fit(self.random.randbytes(8).hex(), self.room) for _ in range(count))
@@ -67,7 +70,7 @@ class Arguments:
             return {"length": pick([4096, 8192, 4095, 12288]), "prot": pick([0, 1, 2, 3]), "shared": pick([True, True, False]),
                     "offset": pick([0, 0, 0, 4096, 8192])}
         if op == "bulk_update":
-            words = self.room == 4 and self.key_size in (0, 4) and self.kind not in linux.OBJECTS and self.kind not in cases.TARGETS
+            words = self.room == 4 and self.key_size in (0, 4) and not numbered and self.kind not in cases.TARGETS
             return {"n": pick([1, 3, 9, 70, 300])} if words else None
         if op in ("info", "freeze", "munmap"):
             return {}
