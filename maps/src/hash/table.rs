@@ -52,6 +52,16 @@ pub(crate) struct Place<L> {
 
 const _: () = assert!(size_of::<Place<RawLock>>() * LINE as usize == 64, "as many as are said to be on a line");
 
+/// Whether no node came to a bucket or left it since its first word was read. A node that left may be written for another key,
+/// which is not in the table yet.
+#[inline(always)]
+fn is_unchanged(bucket: &AtomicU64, first: u64) -> bool {
+    // Acquire: pairs with the fence in `Bucket::enter`, so that who sees what a node is written for sees that it left.
+    fence(Ordering::Acquire);
+    point();
+    bucket.load(Ordering::Relaxed) == first
+}
+
 /// The first word of a bucket after a change, with this link.
 #[inline(always)]
 fn changed(first: u64, link: u32) -> u64 {
@@ -207,8 +217,8 @@ where
     /// The same where the first node of its bucket tells: most keys are there, and an empty bucket holds none.
     #[inline(always)]
     pub(crate) fn find_first<K: Key>(&self, key: K, hash: u32) -> Glance<'_> {
-        let bucket = self.bucket_of(hash);
-        let first = self.first(bucket).load(Ordering::Acquire);
+        let bucket = self.first(self.bucket_of(hash));
+        let first = bucket.load(Ordering::Acquire);
         let node = (first as u32).wrapping_sub(1);
         if node >= self.nodes.count() {
             return Glance::Absent;
@@ -216,20 +226,11 @@ where
         let (words, body) = self.nodes.element(node);
         // A node may be written for another key meanwhile; keys of several words are told from a mixture by the hash.
         let may_be = K::WHOLE || words.at(HASH).load(Ordering::Relaxed) == hash;
-        if may_be && key.is_in(body) && self.is_unchanged(bucket, first) {
+        if may_be && key.is_in(body) && is_unchanged(bucket, first) {
             Glance::Found(node, body)
         } else {
             Glance::Unclear
         }
-    }
-
-    /// Whether no node came to `bucket` or left it since its first link was read. A node that left may be written for another
-    /// key that is not in the table yet.
-    #[inline(always)]
-    fn is_unchanged(&self, bucket: u32, first: u64) -> bool {
-        // Acquire: pairs with the fence in `Bucket::enter`, so that who sees what a node is written for sees that it left.
-        fence(Ordering::Acquire);
-        self.first(bucket).load(Ordering::Relaxed) == first
     }
 
     /// The same, with what is behind the node's words.
@@ -244,7 +245,7 @@ where
                 if words.at(HASH).load(Ordering::Relaxed) == hash {
                     let body = self.nodes.body(node);
                     if key.is_in(body) {
-                        if self.is_unchanged(bucket, first) {
+                        if is_unchanged(self.first(bucket), first) {
                             return Some((node, body));
                         }
                         continue 'again;
@@ -254,7 +255,7 @@ where
             }
             // In another chain's end; or a node that replaced the key's meanwhile stands in front of where we began.
             let ours = link == 0 || link == END | bucket;
-            if ours && self.is_unchanged(bucket, first) {
+            if ours && is_unchanged(self.first(bucket), first) {
                 return None;
             }
         }
@@ -382,7 +383,7 @@ where
         write: impl FnOnce(Cell<'a>) -> Result<(), E>,
     ) -> Result<(), E> {
         let (words, body) = self.table.nodes.element(node);
-        // Release: see `Table::is_unchanged`.
+        // Release: see `is_unchanged`.
         fence(Ordering::Release);
         words.at(HASH).store(hash, Ordering::Relaxed);
         key.put(body);
