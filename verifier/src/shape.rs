@@ -162,10 +162,17 @@ fn maps(program: &Program, given: &Assumptions) -> Checked {
             limits::MAX_MAPS
         );
     }
+    let mut storages = Vec::new();
     for (spec, _) in given.maps.iter().zip(&used).filter(|(_, used)| **used) {
         let prog = ProgFacts { prog: given.prog_type, attach: given.attach_type, sleepable: given.sleepable };
         if let Verdict::Err(errno, why) = policy::check(&given.policy, &prog, spec) {
             return Err(Rejection::new(Reason::Policy, errno, why));
+        }
+        if matches!(spec.kind, MapKind::CgroupStorage | MapKind::PercpuCgroupStorage) {
+            if storages.contains(&spec.kind) {
+                return refuse!(Map, EBUSY, "only one cgroup storage of each type is allowed");
+            }
+            storages.push(spec.kind);
         }
     }
     Ok(())

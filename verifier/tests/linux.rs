@@ -24,6 +24,8 @@ fn map(name: &str) -> Arc<MapSpec> {
             ..MapSpec::new(MapKind::Array, 4, 8, 1)
         },
         "ring" => MapSpec::new(MapKind::Ringbuf, 0, 0, 4096),
+        "storage" | "other_storage" => MapSpec::new(MapKind::CgroupStorage, 16, 8, 0),
+        "percpu_storage" => MapSpec::new(MapKind::PercpuCgroupStorage, 16, 8, 0),
         name => panic!("no map called {name}"),
     })
 }
@@ -509,6 +511,27 @@ fn copies_of_a_dynptr_end_together() {
     check("", EINVAL);
     check(&format!("{}\n{}", submit(-32), submit(-16)), EINVAL);
     check(&format!("{}\n r1 = r10\n r1 += -16\n dynptr_size()", submit(-32)), EINVAL);
+}
+
+#[test]
+fn a_program_has_one_cgroup_storage_of_each_type() {
+    let names = |first: &str, second: &str| {
+        format!("r1 = map[{first}] ll\n r2 = 0\n call 81\n r1 = map[{second}] ll\n r2 = 0\n call 81\n r0 = 1\n exit")
+    };
+    let check = |first, second, expected| check_at(ProgType::CgroupSkb, None, &names(first, second), expected);
+    check("storage", "storage", Ok(()));
+    check("storage", "percpu_storage", Ok(()));
+    check("storage", "other_storage", Err(Errno::EBUSY));
+}
+
+#[test]
+fn calls_nest_eight_deep_also_where_nobody_goes() {
+    let program = |functions: u32| {
+        let inner = (1..functions).map(|i| format!("f{i}:\n call f{}\n exit\n", i + 1)).collect::<String>();
+        format!("r0 = 0\n if r0 == 0 goto out\n call f1\nout:\n r0 = 0\n exit\n{inner}f{functions}:\n r0 = 0\n exit")
+    };
+    check(&program(7), Ok(()));
+    check(&program(8), Err(Errno::E2BIG));
 }
 
 #[test]
