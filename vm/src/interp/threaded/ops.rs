@@ -290,15 +290,25 @@ pub(super) fn trap(at: At, m: &mut Machine<'_>, _: u32) -> At {
     m.fault(FaultCode::Memory, at.op().imm as u32)
 }
 
-/// `imm`: the function; `lhs`: 1 when it wants its number, which `off` is. The instruction is in the operation behind.
+/// `imm`: the function; `off`: its number. The instruction is in the operation behind.
 pub(super) fn helper(at: At, m: &mut Machine<'_>, jumps: u32) -> At {
-    let op = at.op();
-    m.frame.helper = op.off as u32;
+    m.frame.helper = at.op().off as u32;
+    call_function(at, m);
+    after_call(at, m, jumps)
+}
+
+/// The same for a function that cannot fault and does not ask for its number.
+pub(super) fn sure_helper(at: At, m: &mut Machine<'_>, jumps: u32) -> At {
+    call_function(at, m);
+    at.by(1).next(m, jumps)
+}
+
+#[inline(always)]
+fn call_function(at: At, m: &mut Machine<'_>) {
     // SAFETY: translation put the address of a `HelperFn` there.
-    let function = unsafe { std::mem::transmute::<usize, HelperFn>(op.imm as usize) };
+    let function = unsafe { std::mem::transmute::<usize, HelperFn>(at.op().imm as usize) };
     let [_, r1, r2, r3, r4, r5, ..] = m.regs;
     m.regs[0] = function(r1, r2, r3, r4, r5, m.frame);
-    after_call(at, m, jumps)
 }
 
 /// Goes on behind the note that follows a call, unless the callee faulted.

@@ -191,7 +191,9 @@ impl Translation<'_> {
     fn helper(&mut self, at: InsnIdx, id: i32) -> Result<(), Error> {
         let helper = self.bound.helper(id).map_err(|why| none(at, &why.to_string()))?;
         let (run, function): (Handler, u64) = match &helper.action {
-            Action::Native(function) => (ops::helper, function.entry as usize as u64),
+            Action::Native(function) => {
+                (if function.sure { ops::sure_helper } else { ops::helper }, function.entry as usize as u64)
+            }
             Action::Custom(_) => (ops::helper, custom as HelperFn as usize as u64),
             Action::Flow(Flow::Loop) => (flow::repeat, 0),
             Action::Flow(Flow::ForEach) => (flow::for_each, 0),
