@@ -85,6 +85,14 @@ fn ring(seed: u64) {
     assert_eq!(read, *sent.lock().expect("no panic"), "seed {seed}");
 }
 
+/// Runs each schedule with a number of its own; how many there were.
+fn each_schedule(run: impl Fn(u64) + Send + Sync + 'static) -> u64 {
+    let count = number("RTBPF_SCHEDULES", 2000);
+    let seed = AtomicU64::new(0);
+    shuttle::check_random(move || run(seed.fetch_add(1, Ordering::Relaxed)), count as usize);
+    count
+}
+
 /// A reader who looks twice for a key that is put in the place of another one.
 fn early(seed: u64) {
     let map = create(&MapSpec::new(MapKind::Hash, 4, 4, 1), &CreateCx::new(2)).expect("a page");
@@ -105,9 +113,7 @@ fn early(seed: u64) {
 
 #[test]
 fn a_key_is_not_seen_before_it_is_there() {
-    let count = number("RTBPF_SCHEDULES", 2000);
-    let seed = AtomicU64::new(0);
-    shuttle::check_random(move || early(seed.fetch_add(1, Ordering::Relaxed)), count as usize);
+    let count = each_schedule(early);
     println!("a key to come: {count} schedules, not seen before it is there");
 }
 
@@ -158,26 +164,20 @@ fn crowded_lru(seed: u64) {
 
 #[test]
 fn crowded_lru_maps_have_no_key_twice_and_take_new_ones() {
-    let count = number("RTBPF_SCHEDULES", 2000);
-    let seed = AtomicU64::new(0);
-    shuttle::check_random(move || crowded_lru(seed.fetch_add(1, Ordering::Relaxed)), count as usize);
+    let count = each_schedule(crowded_lru);
     println!("crowded LRU map: {count} schedules, no key there twice");
 }
 
 #[test]
 fn what_producers_send_is_read_once_in_their_order() {
-    let count = number("RTBPF_SCHEDULES", 2000);
-    let seed = AtomicU64::new(0);
-    shuttle::check_random(move || ring(seed.fetch_add(1, Ordering::Relaxed)), count as usize);
+    let count = each_schedule(ring);
     println!("ring buffer: {count} schedules, each record read once and in order");
 }
 
 #[test]
 fn maps_are_linearizable_under_every_schedule_tried() {
-    let count = number("RTBPF_SCHEDULES", 2000);
     for subject in SUBJECTS {
-        let seed = AtomicU64::new(0);
-        shuttle::check_random(move || schedule(subject, seed.fetch_add(1, Ordering::Relaxed)), count as usize);
+        let count = each_schedule(move |seed| schedule(subject, seed));
         println!("{subject:?}: {count} schedules, all linearizable");
     }
 }

@@ -20,7 +20,7 @@ pub(crate) fn check_maps(given: &Assumptions, maps: &[MapRef]) -> Result<(), Err
             return differs(index, what);
         }
         // The proof read them.
-        if assumed.frozen.is_some() && control::assumed_spec(&**live, &RunCx::CONTROL).frozen != assumed.frozen {
+        if frozen_differs(assumed, live) {
             return differs(index, "frozen contents");
         }
         if !live.head().bind(given.prog_type, compatibility(given)) {
@@ -32,8 +32,12 @@ pub(crate) fn check_maps(given: &Assumptions, maps: &[MapRef]) -> Result<(), Err
 
 /// How a live map differs from what an object says of it.
 pub(crate) fn unlike(spec: &MapSpec, live: &MapRef) -> Option<&'static str> {
-    let frozen = || control::assumed_spec(&**live, &RunCx::CONTROL).frozen;
-    difference(spec, live.spec()).or_else(|| (spec.frozen.is_some() && frozen() != spec.frozen).then_some("contents"))
+    difference(spec, live.spec()).or_else(|| frozen_differs(spec, live).then_some("contents"))
+}
+
+/// Whether a map holds something else than the contents that are frozen in `spec`.
+fn frozen_differs(spec: &MapSpec, live: &MapRef) -> bool {
+    spec.frozen.is_some() && control::assumed_spec(&**live, &RunCx::CONTROL).frozen != spec.frozen
 }
 
 fn difference(assumed: &MapSpec, live: &MapSpec) -> Option<&'static str> {

@@ -125,8 +125,7 @@ impl Bound {
 
     /// The embedder's helper with this number, which some call names.
     pub fn custom(&self, id: i32) -> Option<&Custom> {
-        let at = self.helpers.binary_search_by_key(&id, |(known, _)| *known).ok()?;
-        match &self.helpers.get(at)?.1 {
+        match self.bound_helper(id)? {
             Ok(BoundHelper { action: Action::Custom(custom), .. }) => Some(custom),
             Ok(_) | Err(_) => None,
         }
@@ -134,9 +133,12 @@ impl Bound {
 
     /// The helper with this number, which some call names.
     pub fn helper(&self, id: i32) -> Result<&BoundHelper, FaultKind> {
-        let found = self.helpers.binary_search_by_key(&id, |(known, _)| *known);
-        let (_, helper) = found.ok().and_then(|at| self.helpers.get(at)).ok_or(FaultKind::UnknownHelper(id))?;
-        helper.as_ref().map_err(Clone::clone)
+        self.bound_helper(id).ok_or(FaultKind::UnknownHelper(id))?.as_ref().map_err(Clone::clone)
+    }
+
+    fn bound_helper(&self, id: i32) -> Option<&Result<BoundHelper, FaultKind>> {
+        let at = self.helpers.binary_search_by_key(&id, |(known, _)| *known).ok()?;
+        self.helpers.get(at).map(|(_, helper)| helper)
     }
 }
 

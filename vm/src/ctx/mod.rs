@@ -275,7 +275,7 @@ impl Ctx {
     pub(crate) fn refresh(&mut self) {
         let (Some(layout), Some(packet)) = (self.parts.layout, &self.parts.packet) else { return };
         let (meta, data, end) = packet.addrs();
-        let native = Span::of(&self.parts.memory, 0, self.parts.memory.len());
+        let native = self.native();
         for field in layout.fields {
             let addr = match field.kind {
                 FieldKind::PacketData => data,
@@ -285,6 +285,11 @@ impl Ctx {
             };
             native.store(field.native_offset as i64, Size::D, addr);
         }
+    }
+
+    /// The native context.
+    fn native(&self) -> Span {
+        Span::of(&self.parts.memory, 0, self.parts.memory.len())
     }
 
     /// Size of the native context in bytes.
@@ -331,10 +336,7 @@ impl Ctx {
         let op = if signed { CtxOp::LoadSigned } else { CtxOp::Load };
         let access = layout.access(i32::try_from(off).ok()?, size.bytes(), op).ok()?;
         Some(match access.kind {
-            FieldKind::Scalar => {
-                let memory = Span::of(&self.parts.memory, 0, self.parts.memory.len());
-                CtxValue::Scalar(memory.load(access.native_offset as i64, size)?)
-            }
+            FieldKind::Scalar => CtxValue::Scalar(self.native().load(access.native_offset as i64, size)?),
             FieldKind::PacketMeta => CtxValue::Packet(0),
             FieldKind::PacketData => CtxValue::Packet(self.parts.packet.as_ref()?.meta_len() as i64),
             FieldKind::PacketEnd => {
@@ -408,7 +410,7 @@ mod tests {
         ctx.set_field("sk", 1);
         assert_eq!(ctx.get(sk, Size::D), 0, "a program would follow it");
         // Native slots of packet pointers lie behind what programs see.
-        let native = Span::of(&ctx.parts.memory, 0, ctx.parts.memory.len());
+        let native = ctx.native();
         let data = ctx.field("data").expect("there is one").native_offset;
         assert_eq!(native.load(data as i64, Size::D), Some(0));
         ctx.set_field("mark", 7);
@@ -426,7 +428,7 @@ mod tests {
         let addrs = |ctx: &Ctx| ctx.packet().expect("it has one").addrs();
         let data = ctx.field("data").expect("there is one").native_offset as i64;
         for ctx in [&ctx, &other] {
-            let native = Span::of(&ctx.parts.memory, 0, ctx.parts.memory.len());
+            let native = ctx.native();
             assert_eq!(native.load(data, Size::D), Some(addrs(ctx).1), "the slot leads to its own packet");
         }
         assert_ne!(addrs(&ctx), addrs(&other));
