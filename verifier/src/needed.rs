@@ -54,7 +54,7 @@ pub struct Step {
 }
 
 /// The instructions from a checkpoint to here.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Trail {
     steps: Vec<Step>,
     /// How many instructions.
@@ -72,6 +72,15 @@ pub struct Trail {
 
 /// Marks of a trail, at most.
 const MAX_MARKS: usize = 16;
+
+impl Clone for Trail {
+    /// With room for the instructions that will follow.
+    fn clone(&self) -> Trail {
+        let mut steps = Vec::with_capacity(self.steps.len() + 8);
+        steps.extend_from_slice(&self.steps);
+        Trail { steps, marks: self.marks.clone(), ..*self }
+    }
+}
 
 impl Trail {
     /// Appends an instruction.
@@ -124,7 +133,9 @@ impl Trail {
 
     /// Leaves an empty trail. The one that is taken is followed for needs that its end did not have before.
     pub fn take(&mut self) -> Trail {
-        Trail { marks: Vec::new(), ..std::mem::take(self) }
+        // The next one will be about as long.
+        let next = Trail { steps: Vec::with_capacity(self.steps.len()), ..Trail::default() };
+        Trail { marks: Vec::new(), ..std::mem::replace(self, next) }
     }
 
     /// Like [`Trail::take`], but what is left counts runs as if nothing had been taken.
@@ -136,7 +147,7 @@ impl Trail {
         };
         let before = self.runs() as u32;
         let taken = self.take();
-        *self = Trail { before, goes_on, ..Trail::default() };
+        (self.before, self.goes_on) = (before, goes_on);
         taken
     }
 
@@ -163,7 +174,7 @@ impl Trail {
                     known.add_all(need);
                     mark -= 1;
                 }
-                if need.is_empty() || need.all {
+                if need.is_empty_from(*depth) || need.all {
                     break 'steps;
                 }
                 if let Some(insn) = program.get(at)
@@ -210,6 +221,12 @@ impl Need {
     /// Everything.
     pub fn everything() -> Need {
         Need { all: true, ..Need::default() }
+    }
+
+    /// Whether nothing is needed; `at` is a frame that is looked at first.
+    fn is_empty_from(&self, at: u32) -> bool {
+        let at = at as usize % FRAMES;
+        self.regs[at] == 0 && self.slots[at] == 0 && self.is_empty()
     }
 
     /// Whether nothing is needed.
@@ -340,7 +357,7 @@ pub fn undo_trail(program: &Program, trail: &Trail, need: &mut Need, depth: &mut
     for step in trail.steps.iter().rev() {
         let mut at = step.to;
         loop {
-            if need.is_empty() || need.all {
+            if need.is_empty_from(*depth) || need.all {
                 return;
             }
             if let Some(insn) = program.get(at) {

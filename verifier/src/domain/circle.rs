@@ -38,7 +38,7 @@ impl<const B: u32> Circle<B> {
 
     /// From `base`, `size + 1` numbers. All but one are an arc only where that moves a bound: elsewhere the hole decides
     /// little, and would leave no room for one at a bound.
-    const fn of(base: u64, size: u64) -> Circle<B> {
+    pub(super) const fn of(base: u64, size: u64) -> Circle<B> {
         let hole = base.wrapping_sub(1) & Self::MAX;
         let is_bound = hole == 0 || hole == Self::MAX || hole == Self::SIGN || hole == Self::SIGN - 1;
         if size < Self::MAX - 1 || size == Self::MAX - 1 && is_bound {

@@ -1,11 +1,14 @@
 //! What a comparison tells: whether it can go either way, and what each operand is where it holds.
 
-use rtbpf_isa::{CmpOp, Width};
+use rtbpf_isa::{CmpOp, Width, eval};
 
 use super::{Circle, Ends, Scalar, Tnum};
 
 /// The outcome of `a op b`, where all members agree on it.
 pub fn decide(op: CmpOp, width: Width, a: &Scalar, b: &Scalar) -> Option<bool> {
+    if let (Some(a), Some(b)) = (a.as_constant(), b.as_constant()) {
+        return Some(eval::compare(op, width, a, b));
+    }
     let ends = (a.ends(width), b.ends(width));
     match width {
         Width::W64 => decide_in(op, (a.tnum(), a.wide()), (b.tnum(), b.wide()), ends),
@@ -149,7 +152,6 @@ fn no_common_bits(width: Width, a: &Scalar, b: &Scalar) -> Option<(Scalar, Scala
 mod tests {
     use super::*;
     use crate::domain::scalar::tests::Draw;
-    use rtbpf_isa::eval;
 
     #[test]
     fn refined_operands_keep_every_sampled_pair() {

@@ -1,6 +1,6 @@
 //! What is known of a 64-bit number: its bits, the arc it lies on, and the arc of its low half.
 //!
-//! The three parts are kept in step by [`Scalar::sync`], which every operation ends with:
+//! The three parts are kept in step by `Parts::sync`, which every operation ends with:
 //!
 //! ```text
 //!  tnum ──bounds──▶ wide ──low half──▶ low
@@ -25,6 +25,21 @@ pub enum Precision {
 /// A non-empty set of 64-bit numbers.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Scalar {
+    tnum: Tnum,
+    wide: Circle<64>,
+    low: Low,
+}
+
+/// An arc of low halves in half the room: states are made of numbers.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+struct Low {
+    first: u32,
+    size: u32,
+}
+
+/// What is known of a number, its parts not yet in step.
+#[derive(Clone, Copy)]
+struct Parts {
     tnum: Tnum,
     wide: Circle<64>,
     low: Circle<32>,
@@ -55,151 +70,22 @@ impl Ends {
     }
 }
 
-impl Scalar {
-    /// Any number.
-    pub const UNKNOWN: Scalar = Scalar { tnum: Tnum::UNKNOWN, wide: Circle::FULL, low: Circle::FULL };
-    /// Zero.
-    pub const ZERO: Scalar = Scalar::constant(0);
+impl Parts {
+    const UNKNOWN: Parts = Parts { tnum: Tnum::UNKNOWN, wide: Circle::FULL, low: Circle::FULL };
 
-    /// One number.
-    pub const fn constant(x: u64) -> Scalar {
-        Scalar { tnum: Tnum::constant(x), wide: Circle::constant(x), low: Circle::constant(x as u32 as u64) }
-    }
-
-    /// The numbers in `low..=high`, unsigned.
-    pub fn range(low: u64, high: u64) -> Scalar {
-        Scalar { wide: Circle::arc(low, high), ..Scalar::UNKNOWN }.settle()
-    }
-
-    /// The numbers in `low..=high`, signed.
-    pub fn signed_range(low: i64, high: i64) -> Scalar {
-        Scalar { wide: Circle::arc(low as u64, high as u64), ..Scalar::UNKNOWN }.settle()
-    }
-
-    /// The numbers whose low half is in `low..=high`, signed; the high half is unknown.
-    pub fn low_signed_range(low: i32, high: i32) -> Scalar {
-        Scalar { low: Circle::arc(low as u32 as u64, high as u32 as u64), ..Scalar::UNKNOWN }.settle()
-    }
-
-    /// Numbers of `size` bytes.
-    pub const fn unsigned(size: Size) -> Scalar {
-        match size {
-            Size::D => Scalar::UNKNOWN,
-            Size::B | Size::H | Size::W => {
-                let max = u64::MAX >> (64 - size.bits());
-                Scalar { tnum: Tnum::new(0, max), wide: Circle::arc(0, max), low: Circle::arc(0, max) }
-            }
-        }
-    }
-
-    /// From its parts; `None` when they contradict each other.
-    pub fn from_parts(tnum: Tnum, wide: Circle<64>, low: Circle<32>) -> Option<Scalar> {
-        Scalar { tnum, wide, low }.sync()
-    }
-
-    /// Known bits.
-    pub const fn tnum(&self) -> Tnum {
-        self.tnum
-    }
-
-    /// The arc of the whole number.
-    pub const fn wide(&self) -> Circle<64> {
-        self.wide
-    }
-
-    /// The arc of the low half.
-    pub const fn low(&self) -> Circle<32> {
-        self.low
-    }
-
-    /// The one member, if there is only one.
-    pub const fn as_constant(&self) -> Option<u64> {
-        self.tnum.as_constant()
-    }
-
-    /// The one low half, if there is only one.
-    pub const fn low_as_constant(&self) -> Option<u32> {
-        match self.tnum.truncate(32).as_constant() {
-            Some(x) => Some(x as u32),
-            None => None,
-        }
-    }
-
-    /// Smallest member, unsigned.
-    pub fn umin(&self) -> u64 {
-        self.wide.unsigned_ends(self.low).0.max(self.tnum.min())
-    }
-
-    /// Largest member, unsigned.
-    pub fn umax(&self) -> u64 {
-        self.wide.unsigned_ends(self.low).1.min(self.tnum.max())
-    }
-
-    /// Smallest member, signed.
-    pub fn smin(&self) -> i64 {
-        self.wide.signed_ends(self.low).0.max(self.tnum.smin(64))
-    }
-
-    /// Largest member, signed.
-    pub fn smax(&self) -> i64 {
-        self.wide.signed_ends(self.low).1.min(self.tnum.smax(64))
-    }
-
-    /// Smallest and largest member, or low half of one.
-    pub fn ends(&self, width: Width) -> Ends {
-        match width {
-            Width::W64 => {
-                let (umin, umax) = self.wide.unsigned_ends(self.low);
-                let (smin, smax) = self.wide.signed_ends(self.low);
-                Ends::within(self.tnum, 64, Ends { umin, umax, smin, smax })
-            }
-            Width::W32 => {
-                let (umin, umax, smin, smax) = (self.low.umin(), self.low.umax(), self.low.smin(), self.low.smax());
-                Ends::within(self.tnum.truncate(32), 32, Ends { umin, umax, smin, smax })
-            }
-        }
-    }
-
-    /// Whether nothing is known.
-    pub fn is_unknown(&self) -> bool {
-        *self == Scalar::UNKNOWN
-    }
-
-    /// Membership.
-    pub const fn contains(&self, x: u64) -> bool {
-        self.tnum.contains(x) && self.wide.contains(x) && self.low.contains(x as u32 as u64)
-    }
-
-    /// Whether every member of `other` is one of `self`, by each part.
-    pub const fn includes(&self, other: &Scalar) -> bool {
-        self.tnum.includes(other.tnum) && self.wide.includes(other.wide) && self.low.includes(other.low)
-    }
-
-    /// A set around both operands.
-    pub fn join(&self, other: &Scalar) -> Scalar {
-        let differ = self.tnum.mask() | other.tnum.mask() | (self.tnum.value() ^ other.tnum.value());
-        Scalar {
-            tnum: Tnum::new(self.tnum.value(), differ),
-            wide: self.wide.join(other.wide),
-            low: self.low.join(other.low),
-        }
-        .settle()
-    }
-
-    /// Members of both; `None` when there is none.
-    pub fn intersect(&self, other: &Scalar) -> Option<Scalar> {
-        Scalar {
-            tnum: self.tnum.intersect(other.tnum)?,
-            wide: self.wide.intersect(other.wide)?,
-            low: self.low.intersect(other.low)?,
-        }
-        .sync()
+    /// The number, as it is.
+    const fn kept(self) -> Scalar {
+        let low = Low { first: self.low.first() as u32, size: self.low.size() as u32 };
+        Scalar { tnum: self.tnum, wide: self.wide, low }
     }
 
     /// Brings the parts in step; `None` when no number fits all of them.
-    pub fn sync(mut self) -> Option<Scalar> {
-        if self == Scalar::UNKNOWN {
-            return Some(self);
+    fn sync(mut self) -> Option<Scalar> {
+        if let Some(x) = self.tnum.as_constant() {
+            return (self.wide.contains(x) && self.low.contains(x as u32 as u64)).then(|| Scalar::constant(x));
+        }
+        if self.tnum.mask() == u64::MAX && self.wide.size() == u64::MAX && self.low.size() == u32::MAX as u64 {
+            return Some(Scalar::UNKNOWN);
         }
         for _ in 0..3 {
             self.bounds_from_bits()?;
@@ -212,12 +98,12 @@ impl Scalar {
                 break;
             }
         }
-        self.only_member()
+        self.kept().only_member()
     }
 
     /// Like `sync`, for parts that are known to have a member in common: sound results of one operation.
     fn settle(self) -> Scalar {
-        self.sync().unwrap_or(self)
+        self.sync().unwrap_or(self.kept())
     }
 
     fn bounds_from_bits(&mut self) -> Option<()> {
@@ -245,6 +131,154 @@ impl Scalar {
         self.tnum = self.tnum.with_low(32, low);
         Some(())
     }
+}
+
+impl Scalar {
+    /// Any number.
+    pub const UNKNOWN: Scalar = Parts::UNKNOWN.kept();
+    /// Zero.
+    pub const ZERO: Scalar = Scalar::constant(0);
+
+    /// One number.
+    pub const fn constant(x: u64) -> Scalar {
+        let low = Circle::constant(x as u32 as u64);
+        Parts { tnum: Tnum::constant(x), wide: Circle::constant(x), low }.kept()
+    }
+
+    /// The numbers in `low..=high`, unsigned.
+    pub fn range(low: u64, high: u64) -> Scalar {
+        Parts { wide: Circle::arc(low, high), ..Parts::UNKNOWN }.settle()
+    }
+
+    /// The numbers in `low..=high`, signed.
+    pub fn signed_range(low: i64, high: i64) -> Scalar {
+        Parts { wide: Circle::arc(low as u64, high as u64), ..Parts::UNKNOWN }.settle()
+    }
+
+    /// The numbers whose low half is in `low..=high`, signed; the high half is unknown.
+    pub fn low_signed_range(low: i32, high: i32) -> Scalar {
+        Parts { low: Circle::arc(low as u32 as u64, high as u32 as u64), ..Parts::UNKNOWN }.settle()
+    }
+
+    /// Numbers of `size` bytes.
+    pub const fn unsigned(size: Size) -> Scalar {
+        match size {
+            Size::D => Scalar::UNKNOWN,
+            Size::B | Size::H | Size::W => {
+                let max = u64::MAX >> (64 - size.bits());
+                Parts { tnum: Tnum::new(0, max), wide: Circle::arc(0, max), low: Circle::arc(0, max) }.kept()
+            }
+        }
+    }
+
+    /// From its parts; `None` when they contradict each other.
+    pub fn from_parts(tnum: Tnum, wide: Circle<64>, low: Circle<32>) -> Option<Scalar> {
+        Parts { tnum, wide, low }.sync()
+    }
+
+    const fn parts(&self) -> Parts {
+        Parts { tnum: self.tnum, wide: self.wide, low: self.low() }
+    }
+
+    /// Known bits.
+    pub const fn tnum(&self) -> Tnum {
+        self.tnum
+    }
+
+    /// The arc of the whole number.
+    pub const fn wide(&self) -> Circle<64> {
+        self.wide
+    }
+
+    /// The arc of the low half.
+    pub const fn low(&self) -> Circle<32> {
+        Circle::of(self.low.first as u64, self.low.size as u64)
+    }
+
+    /// The one member, if there is only one.
+    pub const fn as_constant(&self) -> Option<u64> {
+        self.tnum.as_constant()
+    }
+
+    /// The one low half, if there is only one.
+    pub const fn low_as_constant(&self) -> Option<u32> {
+        match self.tnum.truncate(32).as_constant() {
+            Some(x) => Some(x as u32),
+            None => None,
+        }
+    }
+
+    /// Smallest member, unsigned.
+    pub fn umin(&self) -> u64 {
+        self.wide.unsigned_ends(self.low()).0.max(self.tnum.min())
+    }
+
+    /// Largest member, unsigned.
+    pub fn umax(&self) -> u64 {
+        self.wide.unsigned_ends(self.low()).1.min(self.tnum.max())
+    }
+
+    /// Smallest member, signed.
+    pub fn smin(&self) -> i64 {
+        self.wide.signed_ends(self.low()).0.max(self.tnum.smin(64))
+    }
+
+    /// Largest member, signed.
+    pub fn smax(&self) -> i64 {
+        self.wide.signed_ends(self.low()).1.min(self.tnum.smax(64))
+    }
+
+    /// Smallest and largest member, or low half of one.
+    pub fn ends(&self, width: Width) -> Ends {
+        match width {
+            Width::W64 => {
+                let (umin, umax) = self.wide.unsigned_ends(self.low());
+                let (smin, smax) = self.wide.signed_ends(self.low());
+                Ends::within(self.tnum, 64, Ends { umin, umax, smin, smax })
+            }
+            Width::W32 => {
+                let (umin, umax, smin, smax) =
+                    (self.low().umin(), self.low().umax(), self.low().smin(), self.low().smax());
+                Ends::within(self.tnum.truncate(32), 32, Ends { umin, umax, smin, smax })
+            }
+        }
+    }
+
+    /// Whether nothing is known.
+    pub fn is_unknown(&self) -> bool {
+        *self == Scalar::UNKNOWN
+    }
+
+    /// Membership.
+    pub const fn contains(&self, x: u64) -> bool {
+        self.tnum.contains(x) && self.wide.contains(x) && self.low().contains(x as u32 as u64)
+    }
+
+    /// Whether every member of `other` is one of `self`, by each part.
+    pub const fn includes(&self, other: &Scalar) -> bool {
+        self.tnum.includes(other.tnum) && self.wide.includes(other.wide) && self.low().includes(other.low())
+    }
+
+    /// A set around both operands.
+    pub fn join(&self, other: &Scalar) -> Scalar {
+        let differ = self.tnum.mask() | other.tnum.mask() | (self.tnum.value() ^ other.tnum.value());
+        Parts {
+            tnum: Tnum::new(self.tnum.value(), differ),
+            wide: self.wide.join(other.wide),
+            low: self.low().join(other.low()),
+        }
+        .settle()
+    }
+
+    /// Members of both; `None` when there is none.
+    pub fn intersect(&self, other: &Scalar) -> Option<Scalar> {
+        Parts {
+            tnum: self.tnum.intersect(other.tnum)?,
+            wide: self.wide.intersect(other.wide)?,
+            low: self.low().intersect(other.low())?,
+        }
+        .sync()
+    }
 
     /// When only one member of the tnum lies between the unsigned bounds, that one.
     fn only_member(self) -> Option<Scalar> {
@@ -268,8 +302,8 @@ impl Scalar {
 
     /// The low half, zero-extended.
     pub fn zero_extend_low(&self) -> Scalar {
-        Scalar { tnum: self.tnum.truncate(32), wide: Circle::arc(self.low.umin(), self.low.umax()), low: self.low }
-            .settle()
+        let low = self.low();
+        Parts { tnum: self.tnum.truncate(32), wide: Circle::arc(low.umin(), low.umax()), low }.settle()
     }
 
     /// The low `size` bytes, zero-extended.
@@ -282,7 +316,7 @@ impl Scalar {
                     return *self;
                 }
                 let tnum = self.tnum.truncate(size.bits());
-                Scalar { tnum, ..Scalar::unsigned(size) }.settle()
+                Parts { tnum, ..Scalar::unsigned(size).parts() }.settle()
             }
         }
     }
@@ -298,10 +332,10 @@ impl Scalar {
             return *self;
         }
         let wide = match size {
-            Size::W => Circle::arc(self.low.smin() as u64, self.low.smax() as u64),
+            Size::W => Circle::arc(self.low().smin() as u64, self.low().smax() as u64),
             Size::B | Size::H | Size::D => Circle::arc(min as u64, max as u64),
         };
-        Scalar { tnum: self.tnum.sign_extend(bits), wide, low: Circle::FULL }.settle()
+        Parts { tnum: self.tnum.sign_extend(bits), wide, low: Circle::FULL }.settle()
     }
 
     /// A sign-extending move.
@@ -325,7 +359,7 @@ impl Scalar {
         }
         let moved = |bits| eval::swap(kind, size, bits);
         let tnum = Tnum::new(moved(self.tnum.value()), moved(self.tnum.mask()));
-        Scalar { tnum, ..Scalar::unsigned(size) }.settle()
+        Parts { tnum, ..Scalar::unsigned(size).parts() }.settle()
     }
 
     /// `self op other`, every result of members.
@@ -363,11 +397,11 @@ impl Scalar {
         let by = other.as_constant().map_or(0, |by| by as u32 & 63);
         let (tnum, wide, low) = match op {
             AluOp::Mov => return *other,
-            AluOp::Add => (t.add(u), self.wide.add(other.wide), self.low.add(other.low)),
-            AluOp::Sub => (t.sub(u), self.wide.sub(other.wide), self.low.sub(other.low)),
-            AluOp::Mul => (t.times(u), self.wide.times(other.wide), self.low.times(other.low)),
+            AluOp::Add => (t.add(u), self.wide.add(other.wide), self.low().add(other.low())),
+            AluOp::Sub => (t.sub(u), self.wide.sub(other.wide), self.low().sub(other.low())),
+            AluOp::Mul => (t.times(u), self.wide.times(other.wide), self.low().times(other.low())),
             AluOp::And => {
-                let low = Circle::arc(0, self.low.umax().min(other.low.umax()));
+                let low = Circle::arc(0, self.low().umax().min(other.low().umax()));
                 (t.and(u), Circle::arc(0, self.umax().min(other.umax())), low)
             }
             AluOp::Or => return self.or(other, t.or(u)),
@@ -381,29 +415,29 @@ impl Scalar {
             }
             AluOp::Lsh if by >= 32 => {
                 // Only the low half survives: its arc, spread over multiples of 2^by.
-                let low = self.low;
+                let low = self.low();
                 let fits = low.size() <= u64::MAX >> by;
                 let wide =
                     if fits { Circle::<64>::arc(low.first(), low.first() + low.size()).shl(by) } else { Circle::FULL };
                 (t.shl(by), wide, Circle::FULL)
             }
-            AluOp::Lsh => (t.shl(by), self.wide.shl(by), self.low.shl(by)),
+            AluOp::Lsh => (t.shl(by), self.wide.shl(by), self.low().shl(by)),
             AluOp::Rsh => (t.shr(by), self.wide.shr(by), Circle::FULL),
             AluOp::Arsh => (t.sar(64, by), self.wide.sar(by), Circle::FULL),
         };
-        Scalar { tnum, wide, low }.settle()
+        Parts { tnum, wide, low }.settle()
     }
 
     fn or(&self, other: &Scalar, tnum: Tnum) -> Scalar {
         let wide = Circle::arc(self.umin().max(other.umin()), u64::MAX);
-        let low = Circle::arc(self.low.umin().max(other.low.umin()), u32::MAX as u64);
-        Scalar { tnum, wide, low }.settle()
+        let low = Circle::arc(self.low().umin().max(other.low().umin()), u32::MAX as u64);
+        Parts { tnum, wide, low }.settle()
     }
 
     fn shift_by_unknown(&self, op: AluOp, width: Width) -> Scalar {
         let (wide, bits) = match width {
             Width::W64 => (self.wide, 63),
-            Width::W32 => (Circle::arc(self.low.umin(), self.low.umax()), 31),
+            Width::W32 => (Circle::arc(self.low().umin(), self.low().umax()), 31),
         };
         let any = match width {
             Width::W64 => Scalar::UNKNOWN,
@@ -425,24 +459,24 @@ impl Scalar {
         let by = other.low_as_constant().unwrap_or(0) & 31;
         let (tnum, low) = match op {
             AluOp::Mov => return other.zero_extend_low(),
-            AluOp::Add => (t.add(u), self.low.add(other.low)),
-            AluOp::Sub => (t.sub(u), self.low.sub(other.low)),
-            AluOp::Mul => (t.times(u), self.low.times(other.low)),
-            AluOp::And => (t.and(u), Circle::arc(0, self.low.umax().min(other.low.umax()))),
-            AluOp::Or => (t.or(u), Circle::arc(self.low.umin().max(other.low.umin()), u32::MAX as u64)),
+            AluOp::Add => (t.add(u), self.low().add(other.low())),
+            AluOp::Sub => (t.sub(u), self.low().sub(other.low())),
+            AluOp::Mul => (t.times(u), self.low().times(other.low())),
+            AluOp::And => (t.and(u), Circle::arc(0, self.low().umax().min(other.low().umax()))),
+            AluOp::Or => (t.or(u), Circle::arc(self.low().umin().max(other.low().umin()), u32::MAX as u64)),
             AluOp::Xor => (t.xor(u), Circle::FULL),
-            AluOp::Div => (unknown, self.low.udiv(other.low)),
-            AluOp::Mod => (unknown, self.low.umod(other.low)),
-            AluOp::Sdiv => (unknown, self.low.sdiv(other.low)),
-            AluOp::Smod => (unknown, self.low.smod(other.low)),
+            AluOp::Div => (unknown, self.low().udiv(other.low())),
+            AluOp::Mod => (unknown, self.low().umod(other.low())),
+            AluOp::Sdiv => (unknown, self.low().sdiv(other.low())),
+            AluOp::Smod => (unknown, self.low().smod(other.low())),
             AluOp::Lsh | AluOp::Rsh | AluOp::Arsh if other.low_as_constant().is_none() => {
                 return self.shift_by_unknown(op, Width::W32);
             }
-            AluOp::Lsh => (t.shl(by), self.low.shl(by)),
-            AluOp::Rsh => (t.shr(by), self.low.shr(by)),
-            AluOp::Arsh => (t.sar(32, by), self.low.sar(by)),
+            AluOp::Lsh => (t.shl(by), self.low().shl(by)),
+            AluOp::Rsh => (t.shr(by), self.low().shr(by)),
+            AluOp::Arsh => (t.sar(32, by), self.low().sar(by)),
         };
-        Scalar { tnum: tnum.truncate(32), wide: Circle::arc(0, u32::MAX as u64), low }.settle()
+        Parts { tnum: tnum.truncate(32), wide: Circle::arc(0, u32::MAX as u64), low }.settle()
     }
 }
 
@@ -550,7 +584,7 @@ pub(crate) mod tests {
         let mut late = 0;
         for _ in 0..20_000 {
             let ((a, ..), (b, ..)) = (draw.scalar(), draw.scalar());
-            late += a.intersect(&b).filter(|both| both.sync() != Some(*both)).iter().count();
+            late += a.intersect(&b).filter(|both| both.parts().sync() != Some(*both)).iter().count();
         }
         // One in some thousand would take more rounds than are made.
         assert!(late < 10, "{late}");

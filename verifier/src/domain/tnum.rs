@@ -186,19 +186,15 @@ impl Tnum {
         if x > self.max() {
             return None;
         }
-        // Follow `x` from the top bit down; at the last place where a member can be larger, be larger and minimal.
-        let mut larger_at = None;
-        for bit in (0..64).rev() {
-            let one = 1u64 << bit;
-            let (wants_one, may_one, must_one) = (x & one != 0, self.max() & one != 0, self.value & one != 0);
-            match (wants_one, may_one, must_one) {
-                (false, true, false) => larger_at = Some(bit),
-                (false, _, true) => return Some(self.at_least_from(x, bit)),
-                (true, false, _) => return larger_at.map(|bit| self.at_least_from(x, bit)),
-                (false, false, false) | (true, true, _) => {}
-            }
+        let known = !self.mask;
+        let wrong = (x ^ self.value) & known;
+        let Some(first_wrong) = wrong.checked_ilog2() else { return Some(x) };
+        if self.value >> first_wrong & 1 != 0 {
+            return Some(self.at_least_from(x, first_wrong));
         }
-        Some(x)
+        // A member is larger above the first known bit that `x` exceeds: at the last unknown one there that `x` has as 0.
+        let larger = self.mask & !x & (u64::MAX << first_wrong);
+        (larger != 0).then(|| self.at_least_from(x, larger.trailing_zeros()))
     }
 
     /// The smallest member that equals `x` above `bit` and has a one there.
@@ -293,7 +289,14 @@ mod tests {
     fn first_at_least_is_exact() {
         for t in all() {
             for x in 0..=ALL {
-                assert_eq!(t.first_at_least(x), members(t).find(|&m| m >= x), "{t} from {x}");
+                let first = members(t).find(|&m| m >= x);
+                assert_eq!(t.first_at_least(x), first, "{t} from {x}");
+                // In the highest bits, and over known ones.
+                assert_eq!(t.shl(60).first_at_least(x << 60), first.map(|m| m << 60), "{t} from {x}");
+                let (over, ones) = (Tnum::new(t.value << 8 | 0xa5, t.mask << 8), x << 8 | 0xa5);
+                assert_eq!(over.first_at_least(ones), first.map(|m| m << 8 | 0xa5), "{t} from {x}");
+                let above = members(t).find(|&m| m > x);
+                assert_eq!(over.first_at_least(ones + 1), above.map(|m| m << 8 | 0xa5), "{t} above {x}");
             }
         }
     }

@@ -73,7 +73,9 @@ impl Walk<'_> {
             depth += 1;
         }
         self.trail.follow(self.program, inside, &mut need, &mut depth);
-        self.note_need(self.parent, need);
+        if !need.is_empty() {
+            self.note_need(self.parent, need);
+        }
     }
 
     /// Notes `need` at `at` and at the checkpoints it leads back to; whether any was new.

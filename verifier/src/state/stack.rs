@@ -99,7 +99,8 @@ impl Stack {
 
     /// Slots that may have been touched, by index.
     pub fn slots(&self) -> impl Iterator<Item = (usize, &Slot)> {
-        (0..Stack::SLOTS).filter_map(|at| Some((at, self.slot(at)?)))
+        let touched = self.parts.iter().enumerate().filter_map(|(index, part)| Some((index * PART, part.as_ref()?)));
+        touched.flat_map(|(first, part)| part.iter().enumerate().map(move |(at, slot)| (first + at, slot)))
     }
 
     /// Parts that either stack touched: index of the first slot, slots of each, whether the same ones are behind both.
