@@ -8,7 +8,9 @@ use std::time::Instant;
 use rtbpf::abi::Policy;
 use rtbpf::isa::{Program, text};
 use rtbpf::loader::ProgramSpec;
-use rtbpf::verifier::{HelperNames, KeepStates, Options, Profile, Rejection, Stats, VerifiedProgram, verify};
+use rtbpf::verifier::{
+    Assumptions, HelperNames, KeepStates, Options, Profile, Rejection, Stats, VerifiedProgram, verify,
+};
 use rtbpf::{Config, Engine, Instance, Proof};
 use serde_json::json;
 
@@ -65,6 +67,8 @@ struct Row {
     file: String,
     program: String,
     micros: u128,
+    /// Bytes that the verification held at one time, the program aside.
+    peak_bytes: u64,
     stats: Stats,
     refusal: Option<Box<Rejection>>,
     /// The refusal, rendered, or the states of the proof.
@@ -75,6 +79,10 @@ struct Row {
 impl Row {
     fn verdict(&self) -> &'static str {
         if self.refusal.is_some() { "failure" } else { "success" }
+    }
+
+    fn peak_mib(&self) -> f64 {
+        self.peak_bytes as f64 / f64::from(1 << 20)
     }
 }
 
@@ -125,9 +133,7 @@ fn verify_object(args: &Args, policy: Policy, path: &Path, rows: &mut Vec<Row>) 
         let keep_states = if args.states { KeepStates::Leaders } else { KeepStates::Nowhere };
         let options = Options { profile, log_level: args.log, keep_states, ..Options::default() };
         let given = instance.assumptions(spec);
-        let begun = Instant::now();
-        let outcome = verify(program.clone(), given, &options);
-        let micros = begun.elapsed().as_micros();
+        let (outcome, micros, peak_bytes) = measured(program.clone(), given, &options);
         let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let states = outcome.as_ref().map_or(String::new(), states_of);
         let (stats, log, refusal) = match outcome {
@@ -135,9 +141,25 @@ fn verify_object(args: &Args, policy: Policy, path: &Path, rows: &mut Vec<Row>) 
             Err(refusal) => (refusal.stats, refusal.log.clone(), Some(Box::new(refusal))),
         };
         let words = refusal.as_ref().map_or(states, |refusal| explain(refusal, &program, &spec.name));
-        rows.push(Row { file, program: spec.name.clone(), micros, stats, refusal, words, log });
+        rows.push(Row { file, program: spec.name.clone(), micros, peak_bytes, stats, refusal, words, log });
     }
     Ok(())
+}
+
+/// Verifies; microseconds and bytes that it took.
+fn measured(
+    program: Program,
+    given: Assumptions,
+    options: &Options,
+) -> (Result<VerifiedProgram, Rejection>, u128, u64) {
+    let mut done = None;
+    let allocated = allocation_counter::measure(|| {
+        let begun = Instant::now();
+        let outcome = verify(program, given, options);
+        done = Some((outcome, begun.elapsed().as_micros()));
+    });
+    let (outcome, micros) = done.expect("measured code runs once");
+    (outcome, micros, allocated.bytes_max)
 }
 
 /// The states that were kept, one a line; empty where none were.
@@ -193,21 +215,24 @@ fn table(rows: &[Row], out: &mut impl Write) -> io::Result<()> {
     let (files, programs) = (width(|row| &row.file, "File"), width(|row| &row.program, "Program"));
     writeln!(
         out,
-        "{:<files$}  {:<programs$}  Verdict  Duration (us)     Insns    States  Peak states",
+        "{:<files$}  {:<programs$}  Verdict  Duration (us)     Insns    States  Peak states  Peak memory (MiB)",
         "File", "Program"
     )?;
     for row in rows {
         let (verdict, Stats { processed, states, peak_states, .. }) = (row.verdict(), row.stats);
         writeln!(
             out,
-            "{:<files$}  {:<programs$}  {verdict}  {:>13}  {processed:>8}  {states:>8}  {peak_states:>11}",
-            row.file, row.program, row.micros
+            "{:<files$}  {:<programs$}  {verdict}  {:>13}  {processed:>8}  {states:>8}  {peak_states:>11}  {:>17.3}",
+            row.file,
+            row.program,
+            row.micros,
+            row.peak_mib()
         )?;
     }
     Ok(())
 }
 
-const CSV_HEAD: &str = "file_name,prog_name,verdict,duration,total_insns,total_states,peak_states";
+const CSV_HEAD: &str = "file_name,prog_name,verdict,duration,total_insns,total_states,peak_states,mem_peak";
 
 fn csv(rows: &[Row], out: &mut impl Write) -> io::Result<()> {
     writeln!(out, "{CSV_HEAD}")?;
@@ -215,14 +240,15 @@ fn csv(rows: &[Row], out: &mut impl Write) -> io::Result<()> {
         let s = row.stats;
         writeln!(
             out,
-            "{},{},{},{},{},{},{}",
+            "{},{},{},{},{},{},{},{:.3}",
             row.file,
             row.program,
             row.verdict(),
             row.micros,
             s.processed,
             s.states,
-            s.peak_states
+            s.peak_states,
+            row.peak_mib()
         )?;
     }
     Ok(())
@@ -239,7 +265,7 @@ fn json_rows(rows: &[Row], out: &mut impl Write) -> io::Result<()> {
         json!({
             "file_name": row.file, "prog_name": row.program, "verdict": row.verdict(), "duration": row.micros as u64,
             "total_insns": row.stats.processed, "total_states": row.stats.states,
-            "peak_states": row.stats.peak_states, "refusal": refusal,
+            "peak_states": row.stats.peak_states, "mem_peak": row.peak_mib(), "refusal": refusal,
         })
     });
     writeln!(out, "{}", serde_json::Value::Array(rows.collect()))

@@ -426,7 +426,7 @@ impl<E: Encode> Fast<'_, E> {
     fn inline_lookup(&mut self, at: InsnIdx) -> bool {
         let facts = self.program.proved().at(at);
         let (r0, key, base) = (reg::<E>(Reg::R0), reg::<E>(Reg::R2), reg::<E>(Reg::R1));
-        if let Some((map, index)) = facts.const_key
+        if let (Some(map), Some(index)) = (facts.map, facts.const_key)
             && let Some(array) = self.linker.array(map)
         {
             match index.checked_mul(array.stride) {

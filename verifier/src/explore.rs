@@ -13,6 +13,7 @@ mod arrive;
 mod checkpoint;
 mod kept;
 mod loops;
+mod met;
 mod needs;
 
 use std::collections::HashMap;
@@ -22,6 +23,7 @@ use rtbpf_isa::{Insn, InsnIdx, Program, Reg};
 use arrive::Arrival;
 use checkpoint::Checkpoint;
 use loops::Loop;
+use met::Met;
 
 use crate::cfg::Flows;
 use crate::domain::Precision;
@@ -98,7 +100,7 @@ pub(crate) struct Walk<'a> {
     free: Vec<Id>,
     loops: HashMap<Id, Loop>,
     /// Checkpoints that are compared with, by instruction.
-    met: Vec<Vec<Id>>,
+    met: Met,
     /// Links of counters, in ascending order.
     counters: Vec<u32>,
     pub plans: Plans,
@@ -155,7 +157,7 @@ impl<'a> Walk<'a> {
             checkpoints: Vec::new(),
             free: Vec::new(),
             loops: HashMap::new(),
-            met: vec![Vec::new(); program.len()],
+            met: Met::new(program.len()),
             counters: Vec::new(),
             plans: Plans::default(),
             next_id: 0,
@@ -194,6 +196,7 @@ impl<'a> Walk<'a> {
             let answer = self.walk_from_start();
             let Err(mut rejection) = answer else {
                 self.keep_proof();
+                self.forget_paths();
                 return Ok(());
             };
             let head = self.innermost_counter().filter(|_| self.stats.processed <= self.opts.budget());
@@ -211,6 +214,11 @@ impl<'a> Walk<'a> {
     }
 
     fn walk_from_start(&mut self) -> Checked {
+        self.forget_paths();
+        self.walk()
+    }
+
+    fn forget_paths(&mut self) {
         self.trail = Trail::default();
         self.written = [0; FRAMES];
         self.parent = None;
@@ -219,8 +227,7 @@ impl<'a> Walk<'a> {
         self.free.clear();
         self.idle = 0;
         self.loops.clear();
-        self.met.iter_mut().for_each(Vec::clear);
-        self.walk()
+        self.met.clear();
     }
 
     /// The head of the innermost loop around the current instruction that was widened.

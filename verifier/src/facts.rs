@@ -57,8 +57,8 @@ pub struct InsnFacts {
     pub branch: Branch,
     /// Where it points.
     pub access: Access,
-    /// For a lookup in an array with a constant key: map and index.
-    pub const_key: Option<(MapIdx, u32)>,
+    /// For a lookup in the array `map` with a constant key: the index.
+    pub const_key: Option<u32>,
     /// For a call that names a map in R1: the one map it can be.
     pub map: Option<MapIdx>,
 }

@@ -31,7 +31,7 @@ pub enum Touch {
     /// Read or wrote one slot of a frame's stack.
     Slot { frame: u8, slot: u8 },
     /// Compared scalars that are linked to others.
-    Linked(Rc<[Place]>),
+    Linked(Rc<Vec<Place>>),
     /// Entered a subprogram.
     Enter,
     /// Returned from a subprogram.
@@ -543,7 +543,7 @@ mod tests {
         check(narrow, touched(), &[slot], &[r(3)]);
         let branch = Insn::Branch { op: CmpOp::Eq, width: Width::W64, lhs: Reg::R1, rhs: Operand::Reg(Reg::R2), to: 0 };
         check(branch, Touch::None, &[r(2)], &[r(1), r(2)]);
-        check(branch, Touch::Linked([r(1), slot].into()), &[slot], &[r(1), r(2), slot]);
+        check(branch, Touch::Linked(Rc::new(vec![r(1), slot])), &[slot], &[r(1), r(2), slot]);
         let call = Insn::Call(Callee::Local { to: 0 });
         check(call, Touch::Enter, &[r(1), r(6)], &[Place::Reg(0, 1)]);
         check(Insn::Exit, Touch::Leave, &[r(0), r(6)], &[Place::Reg(2, 0), r(6)]);

@@ -192,10 +192,9 @@ impl<'a> Walk<'a> {
     fn note_call(&mut self, map: rtbpf_isa::MapIdx, call: &Call) {
         let first = self.first_visit;
         self.first_visit = false;
-        let key = call.const_key.map(|key| (map, key));
         if let Some(facts) = self.facts.insns.get_mut(self.at.index()) {
             facts.map = if first || facts.map == Some(map) { Some(map) } else { None };
-            facts.const_key = if first || facts.const_key == key { key } else { None };
+            facts.const_key = if first || facts.const_key == call.const_key { call.const_key } else { None };
         }
     }
 

@@ -43,11 +43,10 @@ impl Walk<'_> {
         if self.goes_round(at) {
             return refuse!(TooComplex, E2BIG, "a loop seems to count");
         }
-        let Some(list) = self.met.get_mut(at.index()) else { return Ok(Arrival::Walk) };
-        if list.is_empty() && !keep && !self.plans.counts(at) {
+        if !keep && self.met.is_empty(at) && !self.plans.counts(at) {
             return Ok(Arrival::Walk);
         }
-        let mut list = std::mem::take(list);
+        let mut list = self.met.take(at);
         let live = self.flows.live.get(at.index()).copied().unwrap_or_default();
         let fingerprint = fingerprint(self.state.frame(), live);
         let mut hit = None;
@@ -74,7 +73,7 @@ impl Walk<'_> {
             // The most useful ones are looked at first.
             list.remove(index);
             list.push(id);
-            self.met[at.index()] = list;
+            self.met.put(at, list);
             self.cover(id);
             return Ok(Arrival::Covered);
         }
@@ -92,7 +91,7 @@ impl Walk<'_> {
                 self.counters.push(counter.id);
             }
         }
-        self.met[at.index()] = list;
+        self.met.put(at, list);
         Ok(Arrival::Walk)
     }
 

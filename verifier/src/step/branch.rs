@@ -175,7 +175,7 @@ impl Walk<'_> {
         let current = self.state.current() as u8;
         linked.retain(|place| *place != Place::Reg(current, lhs as u8));
         if !linked.is_empty() {
-            self.touch(Touch::Linked(Rc::from(linked)));
+            self.touch(Touch::Linked(Rc::new(linked)));
         }
     }
 
