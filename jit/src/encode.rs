@@ -264,6 +264,10 @@ pub trait Encode: Sized {
     fn adds_truth(op: CmpOp, w: Width, b: Rhs<Self::Reg>) -> bool;
     /// `d += 1` at `w` if `a op b` at `compared`, where it does so.
     fn add_truth(&mut self, op: CmpOp, compared: Width, a: Self::Reg, b: Rhs<Self::Reg>, w: Width, d: Self::Reg);
+    /// `d = a + b + c`, where `c` is the carry of `a + b`, all 64 bits wide.
+    fn add_carry(&mut self, a: Self::Reg, b: Self::Reg, d: Self::Reg);
+    /// `d = 1` if `a + b` has a carry out of 64 bits, else 0.
+    fn set_carry(&mut self, a: Self::Reg, b: Self::Reg, d: Self::Reg);
     /// `d = s` unless `a op b`.
     fn select(&mut self, op: CmpOp, w: Width, a: Self::Reg, b: Rhs<Self::Reg>, d: Self::Reg, s: Self::Reg);
     /// `d = 1` if `a op b`, else 0.

@@ -425,10 +425,11 @@ fn selections_move_on_the_inverse_condition() {
     let moves = [
         (Eq, Mnemonic::Cmovne),
         (Ne, Mnemonic::Cmove),
-        (Gt, Mnemonic::Cmovbe),
+        // With its sides exchanged.
+        (Gt, Mnemonic::Cmovae),
         (Ge, Mnemonic::Cmovb),
         (Lt, Mnemonic::Cmovae),
-        (Le, Mnemonic::Cmova),
+        (Le, Mnemonic::Cmovb),
         (Sgt, Mnemonic::Cmovle),
         (Sge, Mnemonic::Cmovl),
         (Slt, Mnemonic::Cmovge),
@@ -440,7 +441,9 @@ fn selections_move_on_the_inverse_condition() {
         e.select(op, Width::W32, Gpr::Rcx, Rhs::Reg(Gpr::R8), d, s);
         let Ok(done) = e.into_asm().finish(0) else { panic!("there is no label") };
         let insns: Vec<Instruction> = Decoder::new(64, &done.bytes, DecoderOptions::NONE).into_iter().collect();
-        let [_, select] = insns[..] else { panic!("{op:?} {d:?} {s:?} reads as {insns:?}") };
+        let [compare, select] = insns[..] else { panic!("{op:?} {d:?} {s:?} reads as {insns:?}") };
+        let left = if matches!(op, Gt | Le) { Gpr::R8 } else { Gpr::Rcx };
+        assert!(op == Set || compare.op0_register() == name(left, 32), "{op:?} reads as {compare:?}");
         let read = (select.mnemonic(), select.op0_register(), select.op1_register());
         assert_eq!(read, (mnemonic, name(d, 64), name(s, 64)), "{op:?}");
     }
@@ -489,8 +492,9 @@ fn conditions_as_numbers_set_a_byte_between_zeros() {
     use CmpOp::*;
     let sets = [
         (Eq, Mnemonic::Sete),
-        (Gt, Mnemonic::Seta),
-        (Le, Mnemonic::Setbe),
+        // With its sides exchanged.
+        (Gt, Mnemonic::Setb),
+        (Le, Mnemonic::Setae),
         (Slt, Mnemonic::Setl),
         (Set, Mnemonic::Setne),
     ];
@@ -505,6 +509,32 @@ fn conditions_as_numbers_set_a_byte_between_zeros() {
         let zeroes = if d == a || d == Gpr::R8 { Mnemonic::Movzx } else { Mnemonic::Xor };
         assert_eq!((zeroed.mnemonic(), zeroed.op0_register()), (zeroes, name(d, 32)), "{op:?} {a:?}");
         assert_eq!((set.mnemonic(), set.op0_register()), (mnemonic, name(d, 8)), "{op:?} {a:?}");
+    }
+}
+
+#[test]
+fn sums_with_their_carry() {
+    for ((a, b), d) in pairs().flat_map(|pair| Gpr::ALL.map(|d| (pair, d))).filter(|(_, d)| *d != Gpr::Rsp) {
+        let decoded = |emit: &dyn Fn(&mut X64)| {
+            let mut e = X64::new(Asm::new(64, 0), Features { bmi2: true });
+            emit(&mut e);
+            let Ok(done) = e.into_asm().finish(0) else { panic!("there is no label") };
+            let insns: Vec<Instruction> = Decoder::new(64, &done.bytes, DecoderOptions::NONE).into_iter().collect();
+            insns
+                .into_iter()
+                .map(|insn| (insn.mnemonic(), insn.op0_register(), insn.op1_register()))
+                .collect::<Vec<_>>()
+        };
+        let (first, second) = if d == b { (b, a) } else { (a, b) };
+        let mut want = vec![(Mnemonic::Mov, name(d, 64), name(first, 64))];
+        want.retain(|_| d != first);
+        want.push((Mnemonic::Add, name(d, 64), name(second, 64)));
+        want.push((Mnemonic::Adc, name(d, 64), Register::None));
+        assert_eq!(decoded(&|e| e.add_carry(a, b, d)), want);
+        let [.., add, set, extend] = &decoded(&|e| e.set_carry(a, b, d))[..] else { panic!("too short") };
+        assert_eq!((add.0, add.2), (Mnemonic::Add, name(b, 64)));
+        assert_eq!((set.0, set.1), (Mnemonic::Setb, name(d, 8)));
+        assert_eq!(*extend, (Mnemonic::Movzx, name(d, 32), name(d, 8)));
     }
 }
 

@@ -346,6 +346,25 @@ fn branches(forms: &mut Forms) {
                         },
                     );
                 }
+                if let (CmpOp::Lt, Width::W64, Rhs::Reg(b)) = (op, w, b) {
+                    let sum = move |cpu: &mut _| reg(cpu, a).overflowing_add(reg(cpu, b));
+                    forms.check(
+                        || format!("add {a:?} {b:?} and carry"),
+                        |e| e.add_carry(a, b, d),
+                        |cpu| {
+                            let (sum, carry) = sum(cpu);
+                            set(cpu, d, sum.wrapping_add(carry.into()));
+                        },
+                    );
+                    forms.check(
+                        || format!("carry of {a:?} {b:?}"),
+                        |e| e.set_carry(a, b, d),
+                        |cpu| {
+                            let (_, carry) = sum(cpu);
+                            set(cpu, d, carry.into());
+                        },
+                    );
+                }
                 for reach in [Reach::Short, Reach::Near, Reach::Far] {
                     forms.check(
                         || format!("{op:?} {w:?} {a:?} {b:?} {reach:?}"),

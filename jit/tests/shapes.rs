@@ -166,6 +166,113 @@ fn numbers_of_conditions_agree() {
     }
 }
 
+/// Sums with the carry of their addition, which C programs compute by comparing the sum with what went into it.
+#[test]
+fn sums_with_their_carry_agree() {
+    let words = [0, 1, u64::MAX, u64::MAX - 1, 1 << 63, (1 << 63) - 1, 0xffff_ffff, 0xdead_beef_0000_0003];
+    for round in 0..rounds(1500) {
+        let rng = &mut Rng::new(0xca44 ^ round << 8);
+        let mut insns = Vec::new();
+        for _ in 0..6 {
+            let [a, b, number, sum] = [R3, R4, R5, R7];
+            insns.extend([word(a, rng.one_of(&words)), word(b, rng.one_of(&words)), word(R8, rng.one_of(&words))]);
+            // The sum in a register of its own, or in the place of one side; of two registers, or twice one.
+            let (into, from) = rng.one_of(&[(sum, a), (sum, a), (sum, b), (a, a), (b, b)]);
+            insns.push(mov(sum, R(from)));
+            insns.push(add(into, R(rng.one_of(&[a, b, b]))));
+            insns.push(alu(AluOp::Mov, W32, number, I(1)));
+            let part = rng.one_of(&[a, b, b, R8]);
+            let (op, lhs, rhs) =
+                rng.one_of(&[(CmpOp::Lt, into, part), (CmpOp::Gt, part, into), (CmpOp::Ge, into, part)]);
+            let width = if rng.chance(8) { W32 } else { W64 };
+            insns.push(Insn::Branch { op, width, lhs, rhs: R(rhs), to: 1 });
+            insns.push(alu(AluOp::Mov, W32, number, I(0)));
+            match rng.below(6) {
+                0 => insns.push(add(rng.one_of(&[a, b, sum]), I(1))),
+                1 => insns.push(alu(AluOp::And, W64, number, I(1))),
+                2 => insns.push(Insn::Branch { op: CmpOp::Ne, width: W64, lhs: number, rhs: I(0), to: 0 }),
+                _ => {}
+            }
+            let target = rng.one_of(&[into, into, into, a, b, R8]);
+            let op = rng.one_of(&[AluOp::Add, AluOp::Add, AluOp::Add, AluOp::Sub, AluOp::Or]);
+            insns.push(alu(op, if rng.chance(6) { W32 } else { W64 }, target, R(number)));
+            if rng.chance(2) {
+                insns.push(mov(number, I(3)));
+            }
+            fold(&mut insns, &[a, b, number, sum, R8]);
+        }
+        body_agrees(insns, &format!("round {round}"));
+    }
+}
+
+/// The highest bits of a number, as an index of elements of two, four or eight bytes, and masks that are none of it.
+#[test]
+fn highest_bits_as_indexes_agree() {
+    for round in 0..rounds(800) {
+        let rng = &mut Rng::new(0x6b17 ^ round << 8);
+        let mut insns = vec![mov(R6, R(R1))];
+        for _ in 0..6 {
+            let (width, zeros, ones) = (rng.one_of(&[W32, W64]), rng.below(5) as u32, rng.below(4) as u32 + 1);
+            let by = width.bits() - zeros - ones - u32::from(rng.chance(4));
+            let mask = ((1 << ones) - 1) << zeros;
+            insns.extend([word(R3, rng.word()), mov(R4, R(R6))]);
+            let from = rng.one_of(&[R3, R5]);
+            insns.push(mov(from, R(R3)));
+            insns.push(alu(AluOp::Rsh, width, from, I(by as i32)));
+            insns.push(alu(AluOp::And, rng.one_of(&[W32, W64]), from, I(if rng.chance(5) { mask + 1 } else { mask })));
+            if rng.chance(2) {
+                insns.push(alu(AluOp::And, W64, from, I(24)));
+            }
+            if rng.chance(4) {
+                insns.push(mov(R3, I(5)));
+            }
+            if mask < 32 {
+                insns.push(alu(AluOp::And, W64, from, I(31)));
+                insns.push(add(R4, R(from)));
+                insns.push(Insn::Load { size: Size::B, signed: false, dst: R7, base: R4, off: 0 });
+                add_all(&mut insns, &[R7]);
+            }
+            fold(&mut insns, &[R3, from]);
+        }
+        body_agrees(insns, &format!("round {round}"));
+    }
+}
+
+fn add_all(insns: &mut Vec<Insn>, registers: &[Reg]) {
+    insns.extend(registers.iter().map(|reg| add(R0, R(*reg))));
+}
+
+/// Division by numbers that fit no immediate, in registers that hold them throughout, or not.
+#[test]
+fn divisions_by_constants_in_registers_agree() {
+    let divisors = [3_600_000_000_000, 1 << 40, 0x3_ffff_fffb, 10, 0xffff_ffff, 0xffff_fffb, 1, 0, u64::MAX, 1 << 31];
+    for round in 0..rounds(800) {
+        let rng = &mut Rng::new(0xd1f1 ^ round << 8);
+        let divisor = rng.one_of(&divisors);
+        let mut insns = vec![word(R5, divisor), mov(R2, I(0))];
+        let head = insns.len();
+        let changes = rng.chance(4);
+        for _ in 0..3 {
+            insns.push(word(R3, rng.word()));
+            if rng.chance(4) {
+                insns.push(word(R4, rng.one_of(&divisors)));
+            } else {
+                insns.push(mov(R4, R(R5)));
+            }
+            let (op, width) =
+                (rng.one_of(&[AluOp::Div, AluOp::Mod, AluOp::Sdiv, AluOp::Smod]), rng.one_of(&[W32, W64]));
+            let (dst, src) = rng.one_of(&[(R3, R5), (R3, R5), (R3, R4), (R4, R4), (R4, R3), (R8, R5)]);
+            insns.push(alu(op, width, dst, R(src)));
+            fold(&mut insns, &[R3, R4, R5, R8]);
+        }
+        insns.extend(changes.then(|| add(R5, I(1))));
+        insns.push(add(R2, I(1)));
+        let to = head as i32 - insns.len() as i32 - 1;
+        insns.push(Insn::Branch { op: CmpOp::Lt, width: W64, lhs: R2, rhs: I(3), to });
+        body_agrees(insns, &format!("round {round}"));
+    }
+}
+
 /// Low bytes, compared, stored and masked again.
 #[test]
 fn masks_of_whole_bytes_agree() {
@@ -306,6 +413,71 @@ fn loops_that_are_entered_in_the_middle_agree() {
         fold(&mut insns, &[R2, R3, R4, R5, R7]);
         insns.insert(0, mov(R3, I(0)));
         insns.push(Insn::Exit);
+        agrees(&insns, &format!("round {round}"));
+    }
+}
+
+/// Loops whose test stands in front of what follows them, which the body stands behind.
+#[test]
+fn loops_behind_what_follows_them_agree() {
+    for round in 0..rounds(600) {
+        let mut rng = Rng::new(0xbe41 ^ round << 8);
+        let rng = &mut rng;
+        let (step, count) = (rng.one_of(&[1, 1, 2, 4]), rng.below(40) as i32 + 1);
+        let work = [
+            add(R0, R(R2)),
+            alu(AluOp::Xor, W64, R4, R(R0)),
+            alu(AluOp::Mov, W32, R5, R(R4)),
+            alu(AluOp::Mul, W32, R5, I(33)),
+            add(R0, R(R7)),
+            add(R0, R(R5)),
+            Insn::Store { size: Size::B, base: R1, off: 8, src: R(R4) },
+            Insn::Load { size: Size::W, signed: false, dst: R3, base: R1, off: 6 },
+        ];
+        let some = |rng: &mut Rng, most: u64| (0..rng.below(most)).map(|_| rng.one_of(&work)).collect::<Vec<_>>();
+        let mut insns = vec![mov(R0, I(0)), mov(R2, I(0)), mov(R3, I(0)), word(R4, rng.word()), word(R5, rng.word())];
+        insns.extend([mov(R7, I(3)), mov(R8, I(0))]);
+        let entry = insns.len();
+        insns.push(Insn::Exit);
+        insns.extend(some(rng, 3));
+        insns.push(add(R2, I(step)));
+        insns.extend(some(rng, 3));
+        let test = insns.len();
+        insns.push(Insn::Exit);
+        insns.extend(some(rng, 3));
+        let folded = rng.chance(2);
+        if folded {
+            fold(&mut insns, &[R2, R3, R4, R5, R7, R8]);
+        }
+        insns.push(Insn::Exit);
+        insns[test] = Insn::Branch {
+            op: rng.one_of(&[CmpOp::Lt, CmpOp::Lt, CmpOp::Slt, CmpOp::Ne]),
+            width: rng.one_of(&[W32, W64]),
+            lhs: R2,
+            rhs: I(step * count),
+            to: (insns.len() - test - 1) as i32,
+        };
+        insns[entry] = jump(insns.len(), entry);
+        insns.extend(some(rng, 6));
+        // Choices at the end, of which the last may jump to the test itself; or a way around, or a round that ends early.
+        let shape = rng.below(5);
+        let (op, rhs) = (rng.one_of(&CmpOp::ALL), rng.one_of(&[R(R4), R(R5), I(5)]));
+        let branch = |to| Insn::Branch { op, width: W64, lhs: R0, rhs, to };
+        match shape {
+            0 => insns.extend([branch(1), mov(R7, I(round as i32))]),
+            1 => insns.extend([branch(2), mov(R7, I(9)), add(R8, I(1))]),
+            2 => {
+                let to = entry as i32 - insns.len() as i32 - 1;
+                insns.extend([mov(R8, I(1)), branch(to), mov(R8, I(0))]);
+            }
+            3 => {
+                let to = entry as i32 - insns.len() as i32;
+                insns.extend([branch(to), add(R7, I(1)), add(R8, R(R7))]);
+            }
+            _ => {}
+        }
+        let back = insns.len();
+        insns.push(jump(entry + 1, back));
         agrees(&insns, &format!("round {round}"));
     }
 }

@@ -43,6 +43,14 @@ pub(super) fn mov_symbol(e: &mut A64, d: Gpr, symbol: Symbol) {
     (1..4).for_each(|place| wide(e, 0xf280_0000, d, 0, place));
 }
 
+pub(super) fn add_carry(e: &mut A64, a: Gpr, b: Gpr, d: Gpr) {
+    asm!(e.asm ; adds X(d), X(a), X(b) ; cinc X(d), X(d), cs);
+}
+
+pub(super) fn set_carry(e: &mut A64, a: Gpr, b: Gpr, d: Gpr) {
+    asm!(e.asm ; cmn X(a), X(b) ; cset X(d), cs);
+}
+
 pub(super) fn sign_extend(e: &mut A64, w: Width, from: Size, d: Gpr, s: Gpr) {
     match (from, w) {
         (Size::B, Width::W32) => asm!(e.asm ; sxtb W(d), W(s)),

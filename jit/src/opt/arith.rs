@@ -1,7 +1,7 @@
 //! Moves and arithmetic: what becomes a value, and what becomes one operation of the machine.
 
 use rtbpf_isa::effects::RegSet;
-use rtbpf_isa::{AluOp, Operand, Reg, Size, Width};
+use rtbpf_isa::{AluOp, InsnIdx, Operand, Reg, Size, Width};
 
 use super::magic::Magic;
 use super::truth::right;
@@ -10,11 +10,11 @@ use crate::encode::{Addr, Alu, Bin, Div, Encode, Rhs};
 use crate::fast::{Fast, constant, reg};
 
 impl<E: Encode> Fast<'_, E> {
-    pub(super) fn alu(&mut self, op: AluOp, width: Width, dst: Reg, src: Operand) -> bool {
+    pub(super) fn alu(&mut self, at: InsnIdx, op: AluOp, width: Width, dst: Reg, src: Operand) -> bool {
         match op.into() {
             Alu::Mov => self.copy(width, dst, src),
             Alu::Bin(op) => self.bin(op, width, dst, src),
-            Alu::Div(op) => return self.divide(op, width, dst, src),
+            Alu::Div(op) => return self.divide(at, op, width, dst, src),
         }
         true
     }
@@ -42,6 +42,7 @@ impl<E: Encode> Fast<'_, E> {
                 Width::W32,
                 Value::Low { .. }
                 | Value::Truth { .. }
+                | Value::Carry { .. }
                 | Value::Shift { width: Width::W32, .. }
                 | Value::Product { width: Width::W32, .. },
             ) => self.assign(dst, value),
@@ -98,7 +99,10 @@ impl<E: Encode> Fast<'_, E> {
     /// Masks that leave whole bytes; and those that leave a condition's number as it is.
     fn mask(&mut self, op: Bin, dst: Reg, src: Operand) -> bool {
         let (Bin::And, Operand::Imm(mask @ 1..)) = (op, src) else { return false };
-        if let (Value::Truth { .. }, 1) = (self.opt.value(dst), mask & 1) {
+        if let (Value::Truth { .. } | Value::Carry { .. }, 1) = (self.opt.value(dst), mask & 1) {
+            return true;
+        }
+        if self.high_bits(dst, mask) {
             return true;
         }
         let size = match mask {
@@ -113,6 +117,23 @@ impl<E: Encode> Fast<'_, E> {
         };
         let fits = size == Size::B && self.opt.bytes.contains(of);
         self.assign(dst, if fits { Value::of(of) } else { Value::Low { size, of } });
+        true
+    }
+
+    /// `(x >> by) & mask`, where the mask leaves all but up to three of the bits that are left, as `x >> more << zeros`: as an
+    /// index of an address, the second shift costs nothing.
+    fn high_bits(&mut self, dst: Reg, mask: i32) -> bool {
+        let Some((width, false, of, by)) = self.opt.value(dst).shift() else { return false };
+        let (zeros, ones) = (mask.trailing_zeros(), mask.count_ones());
+        let all = by as u32 + zeros + ones == width.bits() && mask.leading_zeros() + zeros + ones == 32;
+        if !all || !(1..=3).contains(&zeros) {
+            return false;
+        }
+        self.assign(dst, Value::Shift { width, left: false, of, by: by + zeros as u8 });
+        self.settle(dst);
+        if let Some(value) = Value::of(dst).scaled(zeros as u8) {
+            self.assign(dst, value);
+        }
         true
     }
 
@@ -143,7 +164,7 @@ impl<E: Encode> Fast<'_, E> {
         match self.opt.value(r) {
             Value::Sum { .. } | Value::Const(_) => {}
             Value::Shift { .. } | Value::Product { .. } | Value::Low { .. } => self.settle(r),
-            Value::Load { .. } | Value::Truth { .. } => self.settle(r),
+            Value::Load { .. } | Value::Truth { .. } | Value::Carry { .. } => self.settle(r),
         }
         self.opt.value(r)
     }
@@ -261,7 +282,7 @@ impl<E: Encode> Fast<'_, E> {
     fn is_disjoint(&self, dst: Reg, src: Operand) -> bool {
         let Operand::Reg(src) = src else { return false };
         let bit = |r: Reg| match self.opt.value(r) {
-            Value::Truth { .. } => true,
+            Value::Truth { .. } | Value::Carry { .. } => true,
             value => value.copied().is_some_and(|of| self.opt.bits.contains(of)),
         };
         let even = |r: Reg| self.opt.value(r).shift().is_some_and(|(_, left, _, _)| left);
@@ -308,9 +329,24 @@ impl<E: Encode> Fast<'_, E> {
         true
     }
 
-    fn divide(&mut self, op: Div, width: Width, dst: Reg, src: Operand) -> bool {
-        let Operand::Imm(divisor) = src else { return false };
-        let divisor = constant(width, divisor);
+    /// What `r` holds, where that is known.
+    fn constant_of(&self, at: InsnIdx, r: Reg) -> Option<u64> {
+        match self.opt.value(r) {
+            Value::Const(value) => Some(value),
+            value if value == Value::of(r) => self.opt.fixed.value(at, r),
+            _ => None,
+        }
+    }
+
+    fn divide(&mut self, at: InsnIdx, op: Div, width: Width, dst: Reg, src: Operand) -> bool {
+        let divisor = match src {
+            Operand::Imm(divisor) => constant(width, divisor),
+            Operand::Reg(src) => match self.constant_of(at, src) {
+                Some(divisor) if width == Width::W32 => divisor as u32 as u64,
+                Some(divisor) => divisor,
+                None => return false,
+            },
+        };
         if !self.opt.on.magic || divisor == 0 {
             return false;
         }
@@ -318,6 +354,15 @@ impl<E: Encode> Fast<'_, E> {
             Div::Div => true,
             Div::Mod => false,
             Div::Sdiv | Div::Smod => return false,
+        };
+        // The product with the divisor takes a signed immediate, or its register.
+        let factor = match (i32::try_from(divisor), src) {
+            (Ok(factor), _) => Rhs::Imm(factor),
+            (Err(_), Operand::Reg(src)) if src != dst => {
+                self.settle(src);
+                Rhs::Reg(reg::<E>(src))
+            }
+            (Err(_), _) => return false,
         };
         let n = self.source_at(width, dst);
         if divisor.is_power_of_two() {
@@ -332,14 +377,13 @@ impl<E: Encode> Fast<'_, E> {
             self.defined(dst, width == Width::W32);
             return true;
         }
-        // The product with the divisor takes a signed immediate.
-        let (Some(magic), Ok(factor)) = (Magic::new(width, divisor), i32::try_from(divisor)) else { return false };
+        let Some(magic) = Magic::new(width, divisor) else { return false };
         self.release(dst);
         let Some(q) = self.e.quotient(width, reg::<E>(n), magic) else { return false };
         if quotient {
             self.e.mov(width, reg::<E>(dst), q);
         } else {
-            self.e.bin(Bin::Mul, width, q, q, Rhs::Imm(factor));
+            self.e.bin(Bin::Mul, width, q, q, factor);
             self.e.bin(Bin::Sub, width, reg::<E>(dst), reg::<E>(n), Rhs::Reg(q));
         }
         self.defined(dst, width == Width::W32);

@@ -241,7 +241,7 @@ impl<E: Encode> Fast<'_, E> {
         match self.opt.value(r) {
             Value::Load { size, at } => Some((size, at.addr(reg::<E>))),
             Value::Sum { .. } | Value::Const(_) | Value::Shift { .. } => None,
-            Value::Product { .. } | Value::Low { .. } | Value::Truth { .. } => None,
+            Value::Product { .. } | Value::Low { .. } | Value::Truth { .. } | Value::Carry { .. } => None,
         }
     }
 }

@@ -43,7 +43,9 @@ pub(crate) struct Moved {
     /// Its branch.
     last: InsnIdx,
     jump: InsnIdx,
-    /// The branch leaves the loop, whose body is behind it.
+    /// Where the body begins, if nothing else leads to the test: then the loop is a straight line.
+    body: Option<InsnIdx>,
+    /// The branch leaves the loop.
     leaves: bool,
 }
 
@@ -64,10 +66,10 @@ pub(crate) fn moved(
             continue;
         }
         let Some(last) = test(code, leads, first).filter(|last| *last < jump) else { continue };
-        let leaves = match insns.get(last.index()) {
-            Some(Insn::Branch { op, to, .. }) => !(first..=jump).contains(&last.target(*to)) && op.inverse().is_some(),
-            _ => continue,
-        };
+        let Some(Insn::Branch { op, to, .. }) = insns.get(last.index()) else { continue };
+        let (target, turns) = (last.target(*to), op.inverse().is_some());
+        let leaves = !(first..=jump).contains(&target) && turns;
+        let body = if leaves { last.next() } else { target };
         // Other branches to the test select, and do not go there.
         let mut others = (first_source..jump.0).map(InsnIdx).filter(|at| {
             let target = insns.get(at.index()).and_then(Insn::relative_target).map(|to| at.target(to));
@@ -75,24 +77,25 @@ pub(crate) fn moved(
         });
         let alone = jump.0 - first_source <= MOST && others.next().is_none();
         let short = jump.0 - first.0 <= rounds::MOST_INSNS as u32;
-        let joins = (last.0 + 2..=jump.0).any(|at| begins(leads, InsnIdx(at)));
+        let joins = (body.0 + 1..=jump.0).any(|at| begins(leads, InsnIdx(at)));
         let moves = match leaves {
             // Short ones of several blocks are repeated as they are.
             true => alone && last.next() < jump && !(short && joins),
-            false => !short && is_cold(insns, last.next(), first, jump),
+            false => (!short || alone && turns && !joins) && is_cold(insns, last.next(), first, jump),
         };
         if !moves {
             continue;
         }
-        found.push(Moved { first, last, jump, leaves });
-        if let (Some(lead), Some((_, source))) = (leads.get_mut(last.index() + 1), sources.get_mut(last.index() + 1)) {
-            match (leaves, *lead) {
-                (true, _) => (*lead, *source) = (Lead::Loop, (*source).max(jump.0)),
-                (false, Lead::No) => *lead = Lead::Block,
-                (false, Lead::Block | Lead::Loop) => {}
-            }
+        let body = (leaves || alone && turns && (last..jump).contains(&body)).then_some(body);
+        found.push(Moved { first, last, jump, body, leaves });
+        if let (false, Some(lead @ Lead::No)) = (leaves, leads.get_mut(last.index() + 1)) {
+            *lead = Lead::Block;
         }
-        if let (true, Some(lead)) = (leaves, leads.get_mut(first.index())) {
+        let Some(body) = body else { continue };
+        if let (Some(lead), Some((_, source))) = (leads.get_mut(body.index()), sources.get_mut(body.index())) {
+            (*lead, *source) = (Lead::Loop, (*source).max(jump.0));
+        }
+        if let Some(lead) = leads.get_mut(first.index()) {
             *lead = Lead::No;
         }
     }
@@ -112,7 +115,9 @@ fn test((program, insns): (&VerifiedProgram, &[Insn]), leads: &[Lead], first: In
         }
         match insns.get(at.index())? {
             Insn::Alu { .. } | Insn::MovSx { .. } | Insn::Load { .. } | Insn::Store { .. } => {}
-            Insn::Branch { to, .. } if *to != 1 && facts.branch == Branch::Both => return Some(at),
+            // A branch over a jump becomes one branch.
+            Insn::Branch { to: 1, .. } if matches!(insns.get(at.index() + 1), Some(Insn::Jump { .. })) => return None,
+            Insn::Branch { .. } if facts.branch == Branch::Both => return Some(at),
             _ => return None,
         }
     }
@@ -149,8 +154,8 @@ impl<E: Encode> Fast<'_, E> {
     /// Emits the test that takes the place of the jump at `at`, if one does.
     pub(crate) fn test_here(&mut self, at: InsnIdx, starts: &[Label]) -> Result<bool, CompileError> {
         let Some(moved) = self.opt.moved.iter().find(|moved| moved.jump == at).copied() else { return Ok(false) };
-        if moved.leaves {
-            return self.ring(moved, starts).map(|()| true);
+        if let Some(body) = moved.body {
+            return self.ring(moved, body, starts).map(|()| true);
         }
         for at in (moved.first.0..=moved.last.0).map(InsnIdx) {
             self.emit(at, starts)?;
@@ -162,18 +167,19 @@ impl<E: Encode> Fast<'_, E> {
         Ok(true)
     }
 
-    /// Emits the test of a loop that its branch leaves, and the way back to the body.
-    fn ring(&mut self, moved: Moved, starts: &[Label]) -> Result<(), CompileError> {
-        let Moved { first, last, jump, .. } = moved;
+    /// Emits the test of a loop that is a straight line, and the way back to the body.
+    fn ring(&mut self, moved: Moved, body: InsnIdx, starts: &[Label]) -> Result<(), CompileError> {
+        let Moved { first, last, jump, leaves, .. } = moved;
         for at in (first.0..last.0).map(InsnIdx) {
             self.emit(at, starts)?;
         }
         let Some(&branch @ Insn::Branch { to, .. }) = self.insns.get(last.index()) else { return Ok(()) };
-        let Some(leave) = Cond::of(last, &branch) else { return Ok(()) };
+        let cond = Cond::of(last, &branch);
+        let Some(leave) = cond.and_then(|cond| if leaves { Some(cond) } else { cond.inverse() }) else { return Ok(()) };
         self.e.asm().mark(Label(last.0));
-        let out = last.target(to);
+        let out = if leaves { last.target(to) } else { last.next() };
         let out = Target { leaves: true, ..self.target(last, out, Label(out.0), Reach::Far) };
-        let places = (last.0 + 1..jump.0).chain(first.0..last.0).map(InsnIdx).collect();
+        let places = (body.0..jump.0).chain(first.0..last.0).map(InsnIdx).collect();
         self.unroll_moved(places, leave, out, starts)
     }
 }

@@ -75,7 +75,7 @@ impl<E: Encode> Fast<'_, E> {
                     Some(From::Memory(at))
                 }
                 Value::Sum { .. } | Value::Shift { .. } | Value::Product { .. } => None,
-                Value::Low { .. } | Value::Load { .. } | Value::Truth { .. } => None,
+                Value::Low { .. } | Value::Load { .. } | Value::Truth { .. } | Value::Carry { .. } => None,
             },
         };
         if what(self).is_none() {

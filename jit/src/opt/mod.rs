@@ -8,7 +8,7 @@
 //! | base + index * scale + displacement in loads and stores; `lea` | `value.rs` | `values` |
 //! | shift, shift, or → rotate; shift pairs → extension; times 3, 5, 10, 31, 33 → sums; bits shifted in | `arith.rs` | `values` |
 //! | bytes put together → one wide load | `combine.rs` | `combine` |
-//! | division and remainder by constants | [`magic`] | `magic` |
+//! | division and remainder by constants | [`magic`], `fixed.rs` | `magic` |
 //! | stores next to each other → one wide store | `merge.rs` | `merge` |
 //! | a load as an operand of what takes it; load, operation and store as one | `fuse.rs` | `fuse` |
 //! | a branch over few operations → conditional move, or the condition as a number | `select.rs` | `select` |
@@ -30,6 +30,7 @@ mod blocks;
 pub(crate) mod combine;
 mod count;
 pub(crate) mod exits;
+mod fixed;
 mod fuse;
 pub(crate) mod halves;
 pub(crate) mod latch;
@@ -151,6 +152,8 @@ pub(crate) struct Opt {
     /// Branches that select; empty where there are none.
     selects: Vec<u8>,
     moved: Vec<layout::Moved>,
+    /// Registers that hold constants throughout.
+    fixed: fixed::Fixed,
     values: [Value; Reg::COUNT],
     /// Registers whose values are not computed yet.
     pending: RegSet,
@@ -209,6 +212,7 @@ impl Opt {
             slots: Vec::new(),
             selects: Vec::new(),
             moved: Vec::new(),
+            fixed: fixed::Fixed::default(),
             values: Reg::ALL.map(Value::of),
             pending: RegSet::EMPTY,
             narrow: RegSet::EMPTY,
@@ -235,6 +239,9 @@ impl Opt {
         {
             self.liveness = Liveness::new(&new, subprogs);
             insns = Cow::Owned(new);
+        }
+        if self.on.magic {
+            self.fixed = fixed::Fixed::of(&insns, subprogs, &self.leads);
         }
         if self.on.narrow {
             let lowering = program.lowering();
@@ -357,7 +364,7 @@ impl<E: Encode> Fast<'_, E> {
         let after = self.opt.liveness.after(at).with(self.opt.pinned);
         (self.opt.live, self.opt.after) = (after.with(insn.uses()), after);
         let done = match *insn {
-            Insn::Alu { op, width, dst, src } => self.alu(op, width, dst, src),
+            Insn::Alu { op, width, dst, src } => self.alu(at, op, width, dst, src),
             Insn::MovSx { width, from, dst, src } => {
                 self.release(dst);
                 let s = self.low_or_all(from, src);
@@ -542,6 +549,10 @@ impl<E: Encode> Fast<'_, E> {
             }
             Value::Truth { op, width, lhs, rhs } => {
                 self.e.set(op, width, reg::<E>(lhs), truth::right::<E>(rhs), d);
+                (narrow, byte, bit) = (true, true, true);
+            }
+            Value::Carry { a, b } => {
+                self.e.set_carry(reg::<E>(a), reg::<E>(b), d);
                 (narrow, byte, bit) = (true, true, true);
             }
         }

@@ -11,7 +11,7 @@
 //! Compilers make this of `c ? a : b`, because the instruction set has no conditional move. Most have decided by then that
 //! the condition cannot be predicted, or that both sides cost nothing: they emit a conditional move for other machines.
 
-use rtbpf_isa::effects::RegSet;
+use rtbpf_isa::effects::{Flow, RegSet};
 use rtbpf_isa::{AluOp, Insn, InsnIdx, Operand, Reg, Width};
 use rtbpf_verifier::{Branch, VerifiedProgram};
 
@@ -62,7 +62,7 @@ pub(crate) fn selects(
         }
         // Where the first of two branches on one condition is predicted, the second one has been.
         let again = waiting.is_some_and(|(before, branch)| at.0 - before <= AGAIN && is_same(branch, insn));
-        if again || waits(insns, at.index(), chosen) {
+        if again || waits(insns, at, to, chosen) {
             waiting = Some((at.0, insn));
             continue;
         }
@@ -90,25 +90,47 @@ fn is_same(a: &Insn, b: &Insn) -> bool {
     }
 }
 
-/// Whether what the branch at `at` compares was just loaded from an address that what is chosen goes into: a processor that
-/// predicts the branch need not wait for one load before the next.
-fn waits(insns: &[Insn], at: usize, chosen: &Insn) -> bool {
-    const NEAR: usize = 16;
-    let Some(branch) = insns.get(at) else { return false };
-    let (mut wanted, mut addresses) = (branch.uses(), RegSet::EMPTY);
-    for number in (at.saturating_sub(NEAR)..at).rev() {
-        let Some(insn) = insns.get(number) else { break };
-        if insn.defs().0 & addresses.0 != 0 {
-            addresses = addresses.without(insn.defs()).with(insn.uses());
-        }
-        if insn.defs().0 & wanted.0 != 0 {
-            wanted = wanted.without(insn.defs());
-            if matches!(insn, Insn::Load { .. }) {
-                addresses = addresses.with(insn.uses());
+/// Whether what the branch at `at` compares is loaded from an address that what was chosen the time before goes into, or is
+/// a sum that is kept within bounds from round to round: a processor that predicts the branch need not wait for one load, or
+/// one comparison, before the next.
+fn waits(insns: &[Insn], at: InsnIdx, to: i32, chosen: &Insn) -> bool {
+    /// Instructions that are looked at, on all ways.
+    const MOST: usize = 64;
+    let mut left = MOST;
+    let bounded = insns.get(at.index()).is_some_and(|branch| match *chosen {
+        Insn::Alu { op: AluOp::Mov, dst, src: Operand::Imm(_), .. } => branch.uses().contains(dst),
+        _ => false,
+    });
+    // From where the ways meet: registers that the choice went into, and those of them that were loaded.
+    let mut ways = vec![(at.target(to), chosen.defs(), RegSet::EMPTY)];
+    while let Some((mut place, mut goes_into, mut loaded)) = ways.pop() {
+        while let Some(insn) = insns.get(place.index()) {
+            if left == 0 || goes_into == RegSet::EMPTY {
+                break;
             }
+            left -= 1;
+            let meets = |set: RegSet| insn.uses().0 & set.0 != 0;
+            if place == at {
+                if meets(loaded) || bounded && meets(goes_into) {
+                    return true;
+                }
+                break;
+            }
+            let (into, of) = (meets(goes_into), meets(loaded) || matches!(insn, Insn::Load { .. }));
+            let with = |set: RegSet, is: bool| if is { set.with(insn.defs()) } else { set.without(insn.defs()) };
+            (goes_into, loaded) = (with(goes_into, into), with(loaded, into && of));
+            place = match insn.flow() {
+                Flow::Next | Flow::Call(_) => place.next(),
+                Flow::Jump(to) => place.target(to),
+                Flow::Branch(to) => {
+                    ways.push((place.target(to), goes_into, loaded));
+                    place.next()
+                }
+                Flow::Exit => break,
+            };
         }
     }
-    addresses.0 & chosen.defs().0 != 0
+    false
 }
 
 /// One cheap operation on registers.
@@ -149,7 +171,7 @@ impl<E: Encode> Fast<'_, E> {
             self.opt.after = self.opt.liveness.after(at).with(self.opt.liveness.after(before)).with(self.opt.pinned);
             self.opt.after = self.opt.after.with(cond.uses());
             self.opt.live = self.opt.after.with(insn.uses());
-            self.always(&insn);
+            self.always(before, &insn);
         }
         self.opt.after = self.opt.liveness.after(chosen).with(self.opt.pinned);
         self.opt.live = self.opt.after.with(cond.uses()).with(insn.uses()).with(insn.defs());
@@ -170,10 +192,10 @@ impl<E: Encode> Fast<'_, E> {
     }
 
     /// Emits an operation that happens whatever the branch does.
-    fn always(&mut self, insn: &Insn) {
+    fn always(&mut self, at: InsnIdx, insn: &Insn) {
         match *insn {
             Insn::Alu { op, width, dst, src } => {
-                self.alu(op, width, dst, src);
+                self.alu(at, op, width, dst, src);
             }
             Insn::Neg { width, dst } => {
                 self.settle(dst);
@@ -247,7 +269,7 @@ impl<E: Encode> Fast<'_, E> {
         match self.opt.value(src) {
             Value::Sum { base: Some(base), index: None, disp: 0 } => is(base),
             Value::Sum { .. } | Value::Const(_) | Value::Shift { .. } | Value::Product { .. } => false,
-            Value::Low { .. } | Value::Load { .. } | Value::Truth { .. } => false,
+            Value::Low { .. } | Value::Load { .. } | Value::Truth { .. } | Value::Carry { .. } => false,
         }
     }
 }

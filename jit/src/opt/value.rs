@@ -30,6 +30,8 @@ pub(crate) enum Value {
     Load { size: Size, at: Place },
     /// 1 if `lhs op rhs`, else 0.
     Truth { op: CmpOp, width: Width, lhs: Reg, rhs: Operand },
+    /// 1 if the sum of two 64-bit numbers is too large for one, else 0.
+    Carry { a: Reg, b: Reg },
 }
 
 /// `base + (index << shift) + disp`, an address.
@@ -84,6 +86,7 @@ impl Value {
             Value::Shift { of, .. } | Value::Product { of, .. } | Value::Low { of, .. } => RegSet::of(of),
             Value::Truth { lhs, rhs: Operand::Reg(rhs), .. } => RegSet::of(lhs).with(RegSet::of(rhs)),
             Value::Truth { lhs, rhs: Operand::Imm(_), .. } => RegSet::of(lhs),
+            Value::Carry { a, b } => RegSet::of(a).with(RegSet::of(b)),
         }
     }
 
@@ -92,7 +95,7 @@ impl Value {
         match self.plus(off)? {
             Value::Sum { base: Some(base), index, disp } => Some(Place { base, index, disp }),
             Value::Sum { .. } | Value::Const(_) | Value::Shift { .. } | Value::Product { .. } => None,
-            Value::Low { .. } | Value::Load { .. } | Value::Truth { .. } => None,
+            Value::Low { .. } | Value::Load { .. } | Value::Truth { .. } | Value::Carry { .. } => None,
         }
     }
 
@@ -101,7 +104,7 @@ impl Value {
         match self {
             Value::Sum { base: Some(base), index: None, disp: 0 } => Some(base),
             Value::Sum { .. } | Value::Const(_) | Value::Shift { .. } | Value::Product { .. } => None,
-            Value::Low { .. } | Value::Load { .. } | Value::Truth { .. } => None,
+            Value::Low { .. } | Value::Load { .. } | Value::Truth { .. } | Value::Carry { .. } => None,
         }
     }
 
@@ -114,7 +117,8 @@ impl Value {
             | Value::Product { .. }
             | Value::Low { .. }
             | Value::Load { .. }
-            | Value::Truth { .. } => None,
+            | Value::Truth { .. }
+            | Value::Carry { .. } => None,
         }
     }
 
@@ -163,7 +167,7 @@ impl Value {
             }
             Value::Const(value) => Some(Value::Const(value.wrapping_shl(by.into()))),
             Value::Sum { .. } | Value::Shift { .. } | Value::Product { .. } => None,
-            Value::Low { .. } | Value::Load { .. } | Value::Truth { .. } => None,
+            Value::Low { .. } | Value::Load { .. } | Value::Truth { .. } | Value::Carry { .. } => None,
         }
     }
 
@@ -179,7 +183,9 @@ impl Value {
             }
             Value::Const(_) => Some(self),
             Value::Shift { of, .. } | Value::Product { of, .. } | Value::Low { of, .. } => (of != reg).then_some(self),
-            Value::Load { .. } | Value::Truth { .. } => (!self.refs().contains(reg)).then_some(self),
+            Value::Load { .. } | Value::Truth { .. } | Value::Carry { .. } => {
+                (!self.refs().contains(reg)).then_some(self)
+            }
         }
     }
 
@@ -189,7 +195,7 @@ impl Value {
             Value::Shift { width, left, of, by } => Some((width, left, of, by)),
             Value::Sum { base: None, index: Some((of, by)), disp: 0 } if by != 0 => Some((Width::W64, true, of, by)),
             Value::Sum { .. } | Value::Const(_) | Value::Product { .. } => None,
-            Value::Low { .. } | Value::Load { .. } | Value::Truth { .. } => None,
+            Value::Low { .. } | Value::Load { .. } | Value::Truth { .. } | Value::Carry { .. } => None,
         }
     }
 }

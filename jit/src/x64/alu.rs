@@ -59,6 +59,22 @@ pub(super) fn zero_extend(e: &mut X64, from: Size, d: Gpr, s: Gpr) {
     }
 }
 
+/// `add`, then `adc` of 0.
+pub(super) fn add_carry(e: &mut X64, a: Gpr, b: Gpr, d: Gpr) {
+    let (a, b) = if d == b { (b, a) } else { (a, b) };
+    mov(e, Width::W64, d, a);
+    e.rr(Width::W64, 0x03, d, b);
+    e.rm(Width::W64, op(0x83), 2, Rm::Reg(d));
+    e.imm8(0);
+}
+
+pub(super) fn set_carry(e: &mut X64, a: Gpr, b: Gpr, d: Gpr) {
+    mov(e, Width::W64, T2, a);
+    e.rr(Width::W64, 0x03, T2, b);
+    e.rm(Width::W32, op8(0x0f90 | Cc::B as u16), 0, Rm::Reg(d));
+    zero_extend(e, Size::B, d, d);
+}
+
 /// Opcode extension of the immediate form; the register form `op r, r/m` has code `8 * extension + 3`.
 fn extension(op: Bin) -> Option<u8> {
     match op {

@@ -117,7 +117,7 @@ pub(super) fn branch_memory(e: &mut X64, cmp: CmpOp, size: Size, addr: Mem, b: R
 
 /// A conditional move on the inverse of the condition, which differs in its lowest bit.
 pub(super) fn select(e: &mut X64, op: CmpOp, w: Width, a: Gpr, b: Rhs<Gpr>, d: Gpr, s: Gpr) {
-    compare(e, op, w, a, b);
+    let op = compare_by_carry(e, op, w, a, b);
     e.beside_flags(d, |e| e.rr(Width::W64, 0x0f40 | (Cc::of(op) as u16 ^ 1), d, s));
 }
 
@@ -126,7 +126,7 @@ pub(super) fn set(e: &mut X64, cmp: CmpOp, w: Width, a: Gpr, b: Rhs<Gpr>, d: Gpr
     if !compared {
         alu::mov_imm(e, d, 0);
     }
-    compare(e, cmp, w, a, b);
+    let cmp = compare_by_carry(e, cmp, w, a, b);
     e.rm(Width::W32, op8(0x0f90 | Cc::of(cmp) as u16), 0, Rm::Reg(d));
     if compared {
         alu::zero_extend(e, Size::B, d, d);
@@ -158,6 +158,21 @@ pub(super) fn carried(op: CmpOp, b: Rhs<Gpr>) -> Option<(CmpOp, Rhs<Gpr>, bool)>
         (CmpOp::Eq | CmpOp::Ne | CmpOp::Set, _) => None,
         (CmpOp::Sgt | CmpOp::Sge | CmpOp::Slt | CmpOp::Sle, _) => None,
     }
+}
+
+/// Compares so that the flag of one bit decides where it can: what asks for two of them costs some processors a second
+/// operation. What is to be asked.
+fn compare_by_carry(e: &mut X64, cmp: CmpOp, w: Width, a: Gpr, b: Rhs<Gpr>) -> CmpOp {
+    let one_bit = match cmp {
+        CmpOp::Gt | CmpOp::Le => carried(cmp, b),
+        _ => None,
+    };
+    let (cmp, b, exchanged) = one_bit.unwrap_or((cmp, b, false));
+    match (b, exchanged) {
+        (Rhs::Reg(b), true) => compare(e, cmp, w, b, Rhs::Reg(a)),
+        (b, _) => compare(e, cmp, w, a, b),
+    }
+    cmp
 }
 
 /// `adc d, 0`, or `sbb d, -1`.

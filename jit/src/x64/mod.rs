@@ -347,6 +347,12 @@ impl Encode for X64 {
     fn add_truth(&mut self, op: CmpOp, compared: Width, a: Gpr, b: Rhs<Gpr>, w: Width, d: Gpr) {
         branch::add_truth(self, op, compared, a, b, w, d);
     }
+    fn add_carry(&mut self, a: Gpr, b: Gpr, d: Gpr) {
+        alu::add_carry(self, a, b, d);
+    }
+    fn set_carry(&mut self, a: Gpr, b: Gpr, d: Gpr) {
+        alu::set_carry(self, a, b, d);
+    }
     fn select(&mut self, op: CmpOp, w: Width, a: Gpr, b: Rhs<Gpr>, d: Gpr, s: Gpr) {
         branch::select(self, op, w, a, b, d, s);
     }

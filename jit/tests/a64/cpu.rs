@@ -6,6 +6,8 @@ pub struct Cpu {
     pub x: [u64; 32],
     /// What a comparison of `a` with `b` left: both, at their width, sign-extended and not.
     flags: Option<(i64, i64, u64, u64)>,
+    /// What it, or an addition, carried.
+    carry: bool,
     /// Address, bytes and value of what was written, in order.
     pub stores: Vec<(u64, u32, u64)>,
 }
@@ -18,7 +20,7 @@ fn byte(address: u64) -> u64 {
 
 impl Cpu {
     pub fn new(x: [u64; 32]) -> Cpu {
-        Cpu { x, flags: None, stores: Vec::new() }
+        Cpu { x, flags: None, carry: false, stores: Vec::new() }
     }
 
     /// What stands at an address, zero-extended.
@@ -76,12 +78,13 @@ impl Cpu {
     }
 
     fn holds(&self, condition: &str) -> bool {
+        if let "hs" | "cs" | "lo" | "cc" = condition {
+            return self.carry == matches!(condition, "hs" | "cs");
+        }
         let (sa, sb, a, b) = self.flags.expect("something was compared");
         match condition {
             "eq" => a == b,
             "ne" => a != b,
-            "hs" | "cs" => a >= b,
-            "lo" | "cc" => a < b,
             "hi" => a > b,
             "ls" => a <= b,
             "ge" => sa >= sb,
@@ -135,13 +138,19 @@ impl Cpu {
             "rev" if bits == 32 => (arg(1) as u32).swap_bytes().into(),
             "rev" => arg(1).swap_bytes(),
             "rev16" => (arg(1) & 0x00ff_00ff) << 8 | (arg(1) & 0xff00_ff00) >> 8,
+            "adds" => {
+                let (sum, carry) = arg(1).overflowing_add(arg(2));
+                self.carry = carry;
+                sum
+            }
             "cmp" | "cmn" | "tst" => {
                 let (a, b) = (arg(0), arg(1));
-                let (a, b) = match mnemonic {
-                    "cmp" => (a, b),
-                    "cmn" => (a, low(b.wrapping_neg())),
-                    _ => (a & b, 0),
+                let (a, b, carry) = match mnemonic {
+                    "cmp" => (a, b, low(a) >= low(b)),
+                    "cmn" => (a, low(b.wrapping_neg()), low(a.wrapping_add(b)) < low(a)),
+                    _ => (a & b, 0, false),
                 };
+                self.carry = carry;
                 self.flags = Some((signed(a), signed(low(b)), low(a), low(b)));
                 return 4;
             }
