@@ -280,7 +280,7 @@ impl Function<'_> {
 
     fn lead_here(&mut self, at: usize) {
         let over = (self.insns.len() - at - 1) as i32;
-        if let Insn::Branch { to, .. } = &mut self.insns[at] {
+        if let Insn::Branch { to, .. } | Insn::Jump { to, .. } = &mut self.insns[at] {
             *to = over;
         }
     }
@@ -294,7 +294,17 @@ impl Function<'_> {
         self.block(size / 4, 1);
         self.insns.push(Insn::Alu { op: AluOp::Sub, width: Width::W64, dst: counter, src: Operand::Imm(1) });
         let test = self.insns.len();
-        self.insns.push(Insn::Branch { op: CmpOp::Eq, width: Width::W64, lhs: counter, rhs: Operand::Imm(0), to: 0 });
+        // The way out may stand between test and body.
+        let between = self.rng.chance(2);
+        let op = if between { CmpOp::Ne } else { CmpOp::Eq };
+        self.insns.push(Insn::Branch { op, width: Width::W64, lhs: counter, rhs: Operand::Imm(0), to: 0 });
+        let mut out = test;
+        if between {
+            self.straight();
+            out = self.insns.len();
+            self.insns.push(Insn::Jump { to: 0, long: false });
+            self.lead_here(test);
+        }
         let middle = self.insns.len() as i32;
         self.insns[entry] = Insn::Jump { to: middle - entry as i32 - 1, long: false };
         self.block(size / 2, 1);
@@ -306,7 +316,7 @@ impl Function<'_> {
             self.straight();
         }
         self.insns.push(Insn::Jump { to: back(self), long: false });
-        self.lead_here(test);
+        self.lead_here(out);
         if let Some(at) = leaves {
             self.lead_here(at);
         }
@@ -398,7 +408,7 @@ impl Function<'_> {
     fn idiom(&mut self) {
         let (a, b) = (self.scalar(), self.scalar());
         let (width, small, imm) = (self.rng.width(), self.rng.below(4) as i32, self.rng.imm());
-        match self.rng.below(8) {
+        match self.rng.below(10) {
             0 => {
                 let by = 1 + self.rng.below(width.bits() as u64 - 1) as i32;
                 let op = self.rng.one_of(&[AluOp::Or, AluOp::Xor, AluOp::Add]);
@@ -441,11 +451,44 @@ impl Function<'_> {
                 self.alu(AluOp::Lsh, Width::W32, a, Operand::Imm(small));
                 self.alu(AluOp::Add, Width::W32, b, Operand::Reg(a));
             }
+            7 => self.carry(a, b),
+            8 => {
+                let (zeros, ones) = (small as u32, self.rng.below(6) as u32 + 1);
+                let by = width.bits() - zeros - ones;
+                self.alu(AluOp::Rsh, width, a, Operand::Imm(by as i32));
+                self.alu(AluOp::And, width, a, Operand::Imm(((1 << ones) - 1) << zeros));
+                self.alu(AluOp::Add, Width::W64, b, Operand::Reg(a));
+            }
             _ => {
                 let op = self.rng.one_of(&[AluOp::Div, AluOp::Mod]);
                 self.mov(a, b);
-                self.alu(op, width, a, Operand::Imm(imm));
+                let divisor = if self.rng.chance(3) {
+                    self.constant(b);
+                    Operand::Reg(b)
+                } else {
+                    Operand::Imm(imm)
+                };
+                self.alu(op, width, a, divisor);
             }
+        }
+    }
+
+    /// A sum, and one more if the addition carried.
+    fn carry(&mut self, a: Reg, b: Reg) {
+        let number = self.scalar();
+        let (sum, part) = if self.rng.chance(8) { (b, a) } else { (a, b) };
+        self.alu(AluOp::Add, Width::W64, a, Operand::Reg(b));
+        self.alu(AluOp::Mov, Width::W32, number, Operand::Imm(1));
+        let (op, lhs, rhs) = if self.rng.chance(2) { (CmpOp::Lt, sum, part) } else { (CmpOp::Gt, part, sum) };
+        self.insns.push(Insn::Branch { op, width: Width::W64, lhs, rhs: Operand::Reg(rhs), to: 1 });
+        self.alu(AluOp::Mov, Width::W32, number, Operand::Imm(0));
+        if self.rng.chance(4) {
+            self.straight();
+        }
+        let width = if self.rng.chance(6) { Width::W32 } else { Width::W64 };
+        self.alu(AluOp::Add, width, sum, Operand::Reg(number));
+        if self.rng.chance(2) {
+            self.constant(number);
         }
     }
 
