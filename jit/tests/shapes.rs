@@ -170,7 +170,7 @@ fn numbers_of_conditions_agree() {
 #[test]
 fn sums_with_their_carry_agree() {
     let words = [0, 1, u64::MAX, u64::MAX - 1, 1 << 63, (1 << 63) - 1, 0xffff_ffff, 0xdead_beef_0000_0003];
-    for round in 0..rounds(1500) {
+    for round in 0..rounds(600) {
         let rng = &mut Rng::new(0xca44 ^ round << 8);
         let mut insns = Vec::new();
         for _ in 0..6 {
@@ -208,7 +208,7 @@ fn sums_with_their_carry_agree() {
 /// The highest bits of a number, as an index of elements of two, four or eight bytes, and masks that are none of it.
 #[test]
 fn highest_bits_as_indexes_agree() {
-    for round in 0..rounds(800) {
+    for round in 0..rounds(400) {
         let rng = &mut Rng::new(0x6b17 ^ round << 8);
         let mut insns = vec![mov(R6, R(R1))];
         for _ in 0..6 {
@@ -246,7 +246,7 @@ fn add_all(insns: &mut Vec<Insn>, registers: &[Reg]) {
 #[test]
 fn divisions_by_constants_in_registers_agree() {
     let divisors = [3_600_000_000_000, 1 << 40, 0x3_ffff_fffb, 10, 0xffff_ffff, 0xffff_fffb, 1, 0, u64::MAX, 1 << 31];
-    for round in 0..rounds(800) {
+    for round in 0..rounds(400) {
         let rng = &mut Rng::new(0xd1f1 ^ round << 8);
         let divisor = rng.one_of(&divisors);
         let mut insns = vec![word(R5, divisor), mov(R2, I(0))];
@@ -414,6 +414,51 @@ fn loops_that_are_entered_in_the_middle_agree() {
         insns.insert(0, mov(R3, I(0)));
         insns.push(Insn::Exit);
         agrees(&insns, &format!("round {round}"));
+    }
+}
+
+/// Two branches on one condition, with one operation of any kind under the first and some between them, and what follows
+/// the second: a test of its own.
+#[test]
+fn branches_that_were_decided_agree() {
+    for round in 0..rounds(600) {
+        let rng = &mut Rng::new(0x7b4d ^ round << 8);
+        let mut insns = vec![mov(R6, R(R1))];
+        for pair in 0..4 {
+            // Now and then one pair follows the other at once.
+            if pair == 0 || rng.chance(2) {
+                insns.extend([R2, R3, R4].map(|reg| word(reg, rng.word())));
+                insns.extend([mov(R5, I(5)), mov(R7, I(7))]);
+            }
+            let (op, rhs) = (rng.one_of(&CmpOp::ALL), rng.one_of(&[R(R4), I(3), I(-1)]));
+            let width = rng.one_of(&[W32, W64]);
+            let branch = |to: usize| Insn::Branch { op, width, lhs: R3, rhs, to: to as i32 };
+            let work = |rng: &mut Rng| match rng.below(4) {
+                0 => Insn::Load { size: Size::H, signed: rng.chance(2), dst: R5, base: R6, off: 8 },
+                1 => Insn::MovSx { width: W64, from: Size::B, dst: R7, src: R2 },
+                _ => {
+                    let dst = rng.one_of(&[R2, R5, R7]);
+                    alu(rng.one_of(&AluOp::ALL), rng.one_of(&[W32, W64]), dst, R(rng.one_of(&[R2, R3, R5, R7])))
+                }
+            };
+            let some = |rng: &mut Rng, n: u64| (0..n).map(|_| work(rng)).collect::<Vec<_>>();
+            let (n, m, k) = (rng.below(3) + 1, rng.below(3), rng.below(4));
+            let (under, between, behind) = (some(rng, n), some(rng, m), some(rng, k));
+            // The second one goes over three instructions, to others and perhaps a branch.
+            insns.push(branch(under.len()));
+            insns.extend(under);
+            insns.extend(between);
+            insns.push(branch(3));
+            insns.extend(some(rng, 3));
+            insns.extend(behind);
+            if rng.chance(2) {
+                insns.push(Insn::Branch { op: rng.one_of(&CmpOp::ALL), width, lhs: R5, rhs: R(R7), to: 2 });
+                insns.extend(some(rng, 2));
+                fold(&mut insns, &[R2, R3, R4, R5, R7]);
+            }
+        }
+        fold(&mut insns, &[R2, R3, R4, R5, R7]);
+        body_agrees(insns, &format!("round {round}"));
     }
 }
 

@@ -12,7 +12,7 @@
 use std::ops::Range;
 
 use rtbpf_isa::effects::RegSet;
-use rtbpf_isa::{CmpOp, Insn, InsnIdx, Operand, Reg, Width};
+use rtbpf_isa::{AluOp, CmpOp, Insn, InsnIdx, Operand, Reg, Width};
 
 use super::Opt;
 use super::fuse::Compared;
@@ -76,6 +76,20 @@ pub(crate) struct Exit {
     live: RegSet,
     /// Instructions to emit on the way.
     then: Range<u32>,
+    /// Where it leads, if what stands there may be emitted on the way, too.
+    leads: Option<InsnIdx>,
+}
+
+/// Instructions before a branch that are emitted once more for a way that leads there, at most.
+const AGAIN: u32 = 3;
+
+/// What the optimising tier emits by itself, whatever it knows.
+pub(super) fn is_emitted(insn: &Insn) -> bool {
+    match insn {
+        Insn::Alu { op, .. } => !matches!(op, AluOp::Div | AluOp::Mod | AluOp::Sdiv | AluOp::Smod),
+        Insn::MovSx { .. } | Insn::Load { .. } | Insn::Store { .. } => true,
+        _ => false,
+    }
 }
 
 impl<E: Encode> Fast<'_, E> {
@@ -113,7 +127,7 @@ impl<E: Encode> Fast<'_, E> {
             return self.compare(cond, compared, target.label, reach);
         }
         let from = self.e.asm().label();
-        self.leave_pending(from, target, 0..0);
+        self.leave_pending(from, target, 0..0, None);
         self.compare(cond, compared, from, Reach::Far);
     }
 
@@ -170,14 +184,50 @@ impl<E: Encode> Fast<'_, E> {
     }
 
     /// Leaves for later what stands between `from` and `target`.
-    pub(crate) fn leave_pending(&mut self, from: Label, target: Target, then: Range<u32>) {
+    pub(crate) fn leave_pending(&mut self, from: Label, target: Target, then: Range<u32>, leads: Option<InsnIdx>) {
         let Opt { values, pending, narrow, bytes, .. } = self.opt;
-        self.exits.push(Exit { from, to: target.label, values, pending, narrow, bytes, live: target.live, then });
+        self.exits.push(Exit {
+            from,
+            to: target.label,
+            values,
+            pending,
+            narrow,
+            bytes,
+            live: target.live,
+            then,
+            leads,
+        });
+    }
+
+    /// Emits what stands at `at`, up to a branch that is near, in place of a jump there.
+    fn latch(&mut self, at: InsnIdx) -> bool {
+        let plain =
+            |at: InsnIdx| self.insns.get(at.index()).is_some_and(is_emitted) && !self.program.proved().at(at).unreached;
+        let Some(last) = (at.0..=at.0 + AGAIN).map(InsnIdx).find(|at| !plain(*at)) else { return false };
+        let branch = self.insns.get(last.index()).copied();
+        let (Some(cond), Some(Insn::Branch { to, .. })) = (self.condition(last), branch) else { return false };
+        // Where a branch decided the next one, that one is not there.
+        if self.opt.selects(last) != 0 || self.decided(last).is_some() {
+            return false;
+        }
+        for at in (at.0..last.0).map(InsnIdx) {
+            if let Some(&insn) = self.insns.get(at.index()) {
+                self.optimised(at, &insn);
+            }
+        }
+        let to = last.target(to);
+        self.branch(cond, self.target(last, to, Label(to.0), Reach::Far));
+        let live = self.live_before(last.next());
+        self.settle_all(live);
+        self.e.jump(Label(last.0 + 1), Reach::Far);
+        self.opt.forget();
+        true
     }
 
     /// Emits what branches left for later.
     pub(crate) fn exits(&mut self) {
-        for exit in std::mem::take(&mut self.exits) {
+        // A branch on the way may leave something for later, too.
+        while let Some(exit) = self.exits.pop() {
             self.e.asm().bind(exit.from);
             self.opt.forget();
             exit.pending.iter().for_each(|r| self.opt.set(r, exit.values[r.index()]));
@@ -187,6 +237,9 @@ impl<E: Encode> Fast<'_, E> {
                 if let Some(&insn) = self.insns.get(at.index()) {
                     self.optimised(at, &insn);
                 }
+            }
+            if exit.leads.is_some_and(|at| self.latch(at)) {
+                continue;
             }
             self.write();
             self.opt.live = self.opt.live.with(exit.live);

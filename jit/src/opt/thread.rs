@@ -14,7 +14,7 @@ use rtbpf_isa::effects::Flow;
 use rtbpf_isa::{Insn, InsnIdx};
 use rtbpf_verifier::Branch;
 
-use super::exits::Cond;
+use super::exits::{Cond, is_emitted};
 use crate::asm::Label;
 use crate::encode::{Encode, Reach};
 use crate::fast::Fast;
@@ -34,14 +34,14 @@ impl<E: Encode> Fast<'_, E> {
         let target = self.target(second, far, Label(far.0), Reach::Far);
         let compared = self.branching(cond);
         let from = self.e.asm().label();
-        self.leave_pending(from, target, at.target(skips).0..second.0);
+        self.leave_pending(from, target, at.target(skips).0..second.0, Some(far));
         self.compare(cond, compared, from, Reach::Far);
         self.opt.folded = Some(second);
         true
     }
 
     /// The branch that the one at `at` decides.
-    fn decided(&self, at: InsnIdx) -> Option<InsnIdx> {
+    pub(super) fn decided(&self, at: InsnIdx) -> Option<InsnIdx> {
         let cond = self.condition(at).filter(|_| self.opt.on.thread && self.plan.blocks.is_empty())?;
         let &Insn::Branch { to: skips @ 1.., .. } = self.insns.get(at.index())? else { return None };
         let join = at.target(skips);
@@ -50,9 +50,8 @@ impl<E: Encode> Fast<'_, E> {
         }
         let stays = |place: InsnIdx, insn: &Insn| {
             let entered = place != join && self.opt.begins(place);
-            let plain = matches!(insn, Insn::Alu { .. } | Insn::MovSx { .. } | Insn::Load { .. } | Insn::Store { .. });
             let keeps = insn.defs().0 & cond.uses().0 == 0 && insn.flow() == Flow::Next;
-            !entered && plain && keeps && !self.program.proved().at(place).unreached
+            !entered && is_emitted(insn) && keeps && !self.program.proved().at(place).unreached
         };
         for place in (at.0 + 1..=join.0 + MOST as u32).map(InsnIdx) {
             let insn = self.insns.get(place.index())?;
@@ -72,7 +71,7 @@ impl<E: Encode> Fast<'_, E> {
     }
 
     /// What the branch at `at` compares, if both of its ways are open.
-    fn condition(&self, at: InsnIdx) -> Option<Cond> {
+    pub(super) fn condition(&self, at: InsnIdx) -> Option<Cond> {
         let facts = self.program.proved().at(at);
         let cond = Cond::of(at, self.insns.get(at.index())?)?;
         (facts.branch == Branch::Both && !facts.unreached).then_some(cond)

@@ -408,7 +408,7 @@ impl Function<'_> {
     fn idiom(&mut self) {
         let (a, b) = (self.scalar(), self.scalar());
         let (width, small, imm) = (self.rng.width(), self.rng.below(4) as i32, self.rng.imm());
-        match self.rng.below(10) {
+        match self.rng.below(11) {
             0 => {
                 let by = 1 + self.rng.below(width.bits() as u64 - 1) as i32;
                 let op = self.rng.one_of(&[AluOp::Or, AluOp::Xor, AluOp::Add]);
@@ -452,6 +452,7 @@ impl Function<'_> {
                 self.alu(AluOp::Add, Width::W32, b, Operand::Reg(a));
             }
             7 => self.carry(a, b),
+            9 => self.twice(),
             8 => {
                 let (zeros, ones) = (small as u32, self.rng.below(6) as u32 + 1);
                 let by = width.bits() - zeros - ones;
@@ -469,6 +470,20 @@ impl Function<'_> {
                     Operand::Imm(imm)
                 };
                 self.alu(op, width, a, divisor);
+            }
+        }
+    }
+
+    /// Two branches on one condition, unless what is between them changes it.
+    fn twice(&mut self) {
+        let (op, width, lhs, rhs) = (self.rng.one_of(&CmpOp::ALL), self.rng.width(), self.scalar(), self.operand());
+        for _ in 0..2 {
+            let at = self.insns.len();
+            self.insns.push(Insn::Branch { op, width, lhs, rhs, to: 0 });
+            self.straight();
+            self.lead_here(at);
+            if self.rng.chance(2) {
+                self.straight();
             }
         }
     }
