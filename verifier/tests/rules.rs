@@ -92,6 +92,15 @@ fn bitwise_operators_follow_32_bit_bounds() {
     accept(&with_value("w6 &= 7\n w6 |= 8\n r0 += r6\n r1 = *(u8 *)(r0 + 0)"));
     reject(Reason::OutOfBounds, &with_value("w6 &= 7\n w6 |= 16\n r0 += r6\n r1 = *(u8 *)(r0 + 0)"));
     accept(&with_value("w6 &= 7\n w6 ^= 8\n r0 += r6\n r1 = *(u8 *)(r0 + 0)"));
+    // Not above the smaller side, though the bits would allow 15.
+    for (width, and) in [("w", "w7 &= w6\n r0 += r7"), ("w", "w6 &= w7\n r0 += r6"), ("r", "r7 &= r6\n r0 += r7")] {
+        let program = |off| {
+            let numbers = format!("if {width}6 > 9 goto out\n r7 = *(u8 *)(r0 + 0)");
+            with_value(&format!("{numbers}\n {and}\n r1 = *(u8 *)(r0 + {off})"))
+        };
+        accept(&program(6));
+        reject(Reason::OutOfBounds, &program(7));
+    }
 }
 
 #[test]
