@@ -462,6 +462,39 @@ fn branches_that_were_decided_agree() {
     }
 }
 
+/// Bits put together with `or`, where they have none in common and where they have, and masks that clear something or not.
+#[test]
+fn bits_put_together_agree() {
+    for round in 0..rounds(1000) {
+        let rng = &mut Rng::new(0x0b17 ^ round << 8);
+        let mut insns = vec![mov(R6, R(R1))];
+        for _ in 0..5 {
+            insns.extend([word(R3, rng.word()), word(R4, rng.word()), word(R5, rng.word())]);
+            for _ in 0..rng.below(8) + 3 {
+                let (dst, other) = (rng.one_of(&[R3, R4, R5]), rng.one_of(&[R3, R4, R5]));
+                let (width, by) = (rng.one_of(&[W32, W64]), rng.below(12) as i32);
+                insns.push(match rng.below(10) {
+                    0 => Insn::Load { size: rng.one_of(&[Size::B, Size::H]), signed: false, dst, base: R6, off: 8 },
+                    1 => alu(AluOp::And, width, dst, I(rng.one_of(&[1, 3, 7, 0xff, 0xffff, 0x3fc, -4, 0x7fff_ffff]))),
+                    2 | 3 => alu(AluOp::Lsh, width, dst, I(by)),
+                    4 => alu(AluOp::Rsh, width, dst, I(by * 5)),
+                    5 => alu(AluOp::Or, width, dst, I(rng.one_of(&[1, 4, 0x400, 0x100, -1, -0x10000, 0x7000_0000]))),
+                    6 => alu(AluOp::Mov, width, dst, R(other)),
+                    7 => alu(AluOp::Add, width, dst, rng.one_of(&[R(other), I(8), I(-8)])),
+                    _ => alu(AluOp::Or, width, dst, R(other)),
+                });
+            }
+            if rng.chance(3) {
+                insns.push(alu(AluOp::And, W64, R3, I(24)));
+                insns.push(alu(AluOp::Or, rng.one_of(&[W32, W64]), R3, I(rng.one_of(&[4, 32, 8]))));
+                insns.extend([add(R3, R(R6)), Insn::Load { size: Size::W, signed: false, dst: R3, base: R3, off: 0 }]);
+            }
+            fold(&mut insns, &[R3, R4, R5]);
+        }
+        body_agrees(insns, &format!("round {round}"));
+    }
+}
+
 /// Loops whose test stands in front of what follows them, which the body stands behind.
 #[test]
 fn loops_behind_what_follows_them_agree() {

@@ -58,11 +58,29 @@ impl<E: Encode> Fast<'_, E> {
         if self.with_memory(op, width, dst, src) || self.mask(op, dst, src) || self.add_truth(op, width, dst, src) {
             return;
         }
-        let op = if op == Bin::Or && self.is_disjoint(dst, src) { Bin::Add } else { op };
+        if self.rotate(op, width, dst, src) {
+            return;
+        }
+        let (a, b) = (self.opt.ones_of_operand(width, Operand::Reg(dst)), self.opt.ones_of_operand(width, src));
+        if op == Bin::And && self.opt.ones_of(dst) & !b == 0 && matches!(src, Operand::Imm(_)) {
+            return;
+        }
+        let (op, width) = match op {
+            // Where the sum is one of 32 bits anyway, it is made of whole registers.
+            Bin::Or if a & b == 0 && self.is_whole(width, dst, src) => (Bin::Add, Width::W64),
+            Bin::Or if a & b == 0 => (Bin::Add, width),
+            _ => (op, width),
+        };
+        let ones = match op {
+            Bin::And => a & b,
+            Bin::Or | Bin::Xor => a | b,
+            Bin::Add if a & b == 0 => a | b,
+            Bin::Add | Bin::Sub | Bin::Mul | Bin::Lsh | Bin::Rsh | Bin::Arsh => u64::MAX,
+        };
         if self.add_scaled(op, width, dst, src) || self.postpone(op, width, dst, src) {
             return;
         }
-        if self.rotate(op, width, dst, src) || self.times(op, width, dst, src) {
+        if self.times(op, width, dst, src) {
             return;
         }
         self.right_side(width, src);
@@ -72,11 +90,18 @@ impl<E: Encode> Fast<'_, E> {
         let b = self.right_side(width, src);
         let a = self.source_at(width, dst);
         self.e.bin(op, width, reg::<E>(dst), reg::<E>(a), b);
-        let masks = op == Bin::And && matches!(b, Rhs::Imm(0..));
-        self.defined(dst, width == Width::W32 || masks);
-        if op == Bin::And && b == Rhs::Imm(1) {
-            self.opt.set_bit(dst);
-        }
+        self.defined(dst, width == Width::W32 || ones <= u32::MAX as u64);
+        self.opt.ones[dst.index()] = ones;
+    }
+
+    /// Whether both sides of an operation of `width` are what their registers are.
+    fn is_whole(&self, width: Width, dst: Reg, src: Operand) -> bool {
+        let fits = |ones: u64| width == Width::W64 || ones <= u32::MAX as u64;
+        fits(self.opt.ones_of(dst))
+            && match src {
+                Operand::Imm(value) => width == Width::W64 || value >= 0,
+                Operand::Reg(src) => fits(self.opt.ones_of(src)),
+            }
     }
 
     pub(super) fn right_side(&mut self, width: Width, src: Operand) -> Rhs<E::Reg> {
@@ -115,7 +140,7 @@ impl<E: Encode> Fast<'_, E> {
             Value::Low { of, .. } => of,
             _ => self.source(dst),
         };
-        let fits = size == Size::B && self.opt.bytes.contains(of);
+        let fits = self.opt.ones(of) & !(u64::MAX >> (64 - size.bits())) == 0;
         self.assign(dst, if fits { Value::of(of) } else { Value::Low { size, of } });
         true
     }
@@ -276,17 +301,6 @@ impl<E: Encode> Fast<'_, E> {
         self.e.bin(Bin::Sub, width, reg::<E>(dst), E::SPARE, Rhs::Reg(reg::<E>(x)));
         self.defined(dst, width == Width::W32);
         true
-    }
-
-    /// Whether one side is 0 or 1 and the other even: then their sum is what `or` gives.
-    fn is_disjoint(&self, dst: Reg, src: Operand) -> bool {
-        let Operand::Reg(src) = src else { return false };
-        let bit = |r: Reg| match self.opt.value(r) {
-            Value::Truth { .. } | Value::Carry { .. } => true,
-            value => value.copied().is_some_and(|of| self.opt.bits.contains(of)),
-        };
-        let even = |r: Reg| self.opt.value(r).shift().is_some_and(|(_, left, _, _)| left);
-        bit(dst) && even(src) || even(dst) && bit(src)
     }
 
     /// `x + (x << k) + y` as `(x + y) + (x << k)`: when `y` comes late, it is one addition away, and so is `x`. And

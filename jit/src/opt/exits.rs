@@ -72,7 +72,7 @@ pub(crate) struct Exit {
     values: [Value; Reg::COUNT],
     pending: RegSet,
     narrow: RegSet,
-    bytes: RegSet,
+    ones: [u64; Reg::COUNT],
     live: RegSet,
     /// Instructions to emit on the way.
     then: Range<u32>,
@@ -185,18 +185,8 @@ impl<E: Encode> Fast<'_, E> {
 
     /// Leaves for later what stands between `from` and `target`.
     pub(crate) fn leave_pending(&mut self, from: Label, target: Target, then: Range<u32>, leads: Option<InsnIdx>) {
-        let Opt { values, pending, narrow, bytes, .. } = self.opt;
-        self.exits.push(Exit {
-            from,
-            to: target.label,
-            values,
-            pending,
-            narrow,
-            bytes,
-            live: target.live,
-            then,
-            leads,
-        });
+        let Opt { values, pending, narrow, ones, .. } = self.opt;
+        self.exits.push(Exit { from, to: target.label, values, pending, narrow, ones, live: target.live, then, leads });
     }
 
     /// Emits what stands at `at`, up to a branch that is near, in place of a jump there.
@@ -231,8 +221,7 @@ impl<E: Encode> Fast<'_, E> {
             self.e.asm().bind(exit.from);
             self.opt.forget();
             exit.pending.iter().for_each(|r| self.opt.set(r, exit.values[r.index()]));
-            // Of `bits`, nothing is known here.
-            (self.opt.narrow, self.opt.bytes) = (exit.narrow, exit.bytes);
+            (self.opt.narrow, self.opt.ones) = (exit.narrow, exit.ones);
             for at in exit.then.map(InsnIdx) {
                 if let Some(&insn) = self.insns.get(at.index()) {
                     self.optimised(at, &insn);

@@ -225,7 +225,7 @@ impl<E: Encode> Fast<'_, E> {
                     let side = self.source_at(width, other);
                     if let Some((size, addr)) = self.waiting(in_memory)
                         && compares(op, width, size, None)
-                        && (size != Size::B || self.opt.bytes.contains(side))
+                        && (size != Size::B || self.opt.ones(side) <= 0xff)
                     {
                         return Compared::Memory(op, at_width(size, width), addr, Rhs::Reg(reg::<E>(side)));
                     }

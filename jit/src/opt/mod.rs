@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | copy propagation, dead code, constants | `value.rs` | `values` |
 //! | 32-bit numbers that need no extension | `narrow.rs` | `narrow` |
+//! | `or` of what has no bit in common is a sum; masks that clear nothing | `ones.rs` | `values` |
 //! | the width that is wanted, where nobody reads an upper half | `halves.rs` | `halves` |
 //! | base + index * scale + displacement in loads and stores; `lea` | `value.rs` | `values` |
 //! | shift, shift, or → rotate; shift pairs → extension; times 3, 5, 10, 31, 33 → sums; bits shifted in | `arith.rs` | `values` |
@@ -39,6 +40,7 @@ pub(crate) mod liveness;
 pub mod magic;
 mod merge;
 mod narrow;
+mod ones;
 mod rounds;
 mod select;
 mod slots;
@@ -159,10 +161,8 @@ pub(crate) struct Opt {
     pending: RegSet,
     /// Registers whose contents have no bit above 31.
     narrow: RegSet,
-    /// Registers whose contents are below 256.
-    bytes: RegSet,
-    /// Registers whose contents are 0 or 1.
-    bits: RegSet,
+    /// Bits of their contents that may be set; see `ones.rs`.
+    ones: [u64; Reg::COUNT],
     /// Registers that are read by this instruction or later.
     live: RegSet,
     /// Registers that are read later.
@@ -216,8 +216,7 @@ impl Opt {
             values: Reg::ALL.map(Value::of),
             pending: RegSet::EMPTY,
             narrow: RegSet::EMPTY,
-            bytes: RegSet::EMPTY,
-            bits: RegSet::EMPTY,
+            ones: [u64::MAX; Reg::COUNT],
             live: RegSet::EMPTY,
             after: RegSet::EMPTY,
             pinned: RegSet::EMPTY,
@@ -258,7 +257,7 @@ impl Opt {
             self.values[reg.index()] = Value::of(reg);
         }
         (self.pending, self.narrow) = (RegSet::EMPTY, RegSet::EMPTY);
-        (self.bytes, self.bits) = (RegSet::EMPTY, RegSet::EMPTY);
+        self.ones = [u64::MAX; Reg::COUNT];
     }
 
     /// Forgets what is known but for what every way to `at` agrees on.
@@ -305,17 +304,8 @@ impl Opt {
         self.loops.get(at.index()).map_or(0, |(_, _, depth)| *depth)
     }
 
-    fn set_byte(&mut self, reg: Reg) {
-        self.bytes = self.bytes.with(RegSet::of(reg));
-    }
-
-    fn set_bit(&mut self, reg: Reg) {
-        self.bits = self.bits.with(RegSet::of(reg));
-    }
-
     fn set_narrow(&mut self, reg: Reg, is: bool) {
-        self.bytes = self.bytes.without(RegSet::of(reg));
-        self.bits = self.bits.without(RegSet::of(reg));
+        self.ones[reg.index()] = u64::MAX;
         self.narrow = self.narrow.without(RegSet::of(reg));
         if is {
             self.narrow = self.narrow.with(RegSet::of(reg));
@@ -400,8 +390,8 @@ impl<E: Encode> Fast<'_, E> {
                 self.write_if_through(dst);
                 self.e.load(size, signed, reg::<E>(dst), place.addr(reg::<E>));
                 self.defined(dst, !signed && size != Size::D);
-                if !signed && size == Size::B {
-                    self.opt.set_byte(dst);
+                if !signed {
+                    self.opt.ones[dst.index()] = u64::MAX >> (64 - size.bits());
                 }
                 true
             }
@@ -492,11 +482,11 @@ impl<E: Encode> Fast<'_, E> {
         }
         self.write_if_through(r);
         let d = reg::<E>(r);
-        let (mut narrow, mut byte, mut bit) = (false, false, false);
+        let ones = self.opt.ones_in(value);
+        let narrow = ones <= u32::MAX as u64;
         match value {
             Value::Sum { base: Some(base), index: None, disp: 0 } => {
                 self.e.mov(Width::W64, d, reg::<E>(base));
-                (narrow, byte) = (self.opt.narrow.contains(base), self.opt.bytes.contains(base));
             }
             Value::Sum { base: Some(base), index: None, disp } => {
                 self.e.bin(Bin::Add, Width::W64, d, reg::<E>(base), Rhs::Imm(disp));
@@ -516,53 +506,31 @@ impl<E: Encode> Fast<'_, E> {
                     self.e.bin(Bin::Add, Width::W64, d, d, Rhs::Imm(disp));
                 }
             }
-            Value::Const(value) => {
-                self.e.mov_imm(d, value);
-                narrow = value <= u32::MAX as u64;
-            }
+            Value::Const(value) => self.e.mov_imm(d, value),
             Value::Shift { width, left: true, of, by: 1 } if of != r => {
                 self.e.lea(width, d, Addr { base: reg::<E>(of), index: Some((reg::<E>(of), 0)), disp: 0 });
-                narrow = width == Width::W32;
             }
             Value::Shift { width, left, of, by } => {
                 let op = if left { Bin::Lsh } else { Bin::Rsh };
                 self.e.bin(op, width, d, reg::<E>(of), Rhs::Imm(by.into()));
-                narrow = width == Width::W32 || !left && by >= 32;
             }
             Value::Product { width, of, shift: shift @ 1..=3 } => {
                 let of = reg::<E>(of);
                 self.e.lea(width, d, Addr { base: of, index: Some((of, shift)), disp: 0 });
-                narrow = width == Width::W32;
             }
             Value::Product { width, of, shift } => {
                 self.e.bin(Bin::Lsh, width, E::SPARE, reg::<E>(of), Rhs::Imm(shift.into()));
                 self.e.bin(Bin::Add, width, d, reg::<E>(of), Rhs::Reg(E::SPARE));
-                narrow = width == Width::W32;
             }
-            Value::Low { size, of } => {
-                self.e.zero_extend(size, d, reg::<E>(of));
-                (narrow, byte) = (true, size == Size::B);
-            }
-            Value::Load { size, at } => {
-                self.e.load(size, false, d, at.addr(reg::<E>));
-                (narrow, byte) = (size != Size::D, size == Size::B);
-            }
+            Value::Low { size, of } => self.e.zero_extend(size, d, reg::<E>(of)),
+            Value::Load { size, at } => self.e.load(size, false, d, at.addr(reg::<E>)),
             Value::Truth { op, width, lhs, rhs } => {
                 self.e.set(op, width, reg::<E>(lhs), truth::right::<E>(rhs), d);
-                (narrow, byte, bit) = (true, true, true);
             }
-            Value::Carry { a, b } => {
-                self.e.set_carry(reg::<E>(a), reg::<E>(b), d);
-                (narrow, byte, bit) = (true, true, true);
-            }
+            Value::Carry { a, b } => self.e.set_carry(reg::<E>(a), reg::<E>(b), d),
         }
         self.defined(r, narrow);
-        if byte {
-            self.opt.set_byte(r);
-        }
-        if bit {
-            self.opt.set_bit(r);
-        }
+        self.opt.ones[r.index()] = ones;
     }
 
     /// Other registers whose pending values refer to the contents of `r` and are still wanted.

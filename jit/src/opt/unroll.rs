@@ -198,6 +198,7 @@ impl<E: Encode> Fast<'_, E> {
     fn join(&mut self, sums: &Sums) {
         let first = reg::<E>(sums.first);
         self.e.bin(Bin::Add, sums.width, first, first, Rhs::Reg(reg::<E>(sums.second)));
+        self.opt.set_narrow(sums.first, sums.width == Width::W32);
     }
 
     fn round(
