@@ -127,6 +127,7 @@ pub(crate) fn emit<E: Encode>(
         opt,
         masks: options.harden.map(Masks::new),
     };
+    fast.begin_behind_latches();
     let (entry, functions) = fast.program()?;
     let subprogs = program.code().subprogs();
     let callbacks = fast.callbacks.iter().zip(subprogs).filter_map(|(stub, function)| Some(((*stub)?, function.start)));

@@ -433,9 +433,14 @@ fn branches_that_were_decided_agree() {
             let (op, rhs) = (rng.one_of(&CmpOp::ALL), rng.one_of(&[R(R4), I(3), I(-1)]));
             let width = rng.one_of(&[W32, W64]);
             let branch = |to: usize| Insn::Branch { op, width, lhs: R3, rhs, to: to as i32 };
-            let work = |rng: &mut Rng| match rng.below(4) {
+            let work = |rng: &mut Rng| match rng.below(5) {
                 0 => Insn::Load { size: Size::H, signed: rng.chance(2), dst: R5, base: R6, off: 8 },
                 1 => Insn::MovSx { width: W64, from: Size::B, dst: R7, src: R2 },
+                // What is not computed at once.
+                2 => {
+                    let (op, dst) = (rng.one_of(&[AluOp::Lsh, AluOp::Rsh, AluOp::Add]), rng.one_of(&[R2, R5, R7]));
+                    alu(op, rng.one_of(&[W32, W64]), dst, I(rng.below(30) as i32 + 1))
+                }
                 _ => {
                     let dst = rng.one_of(&[R2, R5, R7]);
                     alu(rng.one_of(&AluOp::ALL), rng.one_of(&[W32, W64]), dst, R(rng.one_of(&[R2, R3, R5, R7])))
@@ -444,17 +449,20 @@ fn branches_that_were_decided_agree() {
             let some = |rng: &mut Rng, n: u64| (0..n).map(|_| work(rng)).collect::<Vec<_>>();
             let (n, m, k) = (rng.below(3) + 1, rng.below(3), rng.below(4));
             let (under, between, behind) = (some(rng, n), some(rng, m), some(rng, k));
-            // The second one goes over three instructions, to others and perhaps a branch.
+            // The second one goes over more than can be chosen from, to others and perhaps a branch.
             insns.push(branch(under.len()));
             insns.extend(under);
             insns.extend(between);
-            insns.push(branch(3));
-            insns.extend(some(rng, 3));
+            insns.push(branch(4));
+            insns.extend(some(rng, 4));
             insns.extend(behind);
             if rng.chance(2) {
-                insns.push(Insn::Branch { op: rng.one_of(&CmpOp::ALL), width, lhs: R5, rhs: R(R7), to: 2 });
-                insns.extend(some(rng, 2));
-                fold(&mut insns, &[R2, R3, R4, R5, R7]);
+                // Over two of them, or over all that reads what was computed before.
+                let mut over = some(rng, 2);
+                fold(&mut over, &[R2, R3, R4, R5, R7]);
+                let to = rng.one_of(&[2, over.len() as i32]);
+                insns.push(Insn::Branch { op: rng.one_of(&CmpOp::ALL), width, lhs: R5, rhs: R(R7), to });
+                insns.extend(over);
             }
         }
         fold(&mut insns, &[R2, R3, R4, R5, R7]);

@@ -189,17 +189,37 @@ impl<E: Encode> Fast<'_, E> {
         self.exits.push(Exit { from, to: target.label, values, pending, narrow, ones, live: target.live, then, leads });
     }
 
-    /// Emits what stands at `at`, up to a branch that is near, in place of a jump there.
-    fn latch(&mut self, at: InsnIdx) -> bool {
+    /// The branch behind a few instructions at `at`, all of which may be emitted once more.
+    fn latch_at(&self, at: InsnIdx) -> Option<InsnIdx> {
         let plain =
             |at: InsnIdx| self.insns.get(at.index()).is_some_and(is_emitted) && !self.program.proved().at(at).unreached;
-        let Some(last) = (at.0..=at.0 + AGAIN).map(InsnIdx).find(|at| !plain(*at)) else { return false };
-        let branch = self.insns.get(last.index()).copied();
-        let (Some(cond), Some(Insn::Branch { to, .. })) = (self.condition(last), branch) else { return false };
+        let last = (at.0..=at.0 + AGAIN).map(InsnIdx).find(|at| !plain(*at))?;
         // Where a branch decided the next one, that one is not there.
-        if self.opt.selects(last) != 0 || self.decided(last).is_some() {
-            return false;
+        let taken = self.opt.selects(last) != 0 || self.decided(last).is_some();
+        self.condition(last).filter(|_| !taken)?;
+        Some(last)
+    }
+
+    /// Begins a block behind each branch that is emitted once more: it is jumped to from there.
+    pub(crate) fn begin_behind_latches(&mut self) {
+        if !self.opt.on.thread || !self.plan.blocks.is_empty() {
+            return;
         }
+        for at in (0..self.insns.len() as u32).map(InsnIdx) {
+            if let Some(second) = self.decided(at)
+                && let Some(to) = self.insns.get(second.index()).and_then(Insn::relative_target)
+                && let Some(last) = self.latch_at(second.target(to))
+            {
+                self.opt.begin_at(last.next());
+            }
+        }
+    }
+
+    /// Emits what stands at `at`, up to a branch that is near, in place of a jump there.
+    fn latch(&mut self, at: InsnIdx) -> bool {
+        let Some(last) = self.latch_at(at).filter(|last| self.opt.begins(last.next())) else { return false };
+        let (cond, branch) = (self.condition(last), self.insns.get(last.index()).copied());
+        let (Some(cond), Some(Insn::Branch { to, .. })) = (cond, branch) else { return false };
         for at in (at.0..last.0).map(InsnIdx) {
             if let Some(&insn) = self.insns.get(at.index()) {
                 self.optimised(at, &insn);

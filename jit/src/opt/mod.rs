@@ -299,6 +299,13 @@ impl Opt {
         begins(&self.leads, at)
     }
 
+    /// Begins a block at `at`, if none does.
+    fn begin_at(&mut self, at: InsnIdx) {
+        if let Some(lead @ Lead::No) = self.leads.get_mut(at.index()) {
+            *lead = Lead::Block;
+        }
+    }
+
     /// How many loops there are around `at`.
     fn depth(&self, at: InsnIdx) -> u32 {
         self.loops.get(at.index()).map_or(0, |(_, _, depth)| *depth)
