@@ -230,16 +230,12 @@ fn highest_bits_as_indexes_agree() {
                 insns.push(alu(AluOp::And, W64, from, I(31)));
                 insns.push(add(R4, R(from)));
                 insns.push(Insn::Load { size: Size::B, signed: false, dst: R7, base: R4, off: 0 });
-                add_all(&mut insns, &[R7]);
+                insns.push(add(R0, R(R7)));
             }
             fold(&mut insns, &[R3, from]);
         }
         body_agrees(insns, &format!("round {round}"));
     }
-}
-
-fn add_all(insns: &mut Vec<Insn>, registers: &[Reg]) {
-    insns.extend(registers.iter().map(|reg| add(R0, R(*reg))));
 }
 
 /// Division by numbers that fit no immediate, in registers that hold them throughout, or not.

@@ -167,7 +167,11 @@ fn compare_by_carry(e: &mut X64, cmp: CmpOp, w: Width, a: Gpr, b: Rhs<Gpr>) -> C
         CmpOp::Gt | CmpOp::Le => carried(cmp, b),
         _ => None,
     };
-    let (cmp, b, exchanged) = one_bit.unwrap_or((cmp, b, false));
+    compare_sides(e, one_bit.unwrap_or((cmp, b, false)), w, a)
+}
+
+/// Compares, with the sides exchanged where [`carried`] says so. What is to be asked.
+fn compare_sides(e: &mut X64, (cmp, b, exchanged): (CmpOp, Rhs<Gpr>, bool), w: Width, a: Gpr) -> CmpOp {
     match (b, exchanged) {
         (Rhs::Reg(b), true) => compare(e, cmp, w, b, Rhs::Reg(a)),
         (b, _) => compare(e, cmp, w, a, b),
@@ -177,11 +181,8 @@ fn compare_by_carry(e: &mut X64, cmp: CmpOp, w: Width, a: Gpr, b: Rhs<Gpr>) -> C
 
 /// `adc d, 0`, or `sbb d, -1`.
 pub(super) fn add_truth(e: &mut X64, op_: CmpOp, compared: Width, a: Gpr, b: Rhs<Gpr>, w: Width, d: Gpr) {
-    let Some((cmp, b, exchanged)) = carried(op_, b) else { return };
-    match (b, exchanged) {
-        (Rhs::Reg(b), true) => compare(e, cmp, compared, b, Rhs::Reg(a)),
-        (b, _) => compare(e, cmp, compared, a, b),
-    }
+    let Some(form) = carried(op_, b) else { return };
+    let cmp = compare_sides(e, form, compared, a);
     let (extension, value) = if cmp == CmpOp::Lt { (2, 0) } else { (3, -1) };
     e.rm(w, op(0x83), extension, Rm::Reg(d));
     e.imm8(value);
