@@ -127,7 +127,7 @@ pub(crate) fn emit<E: Encode>(
         opt,
         masks: options.harden.map(Masks::new),
     };
-    fast.begin_behind_latches();
+    fast.begin_behind_ways();
     let (entry, functions) = fast.program()?;
     let subprogs = program.code().subprogs();
     let callbacks = fast.callbacks.iter().zip(subprogs).filter_map(|(stub, function)| Some(((*stub)?, function.start)));
@@ -274,7 +274,7 @@ impl<E: Encode> Fast<'_, E> {
                 }
             }
             Insn::Jump { to, .. } => {
-                if to != 0 && !self.test_here(at, starts)? && !self.repeat(at, starts)? {
+                if to != 0 && !self.test_here(at, starts)? && !self.repeat(at, starts)? && !self.follow(at, to) {
                     self.settle_all(self.live_before(at.target(to)));
                     if !self.jumps_over_moved(at, to) {
                         let reach = self.reach(at, to);

@@ -564,6 +564,95 @@ fn loops_behind_what_follows_them_agree() {
     }
 }
 
+/// Loops with several ways round, each of which jumps back to what they share: a step and perhaps a test.
+#[test]
+fn loops_with_several_ways_round_agree() {
+    let Some(host) = Options::host() else { return };
+    let mut longer = 0;
+    for round in 0..rounds(400) {
+        let mut rng = Rng::new(0x3a9 ^ round << 8);
+        let rng = &mut rng;
+        let work = [add(R0, R(R2)), alu(AluOp::Xor, W64, R5, R(R0)), add(R5, I(3)), alu(AluOp::Mul, W32, R5, I(10))];
+        let some = |rng: &mut Rng, most: u64| (0..rng.below(most)).map(|_| rng.one_of(&work)).collect::<Vec<_>>();
+        let mut insns = vec![mov(R0, I(0)), mov(R5, I(7)), mov(R3, I(1)), mov(R2, I(rng.below(20) as i32 + 1))];
+        let entry = insns.len();
+        insns.push(Insn::Exit);
+        insns.extend(some(rng, 4));
+        insns.push(add(R2, I(-1)));
+        let test = insns.len();
+        insns.push(Insn::Exit);
+        if rng.chance(2) {
+            insns[entry] = jump(insns.len(), entry);
+        } else {
+            insns[entry] = jump(entry + 1, entry);
+        }
+        insns.extend(some(rng, 9));
+        for _ in 0..rng.below(4) {
+            let (op, width) = (rng.one_of(&CmpOp::ALL), rng.one_of(&[W32, W64]));
+            let (lhs, rhs) = rng.one_of(&[(R5, I(100)), (R2, I(3)), (R0, R(R5)), (R3, I(1))]);
+            let skip = insns.len();
+            insns.push(Insn::Branch { op, width, lhs, rhs, to: 0 });
+            insns.extend(some(rng, 8));
+            insns.push(mov(R3, I(rng.below(3) as i32)));
+            // Not behind the step: it would go round for ever.
+            insns.push(jump(entry + 1 + rng.below((test - 1 - entry) as u64) as usize, insns.len()));
+            insns[skip] = Insn::Branch { op, width, lhs, rhs, to: (insns.len() - skip - 1) as i32 };
+            insns.extend(some(rng, 8));
+        }
+        insns.push(jump(entry + 1, insns.len()));
+        insns[test] =
+            Insn::Branch { op: CmpOp::Eq, width: W64, lhs: R2, rhs: I(0), to: (insns.len() - test - 1) as i32 };
+        fold(&mut insns, &[R2, R3, R5]);
+        insns.push(Insn::Exit);
+        agrees(&insns, &format!("round {round}"));
+        let size = |on| code(&insns, &Options { optimise: Some(on), ..host }).bytes.len();
+        let once = Techniques { unroll: false, align: false, ..Techniques::ALL };
+        longer += u64::from(size(once) > size(Techniques { thread: false, ..once }));
+    }
+    println!("{longer} loops became longer");
+    assert!(longer > rounds(100), "{longer} loops became longer");
+}
+
+/// Numbers of few bits, shifted, summed up and added to others, at both widths.
+#[test]
+fn sums_of_numbers_of_few_bits_agree() {
+    for mask in [1, 0xff, 0x3fff_ffff, 0x1fff_ffff, 0x1000_0000, i32::MAX, -1, -256] {
+        let mut insns = Vec::new();
+        for number in 0..64 {
+            let [first, shift, second, third] = [1, 2, 4, 8].map(|bit| [W32, W64][number / bit % 2]);
+            insns.extend([word(R3, EDGES[number % 8]), word(R4, EDGES[(number * 3 + 1) % 8]), mov(R5, R(R4))]);
+            insns.push(alu(AluOp::And, first, R3, I(mask)));
+            insns.push(alu(AluOp::Lsh, shift, R3, I([0, 1, 2, 3, 4, 31][number % 6])));
+            insns.push(alu(AluOp::And, third, R4, I([3, 0xff, -1][number % 3])));
+            let (dst, src) = if number % 5 < 3 { (R4, R3) } else { (R3, R4) };
+            insns.push(alu([AluOp::Add, AluOp::Or][number / 3 % 2], second, dst, R(src)));
+            insns.push(alu([AluOp::Add, AluOp::Or, AluOp::Sub][number % 3], third, dst, I([0x400, -8, 1][number % 3])));
+            insns.push(add(R5, R(dst)));
+            if number % 7 < 4 {
+                insns.push(mov(src, I(1)));
+            }
+            fold(&mut insns, &[R5, R3, R4]);
+        }
+        body_agrees(insns, &format!("mask {mask:#x}"));
+    }
+}
+
+/// Two shifts, back and forth.
+#[test]
+fn shifts_to_both_sides_agree() {
+    for (width, right) in [W32, W64].into_iter().flat_map(|width| [AluOp::Rsh, AluOp::Arsh].map(|op| (width, op))) {
+        let mut insns = Vec::new();
+        for (by, back) in (0..width.bits() as i32).flat_map(|by| [0, 1, 7, 8].map(|more| (by, by + more))) {
+            for a in [EDGES[by as usize % 8], 0x0123_4567_89ab_cdef] {
+                insns.extend([word(R3, a), alu(AluOp::Lsh, width, R3, I(by))]);
+                insns.push(alu(right, width, R3, I(back.min(width.bits() as i32 - 1))));
+                fold(&mut insns, &[R3]);
+            }
+        }
+        body_agrees(insns, &format!("{width:?} {right:?}"));
+    }
+}
+
 /// Loops whose test at the head reads a number that the end of the round made of a condition.
 #[test]
 fn loops_that_carry_their_condition_agree() {

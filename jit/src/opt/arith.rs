@@ -4,6 +4,7 @@ use rtbpf_isa::effects::RegSet;
 use rtbpf_isa::{AluOp, InsnIdx, Operand, Reg, Size, Width};
 
 use super::magic::Magic;
+use super::ones;
 use super::truth::right;
 use super::value::Value;
 use crate::encode::{Addr, Alu, Bin, Div, Encode, Rhs};
@@ -69,6 +70,7 @@ impl<E: Encode> Fast<'_, E> {
             // Where the sum is one of 32 bits anyway, it is made of whole registers.
             Bin::Or if a & b == 0 && self.is_whole(width, dst, src) => (Bin::Add, Width::W64),
             Bin::Or if a & b == 0 => (Bin::Add, width),
+            Bin::Add if ones::sum(a, b) <= u32::MAX as u64 && self.is_whole(width, dst, src) => (op, Width::W64),
             _ => (op, width),
         };
         let ones = match op {
@@ -201,12 +203,23 @@ impl<E: Encode> Fast<'_, E> {
         if let Some(sum) = self.opt.value(dst).sum(self.opt.value(src)) {
             return Some(sum);
         }
-        self.settle(src);
+        match self.opt.after.contains(src) {
+            true => self.settle(src),
+            false => self.settle_terms(src),
+        }
         if let Some(sum) = self.opt.value(dst).sum(self.opt.value(src)) {
             return Some(sum);
         }
-        self.settle(dst);
+        self.settle_terms(dst);
         self.opt.value(dst).sum(self.opt.value(src))
+    }
+
+    /// Computes a sum but for its constant, which an address takes for nothing.
+    fn settle_terms(&mut self, r: Reg) {
+        let Value::Sum { base, index, disp } = self.opt.value(r) else { return self.settle(r) };
+        self.opt.set(r, Value::Sum { base, index, disp: 0 });
+        self.settle(r);
+        self.opt.set(r, Value::Sum { base: Some(r), index: None, disp });
     }
 
     fn shift_left(&mut self, width: Width, dst: Reg, by: i32) -> Option<Value> {
@@ -220,7 +233,8 @@ impl<E: Encode> Fast<'_, E> {
             return Some(value);
         }
         let of = self.source_at(width, dst);
-        let scaled = if width == Width::W64 { Value::of(of).scaled(by) } else { None };
+        let fits = width == Width::W64 || self.opt.ones(of) <= (u32::MAX >> by).into();
+        let scaled = if fits { Value::of(of).scaled(by) } else { None };
         Some(scaled.unwrap_or(Value::Shift { width, left: true, of, by }))
     }
 
@@ -309,7 +323,10 @@ impl<E: Encode> Fast<'_, E> {
         let (Bin::Add, Operand::Reg(src)) = (op, src) else { return false };
         let scaled = |this: &Self, r: Reg| match this.opt.value(r) {
             Value::Product { width: w, of, shift } if w == width => Some((of, shift, true)),
-            Value::Shift { width: Width::W32, left: true, of, by: by @ 1..=3 } if width == Width::W32 => {
+            Value::Shift { width: Width::W32, left: true, of, by: by @ 1..=3 }
+            | Value::Sum { base: None, index: Some((of, by)), disp: 0 }
+                if width == Width::W32 =>
+            {
                 Some((of, by, false))
             }
             _ => None,

@@ -80,8 +80,8 @@ pub(crate) struct Exit {
     leads: Option<InsnIdx>,
 }
 
-/// Instructions before a branch that are emitted once more for a way that leads there, at most.
-const AGAIN: u32 = 3;
+/// Instructions that are emitted once more for a way that leads there, at most.
+const AGAIN: usize = 12;
 
 /// What the optimising tier emits by itself, whatever it knows.
 pub(super) fn is_emitted(insn: &Insn) -> bool {
@@ -189,47 +189,85 @@ impl<E: Encode> Fast<'_, E> {
         self.exits.push(Exit { from, to: target.label, values, pending, narrow, ones, live: target.live, then, leads });
     }
 
-    /// The branch behind a few instructions at `at`, all of which may be emitted once more.
-    fn latch_at(&self, at: InsnIdx) -> Option<InsnIdx> {
-        let plain =
-            |at: InsnIdx| self.insns.get(at.index()).is_some_and(is_emitted) && !self.program.proved().at(at).unreached;
-        let last = (at.0..=at.0 + AGAIN).map(InsnIdx).find(|at| !plain(*at))?;
-        // Where a branch decided the next one, that one is not there.
-        let taken = self.opt.selects(last) != 0 || self.decided(last).is_some();
-        self.condition(last).filter(|_| !taken)?;
-        Some(last)
+    /// A few instructions from `at` on, up to a branch, that may be emitted once more, and where the way goes on behind them.
+    fn way(&self, mut at: InsnIdx) -> Option<(Vec<InsnIdx>, InsnIdx)> {
+        let (mut way, mut end) = (Vec::new(), None);
+        // Where a loop may be emitted several times, nothing stands once more, and nothing else comes in.
+        while way.len() < AGAIN && !self.opt.is_tight(at) {
+            let insn = self.insns.get(at.index()).filter(|_| !self.program.proved().at(at).unreached)?;
+            let next = match *insn {
+                Insn::Jump { to, .. } if !way.contains(&at.target(to)) => {
+                    at = at.target(to);
+                    continue;
+                }
+                // Where a branch decided the next one, that one is not there.
+                Insn::Branch { .. } if self.decided(at).is_some() => break,
+                Insn::Branch { .. } if self.opt.selects(at) != 0 => InsnIdx(at.0 + 1 + self.opt.selects(at) as u32),
+                Insn::Branch { .. } if self.condition(at).is_some() => {
+                    if !self.opt.is_tight(at.next()) || self.opt.begins(at.next()) {
+                        end = Some((way.len() + 1, at.next()));
+                    }
+                    at.next()
+                }
+                _ if is_emitted(insn) => at.next(),
+                _ => break,
+            };
+            way.push(at);
+            at = next;
+        }
+        let (len, next) = end?;
+        way.truncate(len);
+        Some((way, next))
     }
 
-    /// Begins a block behind each branch that is emitted once more: it is jumped to from there.
-    pub(crate) fn begin_behind_latches(&mut self) {
+    /// Begins a block behind each way that is emitted once more: it is jumped to from there.
+    pub(crate) fn begin_behind_ways(&mut self) {
         if !self.opt.on.thread || !self.plan.blocks.is_empty() {
             return;
         }
+        self.opt.tight = self.opt.tight(&self.insns);
         for at in (0..self.insns.len() as u32).map(InsnIdx) {
-            if let Some(second) = self.decided(at)
-                && let Some(to) = self.insns.get(second.index()).and_then(Insn::relative_target)
-                && let Some(last) = self.latch_at(second.target(to))
+            let jump = self.decided(at).or_else(|| self.is_followed(at).then_some(at));
+            if let Some(jump) = jump
+                && let Some(to) = self.insns.get(jump.index()).and_then(Insn::relative_target)
+                && let Some((_, next)) = self.way(jump.target(to))
             {
-                self.opt.begin_at(last.next());
+                self.opt.begin_at(next);
             }
         }
     }
 
-    /// Emits what stands at `at`, up to a branch that is near, in place of a jump there.
-    fn latch(&mut self, at: InsnIdx) -> bool {
-        let Some(last) = self.latch_at(at).filter(|last| self.opt.begins(last.next())) else { return false };
-        let (cond, branch) = (self.condition(last), self.insns.get(last.index()).copied());
-        let (Some(cond), Some(Insn::Branch { to, .. })) = (cond, branch) else { return false };
-        for at in (at.0..last.0).map(InsnIdx) {
-            if let Some(&insn) = self.insns.get(at.index()) {
-                self.optimised(at, &insn);
+    /// Whether `at` is a jump in a loop that is too long to be emitted several times.
+    fn is_followed(&self, at: InsnIdx) -> bool {
+        let Some(&Insn::Jump { to, .. }) = self.insns.get(at.index()) else { return false };
+        !self.opt.is_tight(at) && to < 0
+    }
+
+    /// Emits the beginning of what the jump at `at` goes to in its place: each round then takes a jump less.
+    pub(crate) fn follow(&mut self, at: InsnIdx, to: i32) -> bool {
+        let on = self.opt.on.thread && self.plan.blocks.is_empty() && self.is_followed(at);
+        on && !self.jumps_over_moved(at, to) && self.once_more(at.target(to))
+    }
+
+    /// Emits the way from `at` on in place of a jump there.
+    fn once_more(&mut self, at: InsnIdx) -> bool {
+        let Some((way, next)) = self.way(at).filter(|(_, next)| self.opt.begins(*next)) else { return false };
+        for at in way {
+            let Some(&insn) = self.insns.get(at.index()) else { continue };
+            match (self.condition(at), insn) {
+                (Some(cond), Insn::Branch { to, .. }) if self.opt.selects(at) == 0 => {
+                    let to = at.target(to);
+                    self.branch(cond, self.target(at, to, Label(to.0), Reach::Far));
+                    self.falls_to(at.next());
+                }
+                _ => {
+                    self.optimised(at, &insn);
+                }
             }
         }
-        let to = last.target(to);
-        self.branch(cond, self.target(last, to, Label(to.0), Reach::Far));
-        let live = self.live_before(last.next());
+        let live = self.live_before(next);
         self.settle_all(live);
-        self.e.jump(Label(last.0 + 1), Reach::Far);
+        self.e.jump(Label(next.0), Reach::Far);
         self.opt.forget();
         true
     }
@@ -247,7 +285,7 @@ impl<E: Encode> Fast<'_, E> {
                     self.optimised(at, &insn);
                 }
             }
-            if exit.leads.is_some_and(|at| self.latch(at)) {
+            if exit.leads.is_some_and(|at| self.once_more(at)) {
                 continue;
             }
             self.write();

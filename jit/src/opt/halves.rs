@@ -176,7 +176,7 @@ impl Block {
         self.signed = if signed { self.signed.with(insn.defs()) } else { self.signed.without(insn.defs()) };
     }
 
-    /// Two instructions in a row that are one.
+    /// Two shifts in a row, as an extension and perhaps one.
     fn pair(&self, first: Insn, second: Insn) -> Option<[Insn; 2]> {
         let (
             Insn::Alu { op: a, width, dst, src: by },
@@ -190,10 +190,10 @@ impl Block {
         }
         let bits = width.bits();
         match (a, by, b) {
-            (AluOp::Lsh, Operand::Imm(by), AluOp::Rsh | AluOp::Arsh)
-                if other == width && (by ^ back) as u32 & (bits - 1) == 0 =>
-            {
-                let from = match bits - (by as u32 & (bits - 1)) {
+            (AluOp::Lsh, Operand::Imm(by), AluOp::Rsh | AluOp::Arsh) if other == width => {
+                let (by, back) = (by as u32 & (bits - 1), back as u32 & (bits - 1));
+                let more = back.checked_sub(by)?;
+                let from = match bits - by {
                     8 => Size::B,
                     16 => Size::H,
                     32 if width == Width::W64 => Size::W,
@@ -203,9 +203,15 @@ impl Block {
                     (AluOp::Arsh, from) => Insn::MovSx { width, from, dst, src: dst },
                     (_, Size::B) => Insn::Alu { op: AluOp::And, width: Width::W32, dst, src: Operand::Imm(0xff) },
                     (_, Size::H) => Insn::Alu { op: AluOp::And, width: Width::W32, dst, src: Operand::Imm(0xffff) },
+                    // As an address, an index takes what is left of two shifts.
+                    (_, _) if more != 0 => return None,
                     _ => Insn::Alu { op: AluOp::Mov, width: Width::W32, dst, src: Operand::Reg(dst) },
                 };
-                Some([one, nothing(dst)])
+                let rest = match more {
+                    0 => nothing(dst),
+                    more => Insn::Alu { op: b, width, dst, src: Operand::Imm(more as i32) },
+                };
+                Some([one, rest])
             }
             _ => None,
         }

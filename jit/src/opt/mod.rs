@@ -149,6 +149,8 @@ pub(crate) struct Opt {
     sources: Vec<(u32, u32)>,
     /// The innermost loop around each instruction: its first and its last, and how many loops there are around it.
     loops: Vec<(u32, u32, u32)>,
+    /// Which instructions are in loops that may be emitted several times.
+    tight: Vec<bool>,
     /// Slots of this function that are in registers.
     slots: Vec<slots::Slot>,
     /// Branches that select; empty where there are none.
@@ -209,6 +211,7 @@ impl Opt {
             entered: Narrow::default(),
             sources: Vec::new(),
             loops: Vec::new(),
+            tight: Vec::new(),
             slots: Vec::new(),
             selects: Vec::new(),
             moved: Vec::new(),
@@ -304,6 +307,11 @@ impl Opt {
         if let Some(lead @ Lead::No) = self.leads.get_mut(at.index()) {
             *lead = Lead::Block;
         }
+    }
+
+    /// Whether `at` is in a loop that may be emitted several times.
+    fn is_tight(&self, at: InsnIdx) -> bool {
+        self.tight.get(at.index()) == Some(&true)
     }
 
     /// How many loops there are around `at`.

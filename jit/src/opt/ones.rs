@@ -16,7 +16,7 @@ use crate::fast::constant;
 const LOW: u64 = u32::MAX as u64;
 
 /// Bits of a sum of two numbers.
-fn sum(a: u64, b: u64) -> u64 {
+pub(super) fn sum(a: u64, b: u64) -> u64 {
     match (a & b, a.checked_add(b)) {
         (0, _) => a | b,
         (_, Some(0)) => 0,

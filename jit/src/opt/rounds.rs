@@ -15,8 +15,8 @@ use rtbpf_isa::effects::Flow;
 use rtbpf_isa::{Insn, InsnIdx};
 use rtbpf_verifier::Branch;
 
-use super::Lead;
 use super::exits::{Cond, Target};
+use super::{Lead, Opt, unroll};
 use crate::asm::Label;
 use crate::code::CompileError;
 use crate::encode::{Encode, Reach};
@@ -26,6 +26,26 @@ use crate::fast::Fast;
 pub(super) const MOST_INSNS: usize = 12;
 /// Rounds in a row.
 const ROUNDS: usize = 4;
+
+impl Opt {
+    /// Whether each instruction is in a loop that may be emitted several times.
+    pub(super) fn tight(&self, insns: &[Insn]) -> Vec<bool> {
+        let mut tight = vec![false; insns.len()];
+        for (at, insn) in (0..).map(InsnIdx).zip(insns) {
+            let Some(to @ ..0) = insn.relative_target() else { continue };
+            let head = at.target(to);
+            let len = (at.0 - head.0) as usize;
+            let last = || self.sources.get(head.index()).is_some_and(|(_, last)| *last == at.0);
+            let is_block = || (head.0 + 1..=at.0).all(|at| !self.begins(InsnIdx(at)));
+            if (len <= MOST_INSNS && last() || len <= unroll::MOST_INSNS && is_block())
+                && let Some(range) = tight.get_mut(head.index()..=at.index())
+            {
+                range.fill(true);
+            }
+        }
+        tight
+    }
+}
 
 impl<E: Encode> Fast<'_, E> {
     /// The head of the loop that ends at `at`, if it is one to repeat.

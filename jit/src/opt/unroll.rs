@@ -33,7 +33,7 @@ const ROUNDS: usize = 4;
 /// Of so few instructions there are twice as many.
 const SHORT_BODY: usize = 8;
 /// Longer bodies are not bound by the branch.
-const MOST_INSNS: usize = 20;
+pub(super) const MOST_INSNS: usize = 20;
 
 /// A loop of one block.
 struct Ring {

@@ -315,6 +315,14 @@ impl Function<'_> {
             self.insns.push(Insn::Branch { op, width, lhs, rhs, to: back(self) });
             self.straight();
         }
+        // A way round of its own.
+        if self.rng.chance(3) {
+            let over = self.way_out();
+            self.block(size / 8, 1);
+            self.insns.push(Insn::Jump { to: back(self), long: false });
+            self.lead_here(over);
+            self.block(size / 8, 1);
+        }
         self.insns.push(Insn::Jump { to: back(self), long: false });
         self.lead_here(out);
         if let Some(at) = leaves {
@@ -408,7 +416,7 @@ impl Function<'_> {
     fn idiom(&mut self) {
         let (a, b) = (self.scalar(), self.scalar());
         let (width, small, imm) = (self.rng.width(), self.rng.below(4) as i32, self.rng.imm());
-        match self.rng.below(11) {
+        match self.rng.below(13) {
             0 => {
                 let by = 1 + self.rng.below(width.bits() as u64 - 1) as i32;
                 let op = self.rng.one_of(&[AluOp::Or, AluOp::Xor, AluOp::Add]);
@@ -453,6 +461,24 @@ impl Function<'_> {
             }
             7 => self.carry(a, b),
             9 => self.twice(),
+            10 => {
+                let (mask, shifted) = (self.rng.one_of(&[1, 0xff, 0x3ff, 0x1fff_ffff, i32::MAX]), self.rng.width());
+                self.alu(AluOp::And, width, a, Operand::Imm(mask));
+                self.alu(AluOp::Lsh, shifted, a, Operand::Imm(small));
+                let (dst, src) = if self.rng.chance(2) { (a, b) } else { (b, a) };
+                let op = self.rng.one_of(&[AluOp::Add, AluOp::Or]);
+                self.alu(op, shifted, dst, Operand::Reg(src));
+                self.alu(AluOp::Add, width, dst, Operand::Imm(imm));
+                let third = self.scalar();
+                self.alu(AluOp::Add, Width::W64, third, Operand::Reg(dst));
+            }
+            11 => {
+                let by = width.bits() as i32 - self.rng.one_of(&[8, 16, 32, 31]);
+                let back = (by + self.rng.below(9) as i32).min(width.bits() as i32 - 1);
+                let right = self.rng.one_of(&[AluOp::Rsh, AluOp::Arsh]);
+                self.alu(AluOp::Lsh, width, a, Operand::Imm(by));
+                self.alu(right, width, a, Operand::Imm(back));
+            }
             8 => {
                 let (zeros, ones) = (small as u32, self.rng.below(6) as u32 + 1);
                 let by = width.bits() - zeros - ones;
