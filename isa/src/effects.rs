@@ -174,6 +174,18 @@ impl Insn {
         }
     }
 
+    /// Registers it writes or reads.
+    #[inline]
+    pub const fn touches(&self) -> RegSet {
+        match *self {
+            // Most instructions are one of these, and name all that they touch.
+            Insn::Alu { dst, src, .. } => RegSet::of(dst).with(operand(src)),
+            Insn::Load { dst, base, .. } => RegSet::of(dst).with(RegSet::of(base)),
+            Insn::Store { base, src, .. } => RegSet::of(base).with(operand(src)),
+            _ => self.defs().with(self.uses()),
+        }
+    }
+
     /// Its access to memory through a register; legacy packet loads and calls have none.
     #[inline]
     pub const fn memory(&self) -> Option<MemAccess> {

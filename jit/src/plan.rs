@@ -30,11 +30,10 @@ impl Plan {
         let mut shapes: Vec<Shape> = Vec::with_capacity(callbacks.len());
         for (number, subprog) in code.subprogs().iter().enumerate() {
             let insns = code.insns().get(subprog.start.index()..subprog.end.index()).unwrap_or_default();
-            let (mut defs, mut uses) = (RegSet::EMPTY, RegSet::EMPTY);
+            let mut touched = RegSet::EMPTY;
             let (mut calls, mut passes, mut may_goto) = (false, false, false);
             for (offset, insn) in insns.iter().enumerate() {
-                defs = defs.with(insn.defs());
-                uses = uses.with(insn.uses());
+                touched = touched.with(insn.touches());
                 match insn {
                     Insn::Call(callee) => {
                         (calls, passes) = (true, true);
@@ -59,16 +58,16 @@ impl Plan {
                 }
             }
             run |= calls;
-            let fp = if uses.contains(Reg::R10) {
+            let fp = if touched.contains(Reg::R10) {
                 FramePointer::Own { zeroed: zeroed_bytes(program, number) }
             } else if passes {
                 FramePointer::Passed
             } else {
                 FramePointer::None
             };
-            let saves = RegSet(defs.0 & KEPT.0).iter().fold(0, |saves, reg| saves | bit::<E>(reg));
+            let saves = RegSet(touched.0 & KEPT.0).iter().fold(0, |saves, reg| saves | bit::<E>(reg));
             // Only plain programs have a second argument, and the checked engine leaves 0 in it for the others.
-            let second = number == 0 && uses.contains(Reg::R2);
+            let second = number == 0 && touched.contains(Reg::R2);
             shapes.push(Shape { entered: Entered::ByProgram, saves, fp, run: true, calls, may_goto, second });
         }
         // No verifier lets a jump leave its function. Where one does, every function gets the same frame, so that the

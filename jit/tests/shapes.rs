@@ -613,6 +613,75 @@ fn loops_with_several_ways_round_agree() {
     assert!(longer > rounds(100), "{longer} loops became longer");
 }
 
+/// Loops of one block that count, as they are unrolled, with sums that take a register of their own, and masked shifts.
+#[test]
+fn loops_that_count_and_sum_agree() {
+    for round in 0..rounds(600) {
+        let mut rng = Rng::new(0x50b5 ^ round << 8);
+        let rng = &mut rng;
+        let (width, sum) = (rng.one_of(&[W32, W64]), rng.one_of(&[W32, W64]));
+        // Registers that are read behind the loop are not idle.
+        let read: &[Reg] = if rng.chance(2) { &[R1, R2, R3, R4, R5] } else { &[R2, R3] };
+        let mut insns = vec![mov(R6, R(R1)), mov(R0, I(0)), mov(R1, I(1)), mov(R4, I(3)), mov(R5, I(7)), mov(R7, I(9))];
+        let (count, step) = (rng.below(70) as i32 + 1, rng.below(3) as i32 + 1);
+        let up = rng.chance(2);
+        let (first, last) = if up { (0, count * step) } else { (count * step, 0) };
+        insns.extend([mov(R2, I(first)), mov(R3, I(last))]);
+        let head = insns.len();
+        let mask = rng.one_of(&[31, 63, 15, 127]);
+        let work = [
+            Insn::Load { size: Size::H, signed: false, dst: R5, base: R6, off: 8 },
+            alu(AluOp::Xor, sum, R7, R(R5)),
+            alu(AluOp::Mul, W64, R7, I(0x1_0003)),
+            alu(AluOp::Add, W64, R7, R(R2)),
+            mov(R5, R(R7)),
+            alu(AluOp::And, sum, R5, I(mask)),
+            alu(AluOp::Rsh, sum, R7, R(R5)),
+            alu(AluOp::And, W32, R7, I(mask)),
+            alu(AluOp::Lsh, width, R4, R(R7)),
+            alu(AluOp::Or, sum, R4, I(5)),
+        ];
+        insns.extend((0..rng.below(6) + 1).map(|_| rng.one_of(&work)));
+        insns.push(alu(AluOp::Add, sum, R0, R(rng.one_of(&[R5, R7]))));
+        insns.extend((0..rng.below(3)).map(|_| rng.one_of(&work)));
+        insns.push(alu(AluOp::Add, width, R2, I(if up { step } else { -step })));
+        if rng.chance(4) {
+            insns.push(alu(AluOp::Xor, W64, R4, R(R0)));
+        }
+        let op = if rng.chance(2) { CmpOp::Ne } else { if up { CmpOp::Lt } else { CmpOp::Gt } };
+        let rhs = if rng.chance(2) { R(R3) } else { I(last) };
+        let to = head as i32 - insns.len() as i32 - 1;
+        insns.push(Insn::Branch { op, width, lhs: R2, rhs, to });
+        fold(&mut insns, read);
+        fold(&mut insns, &[R7]);
+        insns.push(Insn::Exit);
+        agrees(&insns, &format!("round {round}"));
+    }
+}
+
+/// Counts of shifts that were masked before, and are read again or not.
+#[test]
+fn masks_of_shift_counts_agree() {
+    for op in [AluOp::Lsh, AluOp::Rsh, AluOp::Arsh] {
+        let mut insns = Vec::new();
+        for (number, mask) in [15, 31, 63, 127, 47, -1, 0, 1 << 20 | 63].into_iter().cycle().take(64).enumerate() {
+            let [masked, shifted] = [1, 2].map(|bit| [W32, W64][number / 8 / bit % 2]);
+            insns.extend([word(R3, EDGES[number % 7]), word(R4, EDGES[number * 5 % 8] ^ number as u64)]);
+            insns.push(alu(AluOp::And, masked, R4, I(mask)));
+            if number % 5 == 0 {
+                insns.push(alu(AluOp::Xor, W64, R3, R(R5)));
+            }
+            insns.push(alu(op, shifted, R3, R(R4)));
+            if number % 3 != 0 {
+                insns.push(mov(R4, I(1)));
+            }
+            fold(&mut insns, &[R3, R4]);
+        }
+        insns.insert(0, word(R5, 0x0123_4567_89ab_cdef));
+        body_agrees(insns, &format!("{op:?}"));
+    }
+}
+
 /// Numbers of few bits, shifted, summed up and added to others, at both widths.
 #[test]
 fn sums_of_numbers_of_few_bits_agree() {

@@ -1,7 +1,7 @@
 //! Moves and arithmetic: what becomes a value, and what becomes one operation of the machine.
 
-use rtbpf_isa::effects::RegSet;
-use rtbpf_isa::{AluOp, InsnIdx, Operand, Reg, Size, Width};
+use rtbpf_isa::effects::{Flow, RegSet};
+use rtbpf_isa::{AluOp, Insn, InsnIdx, Operand, Reg, Size, Width};
 
 use super::magic::Magic;
 use super::ones;
@@ -14,6 +14,7 @@ impl<E: Encode> Fast<'_, E> {
     pub(super) fn alu(&mut self, at: InsnIdx, op: AluOp, width: Width, dst: Reg, src: Operand) -> bool {
         match op.into() {
             Alu::Mov => self.copy(width, dst, src),
+            Alu::Bin(Bin::And) if self.is_count(at, dst, src) => {}
             Alu::Bin(op) => self.bin(op, width, dst, src),
             Alu::Div(op) => return self.divide(at, op, width, dst, src),
         }
@@ -145,6 +146,27 @@ impl<E: Encode> Fast<'_, E> {
         let fits = self.opt.ones(of) & !(u64::MAX >> (64 - size.bits())) == 0;
         self.assign(dst, if fits { Value::of(of) } else { Value::Low { size, of } });
         true
+    }
+
+    /// Whether a mask at `at` leaves what the next shift by `dst` reads of it, and nobody else reads it.
+    fn is_count(&self, at: InsnIdx, dst: Reg, mask: Operand) -> bool {
+        /// Instructions between mask and shift.
+        const NEAR: u32 = 4;
+        let Operand::Imm(mask) = mask else { return false };
+        for next in (at.0 + 1..=at.0 + NEAR).map(InsnIdx) {
+            let Some(insn) = self.insns.get(next.index()).filter(|_| !self.opt.begins(next)) else { return false };
+            if let Insn::Alu { op: AluOp::Lsh | AluOp::Rsh | AluOp::Arsh, width, dst: shifted, src } = *insn
+                && src == Operand::Reg(dst)
+            {
+                let all = width.bits() as i32 - 1;
+                let after = self.opt.liveness.after(next).with(self.opt.pinned);
+                return mask & all == all && shifted != dst && !after.contains(dst);
+            }
+            if insn.flow() != Flow::Next || insn.uses().with(insn.defs()).contains(dst) {
+                return false;
+            }
+        }
+        false
     }
 
     /// `(x >> by) & mask`, where the mask leaves all but up to three of the bits that are left, as `x >> more << zeros`: as an

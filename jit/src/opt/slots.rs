@@ -34,6 +34,13 @@ pub(crate) struct Slot {
     leads: bool,
 }
 
+impl Slot {
+    /// Which of [`Encode::EXTRA`] it takes.
+    pub fn home(self) -> usize {
+        self.home
+    }
+}
+
 /// What the function does with one slot.
 struct Use {
     off: i16,

@@ -22,7 +22,7 @@ use rtbpf_verifier::Branch;
 
 use super::count::{Count, Spare, Test};
 use super::exits::{Cond, Target};
-use super::sums::Sums;
+use super::sums::{self, Sums};
 use crate::asm::Label;
 use crate::code::CompileError;
 use crate::encode::{Bin, Encode, Reach, Rhs};
@@ -112,13 +112,22 @@ impl<E: Encode> Fast<'_, E> {
         let count = count.filter(|_| self.plan.blocks.is_empty());
         let idle = RegSet::CALLER_SAVED.without(self.opt.liveness.after(cond.at));
         let sums = Sums::of(&known, [Operand::Reg(cond.lhs), right], idle).filter(|_| count.is_some() && one_way);
+        let sums = sums.and_then(|sums| {
+            let second = sums.second.map(reg::<E>).or_else(|| self.idle_extra(&body))?;
+            Some((sums, second))
+        });
+        let step = sums::lone_step(&known, cond.lhs).filter(|_| one_way && right != Operand::Reg(cond.lhs));
+        let step = step.filter(|step| match known.get(*step) {
+            Some(Insn::Alu { src: Operand::Imm(by), .. }) => by.checked_mul(rounds as i32).is_some(),
+            _ => false,
+        });
         let again = match count {
             Some(spare) => {
                 let (again, slow) = (self.e.asm().label(), self.e.asm().label());
                 self.settle_all(self.live_before(head));
-                if let Some(sums) = &sums {
-                    self.e.mov_imm(reg::<E>(sums.second), 0);
-                    self.opt.pinned = RegSet::of(sums.second);
+                if let Some((sums, second)) = &sums {
+                    self.e.mov_imm(*second, 0);
+                    self.opt.pinned = sums.second.map_or(RegSet::EMPTY, RegSet::of);
                 }
                 // The first test is apart from the rounds where another stands at their end.
                 let alone = spare.stands_alone();
@@ -133,11 +142,17 @@ impl<E: Encode> Fast<'_, E> {
                 if !alone {
                     self.spare(&spare, false, slow);
                 }
-                let other = sums.as_ref().map(|sums| sums.other(&body));
-                let turns = [&body, other.as_ref().unwrap_or(&body)];
                 self.opt.rounds = true;
                 for round in 0..rounds {
-                    self.round(&places, turns[round % 2], cond.at, starts)?;
+                    let mut body = body.clone();
+                    let second = sums.as_ref().filter(|_| round % 2 == 1);
+                    if let Some((sums, _)) = second {
+                        sums.turn(&mut body);
+                    }
+                    if let Some(at) = step {
+                        sums::step(&mut body, at, (round + 1 == rounds).then_some(rounds as i32));
+                    }
+                    self.round((&places, &body), cond.at, second, starts)?;
                 }
                 self.opt.rounds = false;
                 if alone {
@@ -145,7 +160,7 @@ impl<E: Encode> Fast<'_, E> {
                     self.settle_all(self.live_before(head));
                     self.spare(&spare, true, again);
                     self.opt.pinned = RegSet::EMPTY;
-                    sums.iter().for_each(|sums| self.join(sums));
+                    sums.iter().for_each(|(sums, second)| self.join(sums, *second));
                     self.branch(not, out);
                     self.settle_all(self.live_before(head));
                     self.e.asm().bind(slow);
@@ -153,20 +168,25 @@ impl<E: Encode> Fast<'_, E> {
                     self.branch(cond, self.around(head, again));
                     self.settle_all(out.live);
                     self.opt.pinned = RegSet::EMPTY;
-                    sums.iter().for_each(|sums| self.join(sums));
+                    sums.iter().for_each(|(sums, second)| self.join(sums, *second));
                     self.e.jump(out.label, Reach::Near);
                     self.e.asm().bind(slow);
-                    sums.iter().for_each(|sums| self.join(sums));
+                    sums.iter().for_each(|(sums, second)| self.join(sums, *second));
                 }
                 let rest = self.e.asm().label();
                 self.e.asm().bind(rest);
                 self.opt.enter(head);
-                self.round(&places, &body, cond.at, starts)?;
+                self.round((&places, &body), cond.at, None, starts)?;
+                // Loops often go round a power of two times, and all but one of so many are left.
+                for _ in 1..if body.len() <= SHORT_BODY { ROUNDS } else { 1 } {
+                    self.branch(not, out);
+                    self.round((&places, &body), cond.at, None, starts)?;
+                }
                 rest
             }
             None => {
                 for round in 1..ROUNDS {
-                    self.round(&places, &body, cond.at, starts)?;
+                    self.round((&places, &body), cond.at, None, starts)?;
                     if round + 1 < ROUNDS {
                         self.branch(not, out);
                     }
@@ -195,21 +215,41 @@ impl<E: Encode> Fast<'_, E> {
         Target { label, live: self.live_before(head), reach: Reach::Far, leaves: false }
     }
 
-    fn join(&mut self, sums: &Sums) {
+    /// A register of the machine that neither `body` nor the stack slots of the function take.
+    fn idle_extra(&self, body: &[Insn]) -> Option<E::Reg> {
+        let taken = |home: usize| self.opt.slots.iter().any(|slot| slot.home() == home);
+        let idle = E::EXTRA.iter().enumerate().find(|(home, _)| !taken(*home)).map(|(_, reg)| *reg);
+        idle.filter(|_| !body.iter().any(|insn| self.e.takes_extra(insn)))
+    }
+
+    /// Adds what the sum at `at` adds to another register of the machine.
+    fn add_to(&mut self, second: E::Reg, at: InsnIdx, sums: &Sums) {
+        self.opt.after = self.opt.liveness.after(at).with(self.opt.pinned);
+        self.opt.live = self.opt.after.with(RegSet::of(sums.summand));
+        let summand = self.right_side(sums.width, Operand::Reg(sums.summand));
+        self.e.bin(Bin::Add, sums.width, second, second, summand);
+    }
+
+    fn join(&mut self, sums: &Sums, second: E::Reg) {
         let first = reg::<E>(sums.first);
-        self.e.bin(Bin::Add, sums.width, first, first, Rhs::Reg(reg::<E>(sums.second)));
+        self.e.bin(Bin::Add, sums.width, first, first, Rhs::Reg(second));
         self.opt.set_narrow(sums.first, sums.width == Width::W32);
     }
 
+    /// Emits one round of `body`, perhaps with a sum to another register of the machine.
     fn round(
         &mut self,
-        places: &[InsnIdx],
-        body: &[Insn],
+        (places, body): (&[InsnIdx], &[Insn]),
         latch: InsnIdx,
+        second: Option<&(Sums, E::Reg)>,
         starts: &[Label],
     ) -> Result<(), CompileError> {
-        for (at, insn) in places.iter().copied().zip(body) {
+        for (index, (at, insn)) in places.iter().copied().zip(body).enumerate() {
             self.charge(at);
+            if let Some((sums, second)) = second.filter(|(sums, _)| sums.second.is_none() && sums.at == index) {
+                self.add_to(*second, at, sums);
+                continue;
+            }
             if self.optimised(at, insn) {
                 continue;
             }

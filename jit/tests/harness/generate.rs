@@ -240,7 +240,8 @@ impl Function<'_> {
 
     /// A counted loop, by an ordinary branch or under `may_goto`.
     fn repeat(&mut self, size: u64) {
-        let count = self.rng.below(5) as i32 + 1;
+        let most = if self.rng.chance(4) { 40 } else { 5 };
+        let count = self.rng.below(most) as i32 + 1;
         if self.rng.chance(3) {
             return self.rotated(size, count);
         }
@@ -416,7 +417,7 @@ impl Function<'_> {
     fn idiom(&mut self) {
         let (a, b) = (self.scalar(), self.scalar());
         let (width, small, imm) = (self.rng.width(), self.rng.below(4) as i32, self.rng.imm());
-        match self.rng.below(13) {
+        match self.rng.below(14) {
             0 => {
                 let by = 1 + self.rng.below(width.bits() as u64 - 1) as i32;
                 let op = self.rng.one_of(&[AluOp::Or, AluOp::Xor, AluOp::Add]);
@@ -471,6 +472,15 @@ impl Function<'_> {
                 self.alu(AluOp::Add, width, dst, Operand::Imm(imm));
                 let third = self.scalar();
                 self.alu(AluOp::Add, Width::W64, third, Operand::Reg(dst));
+            }
+            12 => {
+                let op = self.rng.one_of(&[AluOp::Lsh, AluOp::Rsh, AluOp::Arsh]);
+                let (mask, shifted) = (self.rng.one_of(&[15, 31, 63, 127, -1]), self.rng.width());
+                self.alu(AluOp::And, width, b, Operand::Imm(mask));
+                self.alu(op, shifted, a, Operand::Reg(b));
+                if self.rng.chance(2) {
+                    self.constant(b);
+                }
             }
             11 => {
                 let by = width.bits() as i32 - self.rng.one_of(&[8, 16, 32, 31]);
