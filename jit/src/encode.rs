@@ -209,9 +209,10 @@ pub trait Encode: Sized {
     fn rotate_left(&mut self, w: Width, d: Self::Reg, a: Self::Reg, count: u8);
     /// `d = address`, truncated to `w`.
     fn lea(&mut self, w: Width, d: Self::Reg, addr: Addr<Self::Reg>);
-    /// A temporary with `a / divisor`, unsigned, by the divisor's magic number; `None` where the machine lacks the
-    /// multiplication. The next operation may use it, and one more with an immediate.
-    fn quotient(&mut self, w: Width, a: Self::Reg, magic: Magic) -> Option<Self::Reg>;
+    /// `a / divisor`, unsigned, by the divisor's magic number: in `d`, or in a temporary that the next operation may use, and
+    /// one more with an immediate; `None` where the machine lacks the multiplication. `narrow` promises that `a` has no bit
+    /// above 31.
+    fn quotient(&mut self, w: Width, d: Self::Reg, a: Self::Reg, narrow: bool, magic: Magic) -> Option<Self::Reg>;
 
     // Memory
 

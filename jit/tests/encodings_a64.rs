@@ -185,10 +185,19 @@ fn moves(forms: &mut Forms) {
                 forms.check(
                     || format!("quotient {w:?} {d:?} {s:?} {divisor}"),
                     |e| {
-                        let q = e.quotient(w, s, magic).expect("there is a high product");
+                        let q = e.quotient(w, d, s, false, magic).expect("there is a high product");
                         e.mov(w, d, q);
                     },
                     |cpu| set(cpu, d, eval::alu(AluOp::Div, w, reg(cpu, s), divisor)),
+                );
+                forms.check(
+                    || format!("quotient of a narrow number {w:?} {d:?} {s:?} {divisor}"),
+                    |e| {
+                        e.mov(Width::W32, d, s);
+                        let q = e.quotient(w, d, d, true, magic).expect("there is a high product");
+                        e.mov(w, d, q);
+                    },
+                    |cpu| set(cpu, d, eval::alu(AluOp::Div, w, reg(cpu, s) as u32 as u64, divisor)),
                 );
             }
         }

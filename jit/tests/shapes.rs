@@ -659,6 +659,31 @@ fn loops_that_count_and_sum_agree() {
     }
 }
 
+/// Quotients and remainders of every register in every register.
+#[test]
+fn divisions_by_constants_agree_in_every_register() {
+    let registers = &Reg::ALL[..10];
+    for (number, (dst, src)) in registers.iter().flat_map(|d| registers.iter().map(move |s| (*d, *s))).enumerate() {
+        let sum = [R9, R8, R7].into_iter().find(|reg| ![dst, src].contains(reg)).expect("there are three");
+        let mut insns: Vec<Insn> = registers.iter().map(|reg| mov(*reg, I(*reg as i32 + 1))).collect();
+        for divisor in [7, 10, 641, 1_000_000_007, 28] {
+            for (op, width) in [(AluOp::Div, W32), (AluOp::Mod, W32), (AluOp::Div, W64), (AluOp::Mod, W64)] {
+                // Numbers with and without a bit above 31, of which that is known or not.
+                insns.push(word(src, EDGES[(number + insns.len()) % 8].rotate_right(number as u32 / 7)));
+                if insns.len() % 3 == 0 {
+                    insns.push(alu(AluOp::Mov, W32, src, R(src)));
+                }
+                insns.extend([mov(dst, R(src)), alu(op, width, dst, I(divisor))]);
+                for reg in [dst, src, R3] {
+                    insns.extend([alu(AluOp::Mul, W64, sum, I(31)), add(sum, R(reg))]);
+                }
+            }
+        }
+        insns.extend([mov(R0, R(sum)), Insn::Exit]);
+        agrees(&insns, &format!("{dst:?} and {src:?}"));
+    }
+}
+
 /// Counts of shifts that were masked before, and are read again or not.
 #[test]
 fn masks_of_shift_counts_agree() {

@@ -177,10 +177,10 @@ pub(super) fn rotate_left(e: &mut A64, w: Width, d: Gpr, a: Gpr, count: u8) {
     }
 }
 
-pub(super) fn quotient(e: &mut A64, w: Width, a: Gpr, magic: Magic) -> Option<Gpr> {
+pub(super) fn quotient(e: &mut A64, w: Width, d: Gpr, a: Gpr, narrow: bool, magic: Magic) -> Gpr {
     mov_imm(e, T0, magic.multiplier);
     let mut n = a;
-    if w == Width::W32 {
+    if w == Width::W32 && !narrow {
         mov(e, w, T1, a);
         n = T1;
     }
@@ -189,18 +189,20 @@ pub(super) fn quotient(e: &mut A64, w: Width, a: Gpr, magic: Magic) -> Option<Gp
         asm!(e.asm ; lsr X(T1), X(n), before);
         n = T1;
     }
+    // With one more step, the dividend is read once more.
+    let q = if magic.adds { T2 } else { d };
     match magic.low {
-        true => asm!(e.asm ; mul X(T2), X(n), X(T0)),
-        false => asm!(e.asm ; umulh X(T2), X(n), X(T0)),
+        true => asm!(e.asm ; mul X(q), X(n), X(T0)),
+        false => asm!(e.asm ; umulh X(q), X(n), X(T0)),
     }
     let shift = magic.shift as u32 & 63;
     if magic.adds {
-        asm!(e.asm ; sub X(T0), X(n), X(T2) ; add X(T2), X(T2), X(T0), lsr 1);
+        asm!(e.asm ; sub X(T0), X(n), X(q) ; add X(q), X(q), X(T0), lsr 1);
     }
     if shift != 0 {
-        asm!(e.asm ; lsr X(T2), X(T2), shift);
+        asm!(e.asm ; lsr X(q), X(q), shift);
     }
-    Some(T2)
+    q
 }
 
 /// Division by zero gives 0 here, and `MIN / -1` gives `MIN`: what eBPF wants, for remainders too.

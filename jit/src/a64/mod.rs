@@ -121,8 +121,8 @@ impl Encode for A64 {
     fn lea(&mut self, w: Width, d: Gpr, addr: Mem) {
         mem::lea(self, w, d, addr);
     }
-    fn quotient(&mut self, w: Width, a: Gpr, magic: Magic) -> Option<Gpr> {
-        alu::quotient(self, w, a, magic)
+    fn quotient(&mut self, w: Width, d: Gpr, a: Gpr, narrow: bool, magic: Magic) -> Option<Gpr> {
+        Some(alu::quotient(self, w, d, a, narrow, magic))
     }
     fn load(&mut self, size: Size, signed: bool, d: Gpr, addr: Mem) {
         mem::load(self, size, signed, d, addr);

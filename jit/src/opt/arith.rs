@@ -432,9 +432,13 @@ impl<E: Encode> Fast<'_, E> {
         }
         let Some(magic) = Magic::new(width, divisor) else { return false };
         self.release(dst);
-        let Some(q) = self.e.quotient(width, reg::<E>(n), magic) else { return false };
+        // A remainder needs the dividend once more.
+        let (narrow, to) = (self.opt.narrow.contains(n), if quotient { reg::<E>(dst) } else { E::SPARE });
+        let Some(q) = self.e.quotient(width, to, reg::<E>(n), narrow, magic) else { return false };
         if quotient {
-            self.e.mov(width, reg::<E>(dst), q);
+            if q != reg::<E>(dst) {
+                self.e.mov(width, reg::<E>(dst), q);
+            }
         } else {
             self.e.bin(Bin::Mul, width, q, q, factor);
             self.e.bin(Bin::Sub, width, reg::<E>(dst), reg::<E>(n), Rhs::Reg(q));

@@ -302,40 +302,70 @@ pub(super) fn rotate_left(e: &mut X64, w: Width, d: Gpr, a: Gpr, count: u8) {
 }
 
 /// A high half needs `mulx`, whose first factor stands in rdx, which is R3.
-pub(super) fn quotient(e: &mut X64, w: Width, a: Gpr, magic: Magic) -> Option<Gpr> {
+pub(super) fn quotient(e: &mut X64, w: Width, d: Gpr, a: Gpr, narrow: bool, magic: Magic) -> Option<Gpr> {
+    let narrow = narrow || w == Width::W64;
     if magic.low {
-        mov_imm(e, T0, magic.multiplier);
-        mov(e, Width::W32, T2, a);
-        multiply(e, Width::W64, T2, T2, Rhs::Reg(T0));
-        shift_imm(e, T2, magic.shift as i8);
-        return Some(T2);
+        let n = if narrow { a } else { d };
+        if !narrow {
+            mov(e, Width::W32, n, a);
+        }
+        match i32::try_from(magic.multiplier) {
+            Ok(multiplier) => multiply(e, Width::W64, d, n, Rhs::Imm(multiplier)),
+            Err(_) => {
+                mov_imm(e, T0, magic.multiplier);
+                multiply(e, Width::W64, d, n, Rhs::Reg(T0));
+            }
+        }
+        shift_imm(e, d, magic.shift as i8);
+        return Some(d);
     }
     if !e.features.bmi2 {
         return None;
     }
-    mov_imm(e, T0, magic.multiplier);
-    let moves = a != Rdx || w == Width::W32 || magic.before != 0;
-    if moves {
+    if magic.adds {
+        return Some(long_quotient(e, a, magic));
+    }
+    // What stands in rdx is kept, unless the quotient goes there.
+    let mut n = a;
+    if d != Rdx || a == Rdx {
         mov(e, Width::W64, T1, Rdx);
-        mov(e, w, Rdx, a);
+        n = if a == Rdx { T1 } else { a };
+    }
+    if !narrow || magic.before != 0 {
+        mov(e, w, T0, n);
+        n = T0;
     }
     if magic.before != 0 {
-        shift_imm(e, Rdx, magic.before as i8);
+        shift_imm(e, T0, magic.before as i8);
     }
-    asm!(e.asm ; mulx r9, r11, r11);
-    if magic.adds {
-        mov(e, Width::W64, T0, Rdx);
-        apply(e, Bin::Sub, Width::W64, T0, T2);
-        shift_imm(e, T0, 1);
-        apply(e, Bin::Add, Width::W64, T2, T0);
-    }
-    if moves {
+    mov_imm(e, Rdx, magic.multiplier);
+    asm!(e.asm ; mulx Rq(d as u8), r11, Rq(n as u8));
+    if d != Rdx {
         mov(e, Width::W64, Rdx, T1);
     }
     if magic.shift != 0 {
-        shift_imm(e, T2, magic.shift as i8);
+        shift_imm(e, d, magic.shift as i8);
     }
-    Some(T2)
+    Some(d)
+}
+
+/// A quotient whose multiplier has a 65th bit.
+fn long_quotient(e: &mut X64, a: Gpr, magic: Magic) -> Gpr {
+    mov_imm(e, T0, magic.multiplier);
+    if a != Rdx {
+        mov(e, Width::W64, T1, Rdx);
+        mov(e, Width::W64, Rdx, a);
+    }
+    asm!(e.asm ; mulx r9, r11, r11);
+    mov(e, Width::W64, T0, Rdx);
+    apply(e, Bin::Sub, Width::W64, T0, T2);
+    shift_imm(e, T0, 1);
+    apply(e, Bin::Add, Width::W64, T2, T0);
+    if a != Rdx {
+        mov(e, Width::W64, Rdx, T1);
+    }
+    shift_imm(e, T2, magic.shift as i8);
+    T2
 }
 
 /// `d >>= count`, logical.
