@@ -31,7 +31,7 @@ fn idiom(rng: &mut Rng, hoisted: Option<i32>) -> Vec<Insn> {
     let k = hoisted.unwrap_or(1 + rng.below(31) as i32);
     let bits = |k: i32| word(R9, u64::from(u32::MAX) << k & 0xffff_ffff);
     let mask = |k: i32| if hoisted.is_some() { vec![] } else { vec![bits(k)] };
-    match rng.below(14) {
+    match rng.below(16) {
         0 | 1 => vec![alu(AluOp::Lsh, W64, a, I(by)), alu(back, W64, a, I(by))],
         2 => vec![alu(AluOp::Lsh, W32, a, I(by & 31)), alu(back, W32, a, I(by & 31))],
         3 => {
@@ -78,6 +78,12 @@ fn idiom(rng: &mut Rng, hoisted: Option<i32>) -> Vec<Insn> {
                 alu(back, W64, b, I(64 - size.bits() as i32)),
             ]
         }
+        13 | 14 => {
+            let slot = |rng: &mut Rng| rng.one_of(&[-32, -40]);
+            let spill = Insn::Store { size: Size::D, base: R10, off: slot(rng), src: R(a) };
+            let fill = Insn::Load { size: Size::D, signed: false, dst: b, base: R10, off: slot(rng) };
+            [&[spill], &idiom(rng, hoisted)[..], &[fill]].concat()
+        }
         _ => {
             let extend = |reg: Reg| [alu(AluOp::Lsh, W64, reg, I(32)), alu(back, W64, reg, I(32))];
             let rhs = if rng.chance(3) { I(rng.word() as i32) } else { R(b) };
@@ -95,7 +101,7 @@ fn numbers_of_32_bits_in_wide_registers_agree() {
         let mut rng = Rng::new(0x4a1f ^ round << 8);
         let rng = &mut rng;
         let mut insns = [R2, R3, R4, R5, R7, R8, R9].map(|reg| word(reg, rng.word())).to_vec();
-        insns.extend([-8, -16, -24].map(|off| Insn::Store { size: Size::D, base: R10, off, src: R(R3) }));
+        insns.extend([-8, -16, -24, -32, -40].map(|off| Insn::Store { size: Size::D, base: R10, off, src: R(R3) }));
         insns.push(alu(AluOp::Mov, W64, R6, I(0)));
         let hoisted = rng.chance(2).then(|| 1 + rng.below(31) as i32);
         insns.extend(hoisted.map(|k| word(R9, u64::from(u32::MAX) << k & 0xffff_ffff)));
@@ -124,6 +130,14 @@ fn numbers_of_32_bits_in_wide_registers_agree() {
             }
         }
         insns.push(Insn::Exit);
+        // Versions 1 and 2.
+        if rng.chance(2) {
+            for insn in &mut insns {
+                if let Insn::Alu { width, .. } = insn {
+                    *width = W64;
+                }
+            }
+        }
         let ctx = std::array::from_fn(|_| rng.word());
         let want = reference::reference(&program(&insns), ctx, None);
         let off = Techniques { halves: false, ..Techniques::ALL };
@@ -138,7 +152,7 @@ fn numbers_of_32_bits_in_wide_registers_agree() {
     }
 }
 
-/// `rotate(x, 14)` of a 32-bit number, by mask and shifts.
+/// `rotate(x, 14)` of a 32-bit number, by mask and shifts, which may have been on the stack.
 #[test]
 fn a_rotation_by_mask_and_shifts_is_one() {
     let Some(host) = Options::host() else { return };
@@ -154,9 +168,16 @@ fn a_rotation_by_mask_and_shifts_is_one() {
         alu(AluOp::Mov, W64, R0, I(0)),
         Insn::Exit,
     ];
-    let bytes = |halves| {
-        let options = Options { optimise: Some(Techniques { halves, ..Techniques::ALL }), ..host };
-        code(&rotation, &options).bytes.len()
-    };
-    assert!(bytes(true) + 12 <= bytes(false), "{} of {}", bytes(true), bytes(false));
+    let spilled = [
+        Insn::Store { size: Size::D, base: R10, off: -8, src: R(R2) },
+        Insn::Load { size: Size::D, signed: false, dst: R2, base: R10, off: -8 },
+    ];
+    let spilled = [&rotation[..7], &spilled, &rotation[7..]].concat();
+    for insns in [&rotation[..], &spilled] {
+        let bytes = |halves| {
+            let options = Options { optimise: Some(Techniques { halves, ..Techniques::ALL }), ..host };
+            code(insns, &options).bytes.len()
+        };
+        assert!(bytes(true) + 12 <= bytes(false), "{} of {}", bytes(true), bytes(false));
+    }
 }

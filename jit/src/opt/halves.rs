@@ -13,6 +13,8 @@
 //! width: 32 bits for what is shorter so, or what is extended later and need not be then; 64 bits for copies, which cost
 //! nothing.
 //!
+//! Slots of the stack that nothing else reaches are registers here: what is spilled is a copy.
+//!
 //! Where a rule rests on an upper half being zero, that counts as reading it.
 
 use rtbpf_isa::effects::{Flow, RegSet};
@@ -20,7 +22,7 @@ use rtbpf_isa::{AluOp, CmpOp, Imm64, Insn, InsnIdx, Operand, Reg, Size, Subprog,
 use rtbpf_verifier::VerifiedProgram;
 
 use super::narrow::Narrow;
-use super::{Lead, begins, falls, lead, nothing};
+use super::{Lead, begins, falls, lead, nothing, slots};
 
 /// The program's instructions in the widths that are wanted.
 pub(crate) fn fitted(program: &VerifiedProgram, insns: &[Insn]) -> Vec<Insn> {
@@ -82,7 +84,11 @@ pub(crate) fn fitted(program: &VerifiedProgram, insns: &[Insn]) -> Vec<Insn> {
     let mut reads =
         Reads { after: vec![Halves::default(); insns.len()], before: vec![Halves::default(); insns.len() + 1] };
     let mut heads = vec![false; insns.len() + 1];
-    while reads.pass(&new, &narrow, moved, &mut heads) {}
+    // Where there is 32-bit arithmetic, spilled numbers of 32 bits have slots of their size.
+    let is_half = |insn: &Insn| matches!(insn, Insn::Alu { width: Width::W32, .. });
+    let words = if insns.iter().any(is_half) { Vec::new() } else { slots::words(&new, subprogs) };
+    let word = |at: InsnIdx| words.get(at.index()).copied().flatten();
+    while reads.pass(&new, &narrow, (moved, word), &mut heads) {}
     for (insn, after) in new.iter_mut().zip(&reads.after) {
         *insn = after.fitting(*insn);
     }
@@ -264,19 +270,51 @@ struct Halves {
     read: RegSet,
     /// Which are extended from their lower half.
     extended: RegSet,
+    /// Slots of the stack whose upper half is read.
+    words_read: u64,
+    /// Slots that are extended from their lower half.
+    words_extended: u64,
 }
 
 impl Halves {
     fn with(self, other: Halves) -> Halves {
-        Halves { read: self.read.with(other.read), extended: self.extended.with(other.extended) }
+        Halves {
+            read: self.read.with(other.read),
+            extended: self.extended.with(other.extended),
+            words_read: self.words_read | other.words_read,
+            words_extended: self.words_extended | other.words_extended,
+        }
     }
 
     fn without(self, set: RegSet) -> Halves {
-        Halves { read: self.read.without(set), extended: self.extended.without(set) }
+        Halves { read: self.read.without(set), extended: self.extended.without(set), ..self }
     }
 
     fn reading(self, set: RegSet) -> Halves {
         Halves { read: self.read.with(set), ..self }
+    }
+
+    /// Before a load or a store of a slot, from what is behind it: a copy.
+    fn before_word(self, insn: &Insn, word: u8) -> Halves {
+        let bit = 1 << (word & 63);
+        let mut before = self.without(insn.defs());
+        match *insn {
+            Insn::Load { dst, .. } => {
+                before.words_read |= if self.read.contains(dst) { bit } else { 0 };
+                before.words_extended |= if self.extended.contains(dst) { bit } else { 0 };
+            }
+            Insn::Store { src, .. } => {
+                let copied = |is: bool| match src {
+                    Operand::Reg(src) if is => RegSet::of(src),
+                    Operand::Reg(_) | Operand::Imm(_) => RegSet::EMPTY,
+                };
+                before.read = before.read.with(copied(self.words_read & bit != 0));
+                before.extended = before.extended.with(copied(self.words_extended & bit != 0));
+                (before.words_read, before.words_extended) = (self.words_read & !bit, self.words_extended & !bit);
+            }
+            _ => {}
+        }
+        before
     }
 
     /// Before an instruction, from what is behind it.
@@ -294,6 +332,7 @@ impl Halves {
                     Width::W64 => Halves {
                         read: if read { rest.read.with(src) } else { rest.read },
                         extended: if extended { rest.extended.with(src) } else { rest.extended },
+                        ..rest
                     },
                     Width::W32 if read || extended => Halves { extended: rest.extended.with(src), ..rest },
                     Width::W32 => rest,
@@ -365,7 +404,13 @@ struct Reads {
 
 impl Reads {
     /// Whether a head of a loop has grown that was looked at before.
-    fn pass(&mut self, insns: &[Insn], narrow: &Narrow, moved: impl Fn(InsnIdx) -> bool, heads: &mut [bool]) -> bool {
+    fn pass(
+        &mut self,
+        insns: &[Insn],
+        narrow: &Narrow,
+        (moved, word): (impl Fn(InsnIdx) -> bool, impl Fn(InsnIdx) -> Option<u8>),
+        heads: &mut [bool],
+    ) -> bool {
         let mut changed = false;
         for (at, insn) in insns.iter().enumerate().rev() {
             let at = InsnIdx(at as u32);
@@ -385,7 +430,10 @@ impl Reads {
             if let Some(place) = self.after.get_mut(at.index()) {
                 *place = after;
             }
-            let new = after.before(insn, narrow.before(at), moved(at));
+            let new = match word(at) {
+                Some(word) => after.before_word(insn, word),
+                None => after.before(insn, narrow.before(at), moved(at)),
+            };
             if let Some(place) = self.before.get_mut(at.index())
                 && *place != new
             {

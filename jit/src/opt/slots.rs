@@ -118,6 +118,63 @@ fn access(insn: &Insn) -> Option<(i16, Size, bool)> {
     }
 }
 
+/// Where in the frame an offset lies, from its lowest byte.
+fn place(off: i16) -> Option<usize> {
+    usize::try_from(i32::from(off) + STACK_BYTES as i32).ok().filter(|place| *place < STACK_BYTES as usize)
+}
+
+/// The slot of 8 bytes that each instruction loads or stores, where nothing else reaches it; numbered in each function.
+pub(super) fn words(insns: &[Insn], subprogs: &[Subprog]) -> Vec<Option<u8>> {
+    let mut words = Vec::new();
+    for subprog in subprogs {
+        let body = insns.get(subprog.start.index()..subprog.end.index()).unwrap_or_default();
+        let Some((mut slots, _)) = apart(body) else { continue };
+        slots.retain(|(_, size)| *size == Size::D);
+        slots.truncate(MOST);
+        if slots.is_empty() {
+            continue;
+        }
+        words.resize(insns.len(), None);
+        for (word, insn) in words.iter_mut().skip(subprog.start.index()).zip(body) {
+            let Some((off, Size::D, _)) = access(insn) else { continue };
+            *word = slots.iter().position(|slot| *slot == (off, Size::D)).map(|number| number as u8);
+        }
+    }
+    words
+}
+
+/// Offset and size of every slot of a function that nothing overlaps, and whether these are all; `None` where the frame's
+/// address goes elsewhere.
+pub(super) fn apart(insns: &[Insn]) -> Option<(Vec<(i16, Size)>, bool)> {
+    let mut slots: Vec<(i16, Size)> = Vec::new();
+    let mut owners = [None::<usize>; STACK_BYTES as usize];
+    let mut overlapped = Vec::new();
+    for insn in insns {
+        let Some((off, size, _)) = access(insn) else {
+            if insn.uses().contains(Reg::R10) {
+                return None;
+            }
+            continue;
+        };
+        let first = place(off)?;
+        let bytes = owners.get_mut(first..first + size.bytes() as usize)?;
+        let same = |number: &usize| slots.get(*number) == Some(&(off, size));
+        let number = bytes.first().copied().flatten().filter(same).unwrap_or(slots.len());
+        if number == slots.len() {
+            slots.push((off, size));
+        }
+        for owner in bytes {
+            match owner.replace(number) {
+                Some(other) if other != number => overlapped.extend([other, number]),
+                Some(_) | None => {}
+            }
+        }
+    }
+    let mut number = 0..;
+    slots.retain(|_| number.next().is_some_and(|number| !overlapped.contains(&number)));
+    Some((slots, overlapped.is_empty()))
+}
+
 impl Function<'_> {
     fn at(&self, number: u32) -> InsnIdx {
         InsnIdx(self.start + number)
@@ -134,37 +191,24 @@ impl Function<'_> {
 
     /// Every slot that nothing overlaps, and whether these are all; `None` where the frame's address goes elsewhere, or the registers are taken.
     fn uses<E: Encode>(&self, e: &E) -> Option<(Vec<Use>, bool)> {
-        let mut uses: Vec<Use> = Vec::new();
-        let mut owners = [None::<usize>; STACK_BYTES as usize];
-        let mut overlapped = Vec::new();
+        if self.insns.iter().any(|insn| e.takes_extra(insn)) {
+            return None;
+        }
+        let (slots, whole) = apart(self.insns)?;
+        let fresh = |(off, size)| Use { off, size, weight: 0, loads: Vec::new(), stores: Vec::new(), stored: None };
+        let mut numbers = [usize::MAX; STACK_BYTES as usize];
+        for (number, (off, _)) in slots.iter().enumerate() {
+            numbers[place(*off)?] = number;
+        }
+        let mut uses: Vec<Use> = slots.into_iter().map(fresh).collect();
         for (at, insn) in (0..).zip(self.insns) {
-            let Some((off, size, stores)) = access(insn) else {
-                if insn.uses().contains(Reg::R10) || e.takes_extra(insn) {
-                    return None;
-                }
-                continue;
-            };
-            let first = usize::try_from(i32::from(off) + STACK_BYTES as i32).ok()?;
-            let bytes = owners.get_mut(first..first + size.bytes() as usize)?;
-            let same = |number: &usize| uses.get(*number).is_some_and(|slot| (slot.off, slot.size) == (off, size));
-            let number = bytes.first().copied().flatten().filter(same).unwrap_or(uses.len());
-            if number == uses.len() {
-                uses.push(Use { off, size, weight: 0, loads: Vec::new(), stores: Vec::new(), stored: None });
-            }
-            for owner in bytes {
-                match owner.replace(number) {
-                    Some(other) if other != number => overlapped.extend([other, number]),
-                    Some(_) | None => {}
-                }
-            }
-            let slot = uses.get_mut(number)?;
+            let Some((off, _, stores)) = access(insn) else { continue };
+            let Some(slot) = uses.get_mut(numbers[place(off)?]) else { continue };
             slot.weight += 10u64.pow(self.opt.depth(self.at(at)).min(6));
             if stores { slot.stores.push(at) } else { slot.loads.push(at) }
         }
-        let mut number = 0..;
-        uses.retain(|_| number.next().is_some_and(|number| !overlapped.contains(&number)));
         uses.sort_by_key(|slot| Reverse(slot.weight));
-        let whole = overlapped.is_empty() && uses.len() <= MOST;
+        let whole = whole && uses.len() <= MOST;
         uses.truncate(MOST);
         Some((uses, whole))
     }
