@@ -564,6 +564,20 @@ fn loops_behind_what_follows_them_agree() {
     }
 }
 
+/// Jumps that lead to jumps, round and round, which no verifier lets through.
+#[test]
+fn jumps_without_end_are_compiled() {
+    let Some(host) = Options::host() else { return };
+    let branch = Insn::Branch { op: CmpOp::Eq, width: W64, lhs: R1, rhs: I(0), to: 1 };
+    let work = [add(R1, I(1)); 24];
+    for tail in
+        [vec![jump(2, 2)], vec![jump(3, 2), jump(2, 3)], vec![jump(1, 2)], [work.to_vec(), vec![jump(2, 26)]].concat()]
+    {
+        let insns = [&[branch, Insn::Exit][..], &tail].concat();
+        assert!(!code(&insns, &host).bytes.is_empty());
+    }
+}
+
 /// Loops with several ways round, each of which jumps back to what they share: a step and perhaps a test.
 #[test]
 fn loops_with_several_ways_round_agree() {
@@ -670,7 +684,7 @@ fn divisions_by_constants_agree_in_every_register() {
             for (op, width) in [(AluOp::Div, W32), (AluOp::Mod, W32), (AluOp::Div, W64), (AluOp::Mod, W64)] {
                 // Numbers with and without a bit above 31, of which that is known or not.
                 insns.push(word(src, EDGES[(number + insns.len()) % 8].rotate_right(number as u32 / 7)));
-                if insns.len() % 3 == 0 {
+                if insns.len().is_multiple_of(3) {
                     insns.push(alu(AluOp::Mov, W32, src, R(src)));
                 }
                 insns.extend([mov(dst, R(src)), alu(op, width, dst, I(divisor))]);

@@ -192,11 +192,14 @@ impl<E: Encode> Fast<'_, E> {
     /// A few instructions from `at` on, up to a branch, that may be emitted once more, and where the way goes on behind them.
     fn way(&self, mut at: InsnIdx) -> Option<(Vec<InsnIdx>, InsnIdx)> {
         let (mut way, mut end) = (Vec::new(), None);
-        // Where a loop may be emitted several times, nothing stands once more, and nothing else comes in.
-        while way.len() < AGAIN && !self.opt.is_tight(at) {
+        for _ in 0..AGAIN {
+            // Where a loop may be emitted several times, nothing stands once more, and nothing else comes in.
+            if self.opt.is_tight(at) {
+                break;
+            }
             let insn = self.insns.get(at.index()).filter(|_| !self.program.proved().at(at).unreached)?;
             let next = match *insn {
-                Insn::Jump { to, .. } if !way.contains(&at.target(to)) => {
+                Insn::Jump { to, .. } => {
                     at = at.target(to);
                     continue;
                 }

@@ -3,7 +3,7 @@
 //! | technique | where | switch |
 //! |---|---|---|
 //! | copy propagation, dead code, constants | `value.rs` | `values` |
-//! | 32-bit numbers that need no extension | `narrow.rs` | `narrow` |
+//! | 32-bit numbers that need no extension, and other bounds | `narrow.rs` | `narrow` |
 //! | `or` of what has no bit in common is a sum; masks that clear nothing | `ones.rs` | `values` |
 //! | the width that is wanted, where nobody reads an upper half | `halves.rs` | `halves` |
 //! | base + index * scale + displacement in loads and stores; `lea` | `value.rs` | `values` |
@@ -15,6 +15,7 @@
 //! | a branch over few operations → conditional move, or the condition as a number | `select.rs` | `select` |
 //! | a condition as a number: none, where it is asked for again or added | `truth.rs` | `select` |
 //! | a branch that the one before decided | `thread.rs` | `thread` |
+//! | a jump back to a near branch: what stands there, once more | `exits.rs` | `thread` |
 //! | the test of a loop at its end | `layout.rs` | `layout` |
 //! | stack slots in registers | `slots.rs` | `slots` |
 //! | what only the other side of a branch reads is computed there | `exits.rs` | `exits` |
@@ -267,6 +268,9 @@ impl Opt {
     fn enter(&mut self, at: InsnIdx) {
         self.forget();
         self.narrow = self.entered.before(at).without(self.pinned);
+        for reg in self.narrow.iter() {
+            self.ones[reg.index()] = self.entered.ones(at, reg);
+        }
     }
 
     fn value(&self, reg: Reg) -> Value {

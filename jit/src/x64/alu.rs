@@ -339,7 +339,7 @@ pub(super) fn quotient(e: &mut X64, w: Width, d: Gpr, a: Gpr, narrow: bool, magi
         shift_imm(e, T0, magic.before as i8);
     }
     mov_imm(e, Rdx, magic.multiplier);
-    asm!(e.asm ; mulx Rq(d as u8), r11, Rq(n as u8));
+    asm!(e.asm ; mulx Rq(d), r11, Rq(n));
     if d != Rdx {
         mov(e, Width::W64, Rdx, T1);
     }
