@@ -2,6 +2,7 @@
 
 mod harness;
 
+use harness::agree::{alu, word};
 use harness::generate::Rng;
 use harness::*;
 use rtbpf_isa::Operand::{Imm as I, Reg as R};
@@ -11,14 +12,6 @@ use rtbpf_isa::*;
 use rtbpf_jit::{Options, Techniques};
 
 const OPERANDS: [Reg; 5] = [R3, R4, R5, R7, R8];
-
-fn alu(op: AluOp, width: Width, dst: Reg, src: Operand) -> Insn {
-    Insn::Alu { op, width, dst, src }
-}
-
-fn word(dst: Reg, value: u64) -> Insn {
-    Insn::Imm { dst, value: Imm64::Const([value as u32, (value >> 32) as u32]) }
-}
 
 /// A few instructions as compilers for versions without 32-bit arithmetic write them, and some that are none.
 ///

@@ -3,6 +3,7 @@
 
 mod harness;
 
+use harness::agree::alu;
 use harness::generate::Rng;
 use harness::*;
 use rtbpf_isa::Operand::{Imm as I, Reg as R};
@@ -13,10 +14,6 @@ use rtbpf_jit::{Options, Techniques};
 
 const SIZES: [Size; 4] = [Size::B, Size::H, Size::W, Size::D];
 const DATA: [Reg; 4] = [R2, R3, R4, R5];
-
-fn alu(op: AluOp, width: Width, dst: Reg, src: Operand) -> Insn {
-    Insn::Alu { op, width, dst, src }
-}
 
 /// A base and an offset into the 256 bytes of the context. R6 is the context, R7 and R8 lie inside, R9 is `R6 + R0`.
 fn place(rng: &mut Rng) -> (Reg, i16) {
