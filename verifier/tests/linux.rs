@@ -74,6 +74,32 @@ fn check_kfuncs(prog: ProgType, text: &str, expected: Result<(), Errno>) {
 const EACCES: Result<(), Errno> = Err(Errno::EACCES);
 const EINVAL: Result<(), Errno> = Err(Errno::EINVAL);
 
+/// Of two registers, one that does not exist and one that was not written, the one that Linux looks at first decides.
+#[test]
+fn registers_that_do_not_exist_are_seen_in_order() {
+    for (slot, expected) in [
+        // r11 = be16 r11; r11 = -r11
+        ("dc0b000010000000", EINVAL),
+        ("870b000000000000", EINVAL),
+        // if r11 == r5; if r5 == r11; if r11 > r5
+        ("1d5b000000000000", EINVAL),
+        ("1db5000000000000", EACCES),
+        ("2d5b000000000000", EINVAL),
+        // r11 += r5; r5 += r11; r11 = r5
+        ("0f5b000000000000", EACCES),
+        ("0fb5000000000000", EINVAL),
+        ("bf5b000000000000", EACCES),
+        // *(u64 *)(r11 + 0) = r5; *(u64 *)(r5 + 0) = r11
+        ("7b5b000000000000", EACCES),
+        ("7bb5000000000000", EINVAL),
+        // r11 = *(u64 *)(r5 + 0); r5 = *(u64 *)(r11 + 0)
+        ("795b000000000000", EACCES),
+        ("79b5000000000000", EINVAL),
+    ] {
+        check(&format!(".raw {slot}\n exit"), expected);
+    }
+}
+
 #[test]
 fn sums_with_constants_stay_linked() {
     let program = |sum: &str, back: &str| {

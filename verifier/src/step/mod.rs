@@ -85,11 +85,16 @@ impl Walk<'_> {
         };
         // Linux looks at some operands before it looks at the fields.
         let (dst, src) = (Reg::new(raw.dst), Reg::new(raw.src));
-        let is_branch = matches!(flow, BadFlow::Branch(_)) && why == BadField::Reserved;
+        let is_branch = matches!(flow, BadFlow::Branch(_));
         let class = raw.code & 0x07;
-        let reads_src = matches!(class, 0x01 | 0x03) || class >= 0x04 && raw.code & 0x08 != 0;
+        let reads_src = match class {
+            0x01 | 0x03 => true,
+            // Negations and byte swaps have one operand.
+            0x04 | 0x07 => raw.code & 0x08 != 0 && !matches!(raw.code & 0xf0, 0x80 | 0xd0),
+            _ => false,
+        };
         match (dst, src) {
-            (Some(dst), _) if is_branch => {
+            (Some(dst), _) if is_branch && matches!(why, BadField::Reserved | BadField::Register(_)) => {
                 self.read(dst)?;
             }
             (None, Some(src)) if reads_src && matches!(why, BadField::Register(_)) => {
