@@ -292,7 +292,7 @@ pub fn check(spec: &MapSpec, creator: Creator) -> Result<(), Errno> {
     let rules = MapRules::of(spec.kind).ok_or(Errno::EINVAL)?;
     check_access_and_node(spec)?;
     if is_judged_as_it_is_made(spec.kind) {
-        if !has_extra(spec.kind) {
+        if extra_rule(spec.kind).is_none() {
             check_extra(spec)?;
         }
         check_creator(rules, spec, creator)?;
@@ -419,16 +419,17 @@ fn check_flags(rules: &MapRules, spec: &MapSpec) -> Result<(), Errno> {
     if spec.flags & !known != 0 || lists_of_cpus { Err(Errno::EINVAL) } else { Ok(()) }
 }
 
-fn has_extra(kind: MapKind) -> bool {
-    matches!(kind, BloomFilter | Arena)
+/// What a kind that gives `map_extra` a meaning takes for it.
+fn extra_rule(kind: MapKind) -> Option<fn(u64) -> bool> {
+    match kind {
+        BloomFilter => Some(|hashes| hashes <= 15),
+        Arena => Some(|address| address.is_multiple_of(u64::from(PAGE))),
+        _ => None,
+    }
 }
 
 fn check_extra(spec: &MapSpec) -> Result<(), Errno> {
-    let good = match spec.kind {
-        BloomFilter => spec.map_extra <= 15,
-        Arena => spec.map_extra.is_multiple_of(u64::from(PAGE)),
-        _ => spec.map_extra == 0,
-    };
+    let good = extra_rule(spec.kind).map_or(spec.map_extra == 0, |rule| rule(spec.map_extra));
     if good { Ok(()) } else { Err(Errno::EINVAL) }
 }
 
