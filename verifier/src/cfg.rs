@@ -195,12 +195,7 @@ fn live_registers(program: &Program) -> Vec<RegSet> {
 fn live_before(program: &Program, at: InsnIdx, live: &[RegSet]) -> RegSet {
     let Some(insn) = program.get(at) else { return RegSet::EMPTY };
     let from = |to: InsnIdx| live.get(to.index()).copied().unwrap_or_default();
-    let out = match insn.flow() {
-        Flow::Next | Flow::Call(_) => from(at.next()),
-        Flow::Jump(to) => from(at.target(to)),
-        Flow::Branch(to) => from(at.next()).with(from(at.target(to))),
-        Flow::Exit => RegSet::EMPTY,
-    };
+    let out = successors(at, insn).into_iter().flatten().fold(RegSet::EMPTY, |all, to| all.with(from(to)));
     uses(program, at, insn, live).with(out.without(insn.defs()))
 }
 
