@@ -4,7 +4,7 @@ use std::io::Write;
 
 use iced_x86::{Decoder, DecoderOptions, Formatter, GasFormatter, Instruction};
 use rtbpf::isa::text::{self, Names as _};
-use rtbpf::isa::{InsnIdx, Program, SourceLine};
+use rtbpf::isa::{Program, SourceLine};
 use rtbpf::jit::{Arch, Code, Symbol};
 use rtbpf::loader::Object;
 use rtbpf::verifier::HelperNames;
@@ -67,10 +67,7 @@ fn show(out: &mut impl Write, object: &Object, name: &str, program: &Program, co
         Arch::Aarch64 => aarch64(&code.bytes),
     };
     // Instructions by the place of their code. Those that share a place stand together; the last one of them has it.
-    let mut places: Vec<(u32, InsnIdx)> = (0..).zip(&code.offsets).map(|(at, &offset)| (offset, InsnIdx(at))).collect();
-    places.retain(|(offset, _)| *offset as usize <= bytes);
-    places.sort();
-    let mut places = places.into_iter().peekable();
+    let mut places = code.places().into_iter().peekable();
     let mut line = None;
     for native in &natives {
         for (number, subprog) in program.subprogs().iter().enumerate() {

@@ -6,6 +6,8 @@
 
 use dynasmrt::{AssemblyOffset, DynasmApi};
 
+use rtbpf_isa::InsnIdx;
+
 use crate::code::{Code, CompileError, Reloc, RelocKind, Step, Symbol, Unwind};
 
 /// A place in the code, perhaps not yet known.
@@ -41,6 +43,8 @@ pub struct Finished {
     pub relocs: Vec<Reloc>,
     /// Places of labels; `u32::MAX` where a label has none.
     pub places: Vec<u32>,
+    /// Where instructions begin whose code stands once more.
+    pub copies: Vec<(u32, InsnIdx)>,
     /// The frames of functions and stubs.
     pub unwind: Vec<Unwind>,
 }
@@ -58,6 +62,7 @@ pub struct Asm {
     labels: Vec<u32>,
     fixups: Vec<Fixup>,
     relocs: Vec<Reloc>,
+    copies: Vec<(u32, InsnIdx)>,
     unwind: Vec<Unwind>,
 }
 
@@ -71,6 +76,7 @@ impl Asm {
             labels: vec![UNBOUND; labels],
             fixups: Vec::with_capacity(labels / 8),
             relocs: Vec::new(),
+            copies: Vec::new(),
             unwind: Vec::new(),
         }
     }
@@ -99,6 +105,15 @@ impl Asm {
         if let Some(place) = self.labels.get_mut(label.0 as usize) {
             *place = self.len as u32;
         }
+    }
+
+    /// Notes that code of an instruction begins here that stands elsewhere, too.
+    pub fn copy(&mut self, at: InsnIdx) {
+        // One that emitted nothing has no place.
+        if self.copies.last().is_some_and(|(offset, _)| *offset == self.len as u32) {
+            self.copies.pop();
+        }
+        self.copies.push((self.len as u32, at));
     }
 
     /// Whether no branch comes here: what was emitted last has just happened.
@@ -155,7 +170,13 @@ impl Asm {
         }
         self.bytes.truncate(self.len);
         self.labels.truncate(count);
-        Ok(Finished { bytes: self.bytes, relocs: self.relocs, places: self.labels, unwind: self.unwind })
+        Ok(Finished {
+            bytes: self.bytes,
+            relocs: self.relocs,
+            places: self.labels,
+            copies: self.copies,
+            unwind: self.unwind,
+        })
     }
 
     fn resolve(&mut self, fixup: &Fixup, target: u32) -> Option<()> {

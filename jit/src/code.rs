@@ -128,6 +128,9 @@ pub struct Code {
     pub relocs: Vec<Reloc>,
     /// Offset of each instruction, in program order; `u32::MAX` where none was emitted.
     pub offsets: Vec<u32>,
+    /// Offsets of code of instructions that stands once more: of loops that are emitted several times, of ways that jumps
+    /// and branches take along.
+    pub copies: Vec<(u32, InsnIdx)>,
     /// Offset of each subprogram, in program order: where its prologue begins.
     pub functions: Vec<u32>,
     /// Entries for helpers of the subprograms that wide loads name: offset, and the subprogram's first instruction.
@@ -148,11 +151,35 @@ impl Code {
 
     /// The instruction whose code holds byte `offset`.
     ///
-    /// Exact within the bodies of functions; `None` before the first instruction and in stubs.
+    /// Exact within the bodies of functions, but for memory that the optimising tier reads or writes later than the program
+    /// says: a load that is an operand belongs to what takes it, stores that became one to what they waited for. `None`
+    /// before the first instruction and in stubs.
     pub fn insn_at(&self, offset: u32) -> Option<InsnIdx> {
-        let emitted = self.offsets.iter().enumerate().filter(|(_, start)| **start <= offset);
-        emitted.max_by_key(|(_, start)| **start).map(|(at, _)| InsnIdx(at as u32))
+        insn_at(&self.offsets, &self.copies, offset)
     }
+
+    /// Where code of instructions begins, copies included, by offset. Of those with one offset, the last has code there.
+    pub fn places(&self) -> Vec<(u32, InsnIdx)> {
+        places(&self.offsets, &self.copies, self.bytes.len() as u32)
+    }
+}
+
+/// All places of code, as they come.
+fn all_places<'a>(offsets: &'a [u32], copies: &'a [(u32, InsnIdx)]) -> impl Iterator<Item = (u32, InsnIdx)> + 'a {
+    // Where a copy ends that emitted nothing, what comes next begins.
+    copies.iter().copied().chain(offsets.iter().copied().zip((0..).map(InsnIdx)))
+}
+
+/// See [`Code::places`].
+pub(crate) fn places(offsets: &[u32], copies: &[(u32, InsnIdx)], bytes: u32) -> Vec<(u32, InsnIdx)> {
+    let mut places: Vec<_> = all_places(offsets, copies).filter(|(offset, _)| *offset <= bytes).collect();
+    places.sort_by_key(|(offset, _)| *offset);
+    places
+}
+
+/// See [`Code::insn_at`].
+pub(crate) fn insn_at(offsets: &[u32], copies: &[(u32, InsnIdx)], offset: u32) -> Option<InsnIdx> {
+    all_places(offsets, copies).filter(|(start, _)| *start <= offset).max_by_key(|(start, _)| *start).map(|(_, at)| at)
 }
 
 /// Why a program has no native code.

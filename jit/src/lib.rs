@@ -135,6 +135,7 @@ fn finish<E: Encode>(options: &Options, mut e: E, entries: fast::Entries, insns:
         exit,
         relocs: done.relocs,
         offsets: done.places,
+        copies: done.copies,
         functions,
         callbacks,
         unwind: done.unwind,

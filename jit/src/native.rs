@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rtbpf_abi::frame::{EntryFn, RunFrame};
 use rtbpf_isa::InsnIdx;
 
-use crate::code::{Code, Unwind};
+use crate::code::{self, Code, Unwind};
 use crate::exec_mem::Pages;
 use crate::tools::Registered;
 
@@ -27,6 +27,7 @@ pub(crate) struct Placed {
     exit: Option<u32>,
     body: Range<u32>,
     offsets: Box<[u32]>,
+    copies: Box<[(u32, InsnIdx)]>,
     functions: Box<[u32]>,
     callbacks: Box<[(u32, InsnIdx)]>,
     unwind: Box<[Unwind]>,
@@ -41,6 +42,7 @@ impl Placed {
             exit: code.exit,
             body: code.body(),
             offsets: code.offsets.as_slice().into(),
+            copies: code.copies.as_slice().into(),
             functions: code.functions.as_slice().into(),
             callbacks: code.callbacks.as_slice().into(),
             unwind: code.unwind.as_slice().into(),
@@ -63,9 +65,7 @@ impl Placed {
     }
 
     fn insn_at(&self, pc: usize) -> Option<InsnIdx> {
-        let offset = self.offset(pc)?;
-        let before = self.offsets.iter().enumerate().filter(|(_, start)| **start <= offset);
-        before.max_by_key(|(_, start)| **start).map(|(at, _)| InsnIdx(at as u32))
+        code::insn_at(&self.offsets, &self.copies, self.offset(pc)?)
     }
 }
 
@@ -96,9 +96,10 @@ impl Native {
         &self.placed().functions
     }
 
-    /// Where each instruction begins, likewise.
-    pub(crate) fn offsets(&self) -> &[u32] {
-        &self.placed().offsets
+    /// Where code of instructions begins, likewise; see [`Code::places`].
+    pub(crate) fn places(&self) -> Vec<(u32, InsnIdx)> {
+        let placed = self.placed();
+        code::places(&placed.offsets, &placed.copies, placed.bytes)
     }
 
     /// What happens to frames, likewise.

@@ -72,6 +72,36 @@ fn loads_stores_and_atomics_end_the_run_where_they_stand() {
     check(&[MARK, mov(Reg::R0, 0), mov(Reg::R2, 16), atomic, Insn::Exit], FaultCode::Memory, 3);
 }
 
+/// Loops are emitted several times, and branches out of them leave code for later.
+#[test]
+fn rounds_of_loops_fault_where_they_stand() {
+    for (rounds, leaves) in (0..20).flat_map(|rounds| [false, true].map(|leaves| (rounds, leaves))) {
+        let add = |dst, value| Insn::Alu { op: AluOp::Add, width: Width::W64, dst, src: I(value) };
+        let store = |round: i16, src| Insn::Store { size: Size::D, base: Reg::R1, off: 16 + 8 * round, src };
+        // So many addresses to read at, and one that is none.
+        let mut insns = vec![MARK];
+        insns.extend((0..rounds).map(|round| store(round, Operand::Reg(Reg::R1))));
+        insns.push(store(rounds, I(16)));
+        let copy = Insn::Alu { op: AluOp::Mov, width: Width::W64, dst: Reg::R4, src: Operand::Reg(Reg::R1) };
+        insns.extend([copy, add(Reg::R4, 16), mov(Reg::R0, 1), mov(Reg::R5, 0)]);
+        let head = insns.len() as i32;
+        insns.push(load(Reg::R3, Reg::R4));
+        insns.extend(leaves.then_some(Insn::Branch {
+            op: CmpOp::Eq,
+            width: Width::W64,
+            lhs: Reg::R3,
+            rhs: I(1),
+            to: 4,
+        }));
+        let at = insns.len() as u32;
+        insns.extend([load(Reg::R0, Reg::R3), add(Reg::R4, 8), add(Reg::R5, 1)]);
+        let to = head - insns.len() as i32 - 1;
+        insns.push(Insn::Branch { op: CmpOp::Ne, width: Width::W64, lhs: Reg::R5, rhs: I(24), to });
+        insns.push(Insn::Exit);
+        check(&insns, FaultCode::Memory, at);
+    }
+}
+
 #[test]
 fn an_instruction_without_meaning_is_a_trap() {
     // A subprogram whose last instruction falls off its end.

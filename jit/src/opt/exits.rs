@@ -67,6 +67,8 @@ pub(crate) struct Target {
 
 /// Code behind a branch that left values pending.
 pub(crate) struct Exit {
+    /// The branch.
+    at: InsnIdx,
     from: Label,
     to: Label,
     values: [Value; Reg::COUNT],
@@ -127,7 +129,7 @@ impl<E: Encode> Fast<'_, E> {
             return self.compare(cond, compared, target.label, reach);
         }
         let from = self.e.asm().label();
-        self.leave_pending(from, target, 0..0, None);
+        self.leave_pending((cond.at, from), target, 0..0, None);
         self.compare(cond, compared, from, Reach::Far);
     }
 
@@ -184,9 +186,26 @@ impl<E: Encode> Fast<'_, E> {
     }
 
     /// Leaves for later what stands between `from` and `target`.
-    pub(crate) fn leave_pending(&mut self, from: Label, target: Target, then: Range<u32>, leads: Option<InsnIdx>) {
+    pub(crate) fn leave_pending(
+        &mut self,
+        (at, from): (InsnIdx, Label),
+        target: Target,
+        then: Range<u32>,
+        leads: Option<InsnIdx>,
+    ) {
         let Opt { values, pending, narrow, ones, .. } = self.opt;
-        self.exits.push(Exit { from, to: target.label, values, pending, narrow, ones, live: target.live, then, leads });
+        self.exits.push(Exit {
+            at,
+            from,
+            to: target.label,
+            values,
+            pending,
+            narrow,
+            ones,
+            live: target.live,
+            then,
+            leads,
+        });
     }
 
     /// A few instructions from `at` on, up to a branch, that may be emitted once more, and where the way goes on behind them.
@@ -256,6 +275,7 @@ impl<E: Encode> Fast<'_, E> {
     fn once_more(&mut self, at: InsnIdx) -> bool {
         let Some((way, next)) = self.way(at).filter(|(_, next)| self.opt.begins(*next)) else { return false };
         for at in way {
+            self.e.asm().copy(at);
             let Some(&insn) = self.insns.get(at.index()) else { continue };
             match (self.condition(at), insn) {
                 (Some(cond), Insn::Branch { to, .. }) if self.opt.selects(at) == 0 => {
@@ -280,10 +300,12 @@ impl<E: Encode> Fast<'_, E> {
         // A branch on the way may leave something for later, too.
         while let Some(exit) = self.exits.pop() {
             self.e.asm().bind(exit.from);
+            self.e.asm().copy(exit.at);
             self.opt.forget();
             exit.pending.iter().for_each(|r| self.opt.set(r, exit.values[r.index()]));
             (self.opt.narrow, self.opt.ones) = (exit.narrow, exit.ones);
             for at in exit.then.map(InsnIdx) {
+                self.e.asm().copy(at);
                 if let Some(&insn) = self.insns.get(at.index()) {
                     self.optimised(at, &insn);
                 }

@@ -144,6 +144,7 @@ impl<E: Encode> Fast<'_, E> {
                 self.opt.enter(at);
                 self.e.asm().bind(place(at));
             }
+            self.e.asm().copy(at);
             self.charge(at);
             let Some(&insn) = self.insns.get(at.index()).filter(|_| at != end) else { continue };
             if self.optimised(at, &insn) {

@@ -34,7 +34,7 @@ impl<E: Encode> Fast<'_, E> {
         let target = self.target(second, far, Label(far.0), Reach::Far);
         let compared = self.branching(cond);
         let from = self.e.asm().label();
-        self.leave_pending(from, target, at.target(skips).0..second.0, Some(far));
+        self.leave_pending((at, from), target, at.target(skips).0..second.0, Some(far));
         self.compare(cond, compared, from, Reach::Far);
         self.opt.folded = Some(second);
         true

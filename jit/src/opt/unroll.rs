@@ -245,6 +245,7 @@ impl<E: Encode> Fast<'_, E> {
         starts: &[Label],
     ) -> Result<(), CompileError> {
         for (index, (at, insn)) in places.iter().copied().zip(body).enumerate() {
+            self.e.asm().copy(at);
             self.charge(at);
             if let Some((sums, second)) = second.filter(|(sums, _)| sums.second.is_none() && sums.at == index) {
                 self.add_to(*second, at, sums);
@@ -261,6 +262,7 @@ impl<E: Encode> Fast<'_, E> {
                 _ => self.plain(at, insn, starts)?,
             }
         }
+        self.e.asm().copy(latch);
         self.charge(latch);
         Ok(())
     }

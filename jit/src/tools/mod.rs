@@ -82,12 +82,8 @@ impl<'a> Seen<'a> {
                 (base + start as usize..base + end as usize, name.replace(char::is_whitespace, "_"))
             });
         let functions: Vec<(Range<usize>, String)> = functions.collect();
-        let mut places: Vec<(usize, InsnIdx)> = (0..)
-            .zip(native.offsets())
-            .filter(|(_, offset)| (**offset as usize) < image.len())
-            .map(|(at, offset)| (base + *offset as usize, InsnIdx(at)))
-            .collect();
-        places.sort();
+        let places = native.places().into_iter().filter(|(offset, _)| (*offset as usize) < image.len());
+        let places: Vec<(usize, InsnIdx)> = places.map(|(offset, at)| (base + offset as usize, at)).collect();
         let mut lines: Vec<(usize, &SourceLine)> = Vec::new();
         for (range, _) in &functions {
             // A function's prologue belongs to its first line.
