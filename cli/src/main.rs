@@ -3,6 +3,7 @@
 
 mod asm;
 mod batch;
+mod bench;
 mod capture;
 mod compile;
 mod disasm;
@@ -28,6 +29,8 @@ use clap::Parser;
 enum Command {
     Asm(asm::Args),
     Batch(batch::Options),
+    #[command(subcommand)]
+    Bench(bench::Bench),
     Compile(compile::Args),
     Disasm(disasm::Args),
     #[command(subcommand)]
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
     let done = match Command::parse() {
         Command::Asm(args) => asm::main(&args),
         Command::Batch(options) => batch::run(&options),
+        Command::Bench(bench) => bench::main(&bench),
         Command::Compile(args) => compile::main(&args),
         Command::Disasm(args) => disasm::main(&args),
         Command::Dump(dump) => jited::main(&dump),

@@ -1,5 +1,5 @@
 //! How long the locks of maps are held, by class: what the discussion of real-time BPF asked for. What is counted is
-//! asserted; times are printed, and `cargo bench -p rtbpf-benches --bench latency` has more of them.
+//! asserted; times are printed, and `rtbpf bench latency` has more of them.
 
 use std::sync::{Mutex, MutexGuard};
 use std::time::Instant;

@@ -1,20 +1,31 @@
-//! How long are the locks of maps held, and how long do operations take? For each kind of work: the operation's time and
-//! the hold time of each class of lock, by powers of two, printed and drawn; one thread, then two that contend.
-//!
-//! `cargo run --release -p rtbpf-maps --example latency`. Times are the wall clock's: where the system takes the CPU away,
-//! the longest ones are its.
+//! `rtbpf bench latency`: how long operations on maps take, and how long locks are held for them.
 
+use std::io::Write;
 use std::sync::Barrier;
 use std::time::Instant;
 
-use rtbpf_abi::map_spec::flags;
-use rtbpf_abi::{MapKind, MapSpec};
-use rtbpf_maps::{CreateCx, MapRef, ProgOut, Ringbuf, StackTrace, create, ringbuf};
-use rtbpf_rt::stats::{self, Histogram};
-use rtbpf_rt::{Class, Model, RunCx, pin};
+use rtbpf::abi::map_spec::flags;
+use rtbpf::abi::{MapKind, MapSpec};
+use rtbpf::maps::{CreateCx, MapRef, ProgOut, Ringbuf, StackTrace, create, ringbuf};
+use rtbpf::rt::stats::{self, Histogram};
+use rtbpf::rt::{Class, Model, RunCx, pin};
 
-/// Operations of a thread.
-const OPS: u32 = 100_000;
+use crate::error::Error;
+
+/// Shows how long operations on maps take, and how long each class of lock is held for them: by raw and by sleeping locks,
+/// with elements that exist and that are allocated, in both models, on one thread and on two that contend.
+///
+/// Each histogram has a line for each power of two. Times are the wall clock's: where the system takes the CPU away, the
+/// longest ones are its.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Work to measure: what has one of these words in its name, or all.
+    words: Vec<String>,
+    /// Operations of a thread.
+    #[arg(long, value_name = "COUNT", default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..))]
+    ops: u32,
+}
+
 const KEYS: u32 = 1024;
 
 type Operation = Box<dyn Fn(&RunCx, u32) + Sync>;
@@ -82,63 +93,74 @@ fn works() -> Vec<(&'static str, Operation)> {
     ]
 }
 
-/// Quantiles, and a bar for each power of two.
-fn show(name: &str, times: &Histogram) {
-    let quantile = |share: f64| times.quantile(share);
-    let [p50, p99, p999] = [0.5, 0.99, 0.999].map(quantile);
-    let (count, max) = (times.count(), times.max());
-    println!("  {name:<12} {count:>7}   under {p50} ns: half, {p99}: 99 %, {p999}: 99.9 %; longest {max}");
-    for (bound, here) in times.buckets().filter(|(_, here)| *here > 0) {
-        let marks = (here as f64 / count as f64 * 50.0).round() as usize;
-        println!("  {bound:>20} {here:>8} {}", "#".repeat(marks));
+pub fn main(args: &Args) -> Result<(), Error> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{} kernel", if pin::host_is_realtime() { "a PREEMPT_RT" } else { "not a PREEMPT_RT" })?;
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let works: Vec<_> = works().into_iter().filter(|(name, _)| is_wanted(&args.words, name)).collect();
+    if works.is_empty() {
+        let known: Vec<&str> = self::works().iter().map(|(name, _)| *name).collect();
+        let option = format!("work `{}`", args.words.join(" "));
+        return Err(Error::Option { option, what: format!("no such work; there are: {}", known.join("; ")) });
     }
+    for (name, work) in works {
+        for threads in (1..=2).filter(|threads| *threads as usize <= cpus) {
+            for model in [Model::NonRt, Model::Rt] {
+                writeln!(out, "{name}, {threads} {}, {model:?}", if threads == 1 { "thread" } else { "threads" })?;
+                measure(&mut out, &work, args.ops, threads, model)?;
+            }
+        }
+    }
+    Ok(out.flush()?)
 }
 
-fn measure(name: &str, work: &Operation, threads: u32, model: Model) {
+fn is_wanted(words: &[String], name: &str) -> bool {
+    words.is_empty() || words.iter().any(|word| name.contains(word.as_str()))
+}
+
+fn measure(out: &mut impl Write, work: &Operation, ops: u32, threads: u32, model: Model) -> std::io::Result<()> {
     let times = Histogram::new();
     let together = Barrier::new(threads as usize);
     let run = |slot: u32| {
+        // Where the CPU cannot be had, the thread runs where it may.
         let _ = pin::pin_to(slot as usize);
         let cx = RunCx { slot, model, ..RunCx::CONTROL };
-        (0..OPS / 10).for_each(|at| work(&cx, at));
+        (0..ops / 10).for_each(|at| work(&cx, at));
         together.wait();
-        for at in 0..OPS {
+        for at in 0..ops {
             let begun = Instant::now();
-            work(&cx, at + slot * 7);
+            work(&cx, at.wrapping_add(slot * 7));
             times.record(begun.elapsed().as_nanos() as u64);
         }
     };
-    let both = || {
+    let all = || {
         std::thread::scope(|scope| {
             for slot in 0..threads {
                 scope.spawn(move || run(slot));
             }
         });
     };
-    println!("{name}, {threads} {}, {model:?}", if threads == 1 { "thread" } else { "threads" });
-    both();
-    show("operation", &times);
+    all();
+    show(out, "operation", &times)?;
+    // Again, for reading the clock under a lock lengthens the operation.
     Class::ALL.iter().for_each(|class| stats::holds(*class).clear());
     stats::time_locks(true);
-    both();
+    all();
     stats::time_locks(false);
     for class in Class::ALL.iter().filter(|class| stats::holds(**class).count() > 0) {
-        show(class.name(), stats::holds(*class));
+        show(out, class.name(), stats::holds(*class))?;
     }
+    Ok(())
 }
 
-fn main() {
-    println!("{} kernel", if pin::host_is_realtime() { "a PREEMPT_RT" } else { "not a PREEMPT_RT" });
-    let words: Vec<String> = std::env::args().skip(1).collect();
-    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-    for (name, work) in works() {
-        if !words.is_empty() && !words.iter().any(|word| name.contains(word.as_str())) {
-            continue;
-        }
-        for threads in (1..=2).filter(|threads| *threads as usize <= cpus) {
-            for model in [Model::NonRt, Model::Rt] {
-                measure(name, &work, threads, model);
-            }
-        }
+/// Quantiles, and a bar for each power of two.
+fn show(out: &mut impl Write, name: &str, times: &Histogram) -> std::io::Result<()> {
+    let [p50, p99, p999] = [0.5, 0.99, 0.999].map(|share| times.quantile(share));
+    let (count, max) = (times.count(), times.max());
+    writeln!(out, "  {name:<12} {count:>7}   under {p50} ns: half, {p99}: 99 %, {p999}: 99.9 %; longest {max}")?;
+    for (bound, here) in times.buckets().filter(|(_, here)| *here > 0) {
+        let marks = (here as f64 / count as f64 * 50.0).round() as usize;
+        writeln!(out, "  {bound:>20} {here:>8} {}", "#".repeat(marks))?;
     }
+    Ok(())
 }
