@@ -11,6 +11,16 @@ use rtbpf_isa::Width::*;
 use rtbpf_isa::*;
 use rtbpf_jit::{Options, Techniques};
 
+/// Fewer than `most` of some operations.
+fn some(rng: &mut Rng, most: u64, work: &[Insn]) -> Vec<Insn> {
+    (0..rng.below(most)).map(|_| rng.one_of(work)).collect()
+}
+
+/// Operations that mix R2 into R0 and R5.
+fn mixture() -> [Insn; 4] {
+    [add(R0, R(R2)), alu(AluOp::Xor, W64, R5, R(R0)), add(R5, I(3)), alu(AluOp::Mul, W32, R5, I(10))]
+}
+
 /// One of two numbers, of which one takes some operations, by a branch over them or to where a jump behind them goes.
 #[test]
 fn choices_of_one_to_three_operations_agree() {
@@ -91,8 +101,7 @@ fn numbers_of_conditions_agree() {
 #[test]
 fn loops_that_are_entered_in_the_middle_agree() {
     for round in 0..rounds(600) {
-        let mut rng = Rng::new(0x0707 ^ round << 8);
-        let rng = &mut rng;
+        let rng = &mut Rng::new(0x0707 ^ round << 8);
         let step = rng.one_of(&[1, 1, 2, 4, -1, -3]);
         let count = rng.below(40) as i32 + 1;
         let (start, width) = (rng.below(9) as i32, rng.one_of(&[W32, W64]));
@@ -111,14 +120,13 @@ fn loops_that_are_entered_in_the_middle_agree() {
             Insn::Store { size: Size::B, base: R1, off: 8, src: R(R4) },
             Insn::Load { size: Size::W, signed: false, dst: R3, base: R1, off: 6 },
         ];
-        let some = |rng: &mut Rng, most: u64| (0..rng.below(most)).map(|_| rng.one_of(&work)).collect::<Vec<_>>();
-        insns.extend(some(rng, 3));
+        insns.extend(some(rng, 3, &work));
         insns.push(alu(AluOp::Add, width, R2, I(step)));
-        insns.extend(some(rng, 3));
+        insns.extend(some(rng, 3, &work));
         let test = insns.len();
         insns.push(Insn::Exit);
         insns[entry] = jump(insns.len(), entry);
-        insns.extend(some(rng, 6));
+        insns.extend(some(rng, 6, &work));
         // A choice, a way around, a round that ends early, or another way out.
         let (op, rhs) = (rng.one_of(&CmpOp::ALL), R(rng.one_of(&[R4, R5, R7])));
         let (shape, branch) = (rng.below(6), insns.len());
@@ -134,7 +142,7 @@ fn loops_that_are_entered_in_the_middle_agree() {
         }
         if shape != 2 {
             let most = if rng.chance(4) { 16 } else { 4 };
-            insns.extend(some(rng, most));
+            insns.extend(some(rng, most, &work));
         }
         let back = insns.len();
         insns.push(jump(entry + 1, back));
@@ -212,8 +220,7 @@ fn branches_that_were_decided_agree() {
 #[test]
 fn loops_behind_what_follows_them_agree() {
     for round in 0..rounds(600) {
-        let mut rng = Rng::new(0xbe41 ^ round << 8);
-        let rng = &mut rng;
+        let rng = &mut Rng::new(0xbe41 ^ round << 8);
         let (step, count) = (rng.one_of(&[1, 1, 2, 4]), rng.below(40) as i32 + 1);
         let work = [
             add(R0, R(R2)),
@@ -225,17 +232,16 @@ fn loops_behind_what_follows_them_agree() {
             Insn::Store { size: Size::B, base: R1, off: 8, src: R(R4) },
             Insn::Load { size: Size::W, signed: false, dst: R3, base: R1, off: 6 },
         ];
-        let some = |rng: &mut Rng, most: u64| (0..rng.below(most)).map(|_| rng.one_of(&work)).collect::<Vec<_>>();
         let mut insns = vec![mov(R0, I(0)), mov(R2, I(0)), mov(R3, I(0)), word(R4, rng.word()), word(R5, rng.word())];
         insns.extend([mov(R7, I(3)), mov(R8, I(0))]);
         let entry = insns.len();
         insns.push(Insn::Exit);
-        insns.extend(some(rng, 3));
+        insns.extend(some(rng, 3, &work));
         insns.push(add(R2, I(step)));
-        insns.extend(some(rng, 3));
+        insns.extend(some(rng, 3, &work));
         let test = insns.len();
         insns.push(Insn::Exit);
-        insns.extend(some(rng, 3));
+        insns.extend(some(rng, 3, &work));
         let folded = rng.chance(2);
         if folded {
             fold(&mut insns, &[R2, R3, R4, R5, R7, R8]);
@@ -249,7 +255,7 @@ fn loops_behind_what_follows_them_agree() {
             to: (insns.len() - test - 1) as i32,
         };
         insns[entry] = jump(insns.len(), entry);
-        insns.extend(some(rng, 6));
+        insns.extend(some(rng, 6, &work));
         // Choices at the end, of which the last may jump to the test itself; or a way around, or a round that ends early.
         let shape = rng.below(5);
         let (op, rhs) = (rng.one_of(&CmpOp::ALL), rng.one_of(&[R(R4), R(R5), I(5)]));
@@ -293,14 +299,12 @@ fn loops_with_several_ways_round_agree() {
     let Some(host) = Options::host() else { return };
     let mut longer = 0;
     for round in 0..rounds(400) {
-        let mut rng = Rng::new(0x3a9 ^ round << 8);
-        let rng = &mut rng;
-        let work = [add(R0, R(R2)), alu(AluOp::Xor, W64, R5, R(R0)), add(R5, I(3)), alu(AluOp::Mul, W32, R5, I(10))];
-        let some = |rng: &mut Rng, most: u64| (0..rng.below(most)).map(|_| rng.one_of(&work)).collect::<Vec<_>>();
+        let rng = &mut Rng::new(0x3a9 ^ round << 8);
+        let work = mixture();
         let mut insns = vec![mov(R0, I(0)), mov(R5, I(7)), mov(R3, I(1)), mov(R2, I(rng.below(20) as i32 + 1))];
         let entry = insns.len();
         insns.push(Insn::Exit);
-        insns.extend(some(rng, 4));
+        insns.extend(some(rng, 4, &work));
         insns.push(add(R2, I(-1)));
         let test = insns.len();
         insns.push(Insn::Exit);
@@ -309,18 +313,18 @@ fn loops_with_several_ways_round_agree() {
         } else {
             insns[entry] = jump(entry + 1, entry);
         }
-        insns.extend(some(rng, 9));
+        insns.extend(some(rng, 9, &work));
         for _ in 0..rng.below(4) {
             let (op, width) = (rng.one_of(&CmpOp::ALL), rng.one_of(&[W32, W64]));
             let (lhs, rhs) = rng.one_of(&[(R5, I(100)), (R2, I(3)), (R0, R(R5)), (R3, I(1))]);
             let skip = insns.len();
             insns.push(Insn::Branch { op, width, lhs, rhs, to: 0 });
-            insns.extend(some(rng, 8));
+            insns.extend(some(rng, 8, &work));
             insns.push(mov(R3, I(rng.below(3) as i32)));
             // Not behind the step: it would go round for ever.
             insns.push(jump(entry + 1 + rng.below((test - 1 - entry) as u64) as usize, insns.len()));
             insns[skip] = Insn::Branch { op, width, lhs, rhs, to: (insns.len() - skip - 1) as i32 };
-            insns.extend(some(rng, 8));
+            insns.extend(some(rng, 8, &work));
         }
         insns.push(jump(entry + 1, insns.len()));
         insns[test] =
@@ -340,8 +344,7 @@ fn loops_with_several_ways_round_agree() {
 #[test]
 fn loops_that_count_and_sum_agree() {
     for round in 0..rounds(600) {
-        let mut rng = Rng::new(0x50b5 ^ round << 8);
-        let rng = &mut rng;
+        let rng = &mut Rng::new(0x50b5 ^ round << 8);
         let (width, sum) = (rng.one_of(&[W32, W64]), rng.one_of(&[W32, W64]));
         // Registers that are read behind the loop are not idle.
         let read: &[Reg] = if rng.chance(2) { &[R1, R2, R3, R4, R5] } else { &[R2, R3] };
@@ -388,28 +391,26 @@ fn loops_that_carry_their_condition_agree() {
     let Some(host) = Options::host() else { return };
     let mut shorter = 0;
     for round in 0..rounds(400) {
-        let mut rng = Rng::new(0x1a7c ^ round << 8);
-        let rng = &mut rng;
+        let rng = &mut Rng::new(0x1a7c ^ round << 8);
         let (zero, width) = (rng.below(2) as i32, rng.one_of(&[W32, W64]));
         let number = rng.one_of(&[R3, R4]);
-        let work = [add(R0, R(R2)), alu(AluOp::Xor, W64, R5, R(R0)), add(R5, I(3)), alu(AluOp::Mul, W32, R5, I(10))];
-        let some = |rng: &mut Rng, most: u64| (0..rng.below(most)).map(|_| rng.one_of(&work)).collect::<Vec<_>>();
+        let work = mixture();
         let mut insns =
             vec![mov(R0, I(0)), mov(R3, I(0)), mov(R4, I(1)), mov(R5, I(7)), mov(R2, I(-(rng.below(20) as i32) - 1))];
         let entry = insns.len();
         insns.push(Insn::Exit);
-        insns.extend(some(rng, 3));
+        insns.extend(some(rng, 3, &work));
         let masks = rng.chance(2);
         insns.extend(masks.then(|| alu(AluOp::And, width, R3, I(1))));
         // Now and then something that is in the way.
         if rng.chance(6) {
             insns.push(rng.one_of(&[add(R2, I(0)), add(R0, R(R3)), alu(AluOp::And, W64, R3, I(3))]));
         }
-        insns.extend(some(rng, 3));
+        insns.extend(some(rng, 3, &work));
         let test = insns.len();
         insns.push(Insn::Exit);
         insns[entry] = jump(insns.len(), entry);
-        insns.extend(some(rng, 6));
+        insns.extend(some(rng, 6, &work));
         insns.push(add(R2, I(1)));
         let back = |insns: &[Insn]| entry as i32 - insns.len() as i32;
         // It leaves when the counter is zero: 1 if it is, or 0 if it is not.

@@ -97,9 +97,9 @@ pub fn main(args: &Args) -> Result<(), Error> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{} kernel", if pin::host_is_realtime() { "a PREEMPT_RT" } else { "not a PREEMPT_RT" })?;
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-    let works: Vec<_> = works().into_iter().filter(|(name, _)| is_wanted(&args.words, name)).collect();
+    let (works, others): (Vec<_>, Vec<_>) = works().into_iter().partition(|(name, _)| is_wanted(&args.words, name));
     if works.is_empty() {
-        let known: Vec<&str> = self::works().iter().map(|(name, _)| *name).collect();
+        let known: Vec<&str> = others.iter().map(|(name, _)| *name).collect();
         let option = format!("work `{}`", args.words.join(" "));
         return Err(Error::Option { option, what: format!("no such work; there are: {}", known.join("; ")) });
     }

@@ -162,7 +162,7 @@ impl<E: Encode> Fast<'_, E> {
                 let after = self.opt.liveness.after(next).with(self.opt.pinned);
                 return mask & all == all && shifted != dst && !after.contains(dst);
             }
-            if insn.flow() != Flow::Next || insn.uses().with(insn.defs()).contains(dst) {
+            if insn.flow() != Flow::Next || insn.touches().contains(dst) {
                 return false;
             }
         }

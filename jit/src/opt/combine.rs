@@ -208,7 +208,7 @@ pub(crate) fn combined(
             block.forget();
         }
         let loads = matches!(insn, Insn::Load { .. });
-        if !loads && block.known.0 & insn.uses().with(insn.defs()).0 == 0 {
+        if !loads && block.known.0 & insn.touches().0 == 0 {
             block.note(insn);
             if insn.flow() != Flow::Next {
                 block.forget();

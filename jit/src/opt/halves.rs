@@ -103,7 +103,7 @@ fn shifted(insns: &[Insn], leads: &[Lead], at: InsnIdx, dst: Reg) -> Option<(usi
             Insn::Alu { op: AluOp::Rsh, dst: d, src: Operand::Imm(by), .. } if d == dst => {
                 return u32::try_from(by).ok().map(|by| (next.index(), by));
             }
-            insn if insn.flow() != Flow::Next || insn.uses().with(insn.defs()).contains(dst) => return None,
+            insn if insn.flow() != Flow::Next || insn.touches().contains(dst) => return None,
             _ => {}
         }
     }

@@ -27,18 +27,11 @@ pub(crate) struct Slot {
     off: i16,
     size: Size,
     /// Which of [`Encode::EXTRA`].
-    home: usize,
+    pub(super) home: usize,
     /// What the slot holds beyond the register.
     add: i32,
     /// Its stores write the register; what the others store is known by then.
     leads: bool,
-}
-
-impl Slot {
-    /// Which of [`Encode::EXTRA`] it takes.
-    pub fn home(self) -> usize {
-        self.home
-    }
 }
 
 /// What the function does with one slot.
@@ -123,6 +116,17 @@ fn place(off: i16) -> Option<usize> {
     usize::try_from(i32::from(off) + STACK_BYTES as i32).ok().filter(|place| *place < STACK_BYTES as usize)
 }
 
+/// The numbers of slots that nothing overlaps, by their offsets.
+fn numbers(slots: &[(i16, Size)]) -> impl Fn(i16) -> Option<usize> + use<> {
+    let mut numbers = [None; STACK_BYTES as usize];
+    for (number, (off, _)) in slots.iter().enumerate() {
+        if let Some(room) = place(*off).and_then(|place| numbers.get_mut(place)) {
+            *room = Some(number);
+        }
+    }
+    move |off| numbers.get(place(off)?).copied().flatten()
+}
+
 /// The slot of 8 bytes that each instruction loads or stores, where nothing else reaches it; numbered in each function.
 pub(super) fn words(insns: &[Insn], subprogs: &[Subprog]) -> Vec<Option<u8>> {
     let mut words = Vec::new();
@@ -135,9 +139,9 @@ pub(super) fn words(insns: &[Insn], subprogs: &[Subprog]) -> Vec<Option<u8>> {
             continue;
         }
         words.resize(insns.len(), None);
+        let number = numbers(&slots);
         for (word, insn) in words.iter_mut().skip(subprog.start.index()).zip(body) {
-            let Some((off, Size::D, _)) = access(insn) else { continue };
-            *word = slots.iter().position(|slot| *slot == (off, Size::D)).map(|number| number as u8);
+            *word = access(insn).and_then(|(off, ..)| number(off)).map(|number| number as u8);
         }
     }
     words
@@ -196,14 +200,11 @@ impl Function<'_> {
         }
         let (slots, whole) = apart(self.insns)?;
         let fresh = |(off, size)| Use { off, size, weight: 0, loads: Vec::new(), stores: Vec::new(), stored: None };
-        let mut numbers = [usize::MAX; STACK_BYTES as usize];
-        for (number, (off, _)) in slots.iter().enumerate() {
-            numbers[place(*off)?] = number;
-        }
+        let number = numbers(&slots);
         let mut uses: Vec<Use> = slots.into_iter().map(fresh).collect();
         for (at, insn) in (0..).zip(self.insns) {
             let Some((off, _, stores)) = access(insn) else { continue };
-            let Some(slot) = uses.get_mut(numbers[place(off)?]) else { continue };
+            let Some(slot) = number(off).and_then(|number| uses.get_mut(number)) else { continue };
             slot.weight += 10u64.pow(self.opt.depth(self.at(at)).min(6));
             if stores { slot.stores.push(at) } else { slot.loads.push(at) }
         }

@@ -20,7 +20,7 @@ pub(crate) struct Sums {
 impl Sums {
     /// The first sum of `body`; `tested` is what the loop's branch reads.
     pub fn of(body: &[Insn], tested: [Operand; 2], idle: RegSet) -> Option<Sums> {
-        let touched = body.iter().fold(RegSet::EMPTY, |all, insn| all.with(insn.uses()).with(insn.defs()));
+        let touched = body.iter().fold(RegSet::EMPTY, |all, insn| all.with(insn.touches()));
         let tests = |reg: Reg| tested.contains(&Operand::Reg(reg));
         let second = idle.without(touched).iter().find(|reg| !tests(*reg));
         body.iter().enumerate().find_map(|(at, insn)| {
@@ -42,13 +42,14 @@ impl Sums {
     }
 }
 
-/// Where the register that a loop counts in grows or shrinks, if nothing else in `body` looks at it: then several rounds may
-/// do that at once.
-pub(crate) fn lone_step(body: &[Insn], counter: Reg) -> Option<usize> {
-    let mut uses = body.iter().enumerate().filter(|(_, insn)| insn.uses().with(insn.defs()).contains(counter));
+/// Where the register that a loop counts in grows or shrinks, if nothing else in `body` looks at it, and if so many rounds
+/// may do that at once.
+pub(crate) fn lone_step(body: &[Insn], counter: Reg, rounds: i32) -> Option<usize> {
+    let mut uses = body.iter().enumerate().filter(|(_, insn)| insn.touches().contains(counter));
     let (at, insn) = uses.next()?;
-    let steps = matches!(insn, Insn::Alu { op: AluOp::Add | AluOp::Sub, src: Operand::Imm(_), .. });
-    (steps && uses.next().is_none()).then_some(at)
+    let Insn::Alu { op: AluOp::Add | AluOp::Sub, src: Operand::Imm(by), .. } = insn else { return None };
+    by.checked_mul(rounds)?;
+    uses.next().is_none().then_some(at)
 }
 
 /// Makes the step at `at` nothing, or that of `rounds`, if there is such a one.

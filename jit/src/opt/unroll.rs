@@ -116,11 +116,8 @@ impl<E: Encode> Fast<'_, E> {
             let second = sums.second.map(reg::<E>).or_else(|| self.idle_extra(&body))?;
             Some((sums, second))
         });
-        let step = sums::lone_step(&known, cond.lhs).filter(|_| one_way && right != Operand::Reg(cond.lhs));
-        let step = step.filter(|step| match known.get(*step) {
-            Some(Insn::Alu { src: Operand::Imm(by), .. }) => by.checked_mul(rounds as i32).is_some(),
-            _ => false,
-        });
+        let step = sums::lone_step(&known, cond.lhs, rounds as i32);
+        let step = step.filter(|_| one_way && right != Operand::Reg(cond.lhs));
         let again = match count {
             Some(spare) => {
                 let (again, slow) = (self.e.asm().label(), self.e.asm().label());
@@ -217,7 +214,7 @@ impl<E: Encode> Fast<'_, E> {
 
     /// A register of the machine that neither `body` nor the stack slots of the function take.
     fn idle_extra(&self, body: &[Insn]) -> Option<E::Reg> {
-        let taken = |home: usize| self.opt.slots.iter().any(|slot| slot.home() == home);
+        let taken = |home: usize| self.opt.slots.iter().any(|slot| slot.home == home);
         let idle = E::EXTRA.iter().enumerate().find(|(home, _)| !taken(*home)).map(|(_, reg)| *reg);
         idle.filter(|_| !body.iter().any(|insn| self.e.takes_extra(insn)))
     }
